@@ -1,0 +1,62 @@
+# Lookalike. `make demo` shows it, `make test` tries it, `make check` reads it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+GENERATED := encoder_service/v1
+SOURCES := gallery encoder_service ingest training benchmarks tests
+
+.PHONY: help demo test test-slow check stubs quality bench lock clean
+
+help:  ## Say what there is to make
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: .venv/.serve  ## Load MNIST, serve it, and find five pictures that look like a nine
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ./examples/demo.sh
+
+test: .venv/.dev  ## Run the tests
+	$(BIN)/pytest
+
+test-slow: .venv/.dev  ## Run the tests that take minutes
+	$(BIN)/pytest -m slow
+
+check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(MAKE) stubs OUT=.venv/stubs
+	diff -r --exclude=__init__.py --exclude=__pycache__ .venv/stubs/$(GENERATED) $(GENERATED)
+
+OUT := .
+stubs: .venv/.dev  ## Generate encoder_service/v1 from protos/
+	@rm -rf .venv/stubs && mkdir -p $(OUT)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) \
+		--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) protos/encoder_service/v1/*.proto
+
+quality: .venv/.dev  ## Print how good the codes are: precision@5 and reconstruction error on MNIST
+	$(BIN)/python -m benchmarks.quality
+
+bench: .venv/.dev  ## Print how fast it is, beside the way of the article
+	$(BIN)/python -m benchmarks.service
+
+lock: .venv/.dev  ## Choose the versions in constraints.txt anew
+	$(PIP) uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --no-emit-index-url --output-file constraints.txt
+
+clean:  ## Remove the virtual environment and what the tools left
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lookalike needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.serve: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.serve
+	$(PIP) --editable '.[train,dev]'
+	@touch $@

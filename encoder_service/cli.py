@@ -1,0 +1,145 @@
+"""The `encoder-service` command."""
+
+import io
+import json
+import logging
+import sys
+from contextlib import closing
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from PIL import Image
+
+from encoder_service import images, terminal
+from encoder_service.encoder import DEFAULT_ENCODER, load_encoder
+from encoder_service.searcher import SearchRequest, SearchResult, Subject
+from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
+from gallery import MAX_LIMIT, SearchOptions, open_store
+from gallery.errors import KeyNotFoundError, NotFoundError
+
+app = typer.Typer(
+    help="Find the pictures that look like yours: serve the search over gRPC, or search from the terminal.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def serve(
+    store: StoreOption = DEFAULT_STORE,
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    host: Annotated[str, typer.Option(envvar="LOOKALIKE_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="LOOKALIKE_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 50051,
+) -> None:
+    """Answer encodings and searches over gRPC, until SIGTERM or Ctrl-C."""
+    from encoder_service.server import Server
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    server = Server(open_store(store), load_encoder(encoder), host, port)
+    try:
+        server.start()
+    except BaseException:
+        server.stop(grace_s=0)
+        raise
+    print(f"serving on {server.address}", flush=True)
+    server.wait_for_signal()
+
+
+@app.command()
+def search(
+    image: Annotated[
+        str, typer.Argument(help="An image file, - for stdin, a dataset's image (mnist/test/7), or a stored key.")
+    ],
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Ask a running service; without it, open the store here.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="Gallery to search; the store's only one if not given.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="The most hits wanted.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Write a picture of the query beside its hits, as PNG.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the stored images that look like one. A query named by key never answers itself."""
+    query = _query(image)
+    options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
+    request = SearchRequest(query.subject, options)
+    try:
+        result = _ask(address, name, request) if address else _search_here(store, encoder, name, request)
+    except NotFoundError as error:
+        if isinstance(query.subject, str) and f"'{image}'" in str(error):
+            raise KeyNotFoundError(f"'{image}' is no file, no dataset's image and no stored key: {error}") from error
+        raise
+    if as_json:
+        print(json.dumps(_as_dict(result)))
+    else:
+        terminal.print_hits(result, image)
+    if out:
+        _write_sheet(out, image, query.subject, result)
+
+
+def main() -> None:
+    """Run the command."""
+    terminal.run(app)
+
+
+class _Query(NamedTuple):
+    subject: Subject
+    exclude_keys: tuple[str, ...] = ()
+
+
+def _query(text: str) -> _Query:
+    if text == "-":
+        return _Query(sys.stdin.buffer.read())
+    if Path(text).is_file():
+        return _Query(Path(text).read_bytes())
+    for lookup in entry_points(group="lookalike.images"):
+        image = lookup.load()(text)
+        if image is not None:
+            return _Query(image, (text,))
+    return _Query(text)
+
+
+def _ask(address: str, name: str, request: SearchRequest) -> SearchResult:
+    from encoder_service.client import Client
+
+    with Client(address) as client:
+        return client.search(request.subject, name, request.options)
+
+
+def _search_here(store: str, encoder: str, name: str, request: SearchRequest) -> SearchResult:
+    from encoder_service.galleries import Galleries
+
+    with closing(Galleries(open_store(store), load_encoder(encoder))) as galleries:
+        return galleries.searcher(name).search(request)
+
+
+def _as_dict(result: SearchResult) -> dict[str, object]:
+    return {
+        "gallery": result.gallery,
+        "version": result.version,
+        "encoder": result.encoder,
+        "encode_ms": round(result.encode_ms, 3),
+        "search_ms": round(result.search_ms, 3),
+        "hits": [{"key": hit.key, "label": hit.label, "distance": hit.distance} for hit in result.hits],
+    }
+
+
+def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) -> None:
+    from encoder_service.sheet import draw_sheet
+    from gallery.files import replace_file
+
+    picture: Image.Image | None = None
+    if isinstance(subject, Image.Image):
+        picture = subject
+    elif isinstance(subject, bytes):
+        picture = images.decode(subject)
+    elif result.query_thumbnail_png:
+        picture = Image.open(io.BytesIO(result.query_thumbnail_png))
+    file = io.BytesIO()
+    draw_sheet(picture, name, result.hits).save(file, "PNG", optimize=True)
+    replace_file(path, file.getvalue())

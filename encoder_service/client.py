@@ -1,0 +1,113 @@
+"""A typed client of the service: images in, results out, errors as this project's own."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoder_service import wire
+from encoder_service.errors import ServiceError
+from encoder_service.searcher import SearchRequest, SearchResult, Subject
+from encoder_service.status import error_of
+from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
+from gallery import SearchOptions
+from gallery.errors import LookalikeError
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+class Client:
+    """A connection to one service. Safe to use from several threads; close it, or use it in a `with`."""
+
+    def __init__(self, address: str = "127.0.0.1:50051", timeout_s: float = 10.0) -> None:
+        """Connect at the first call.
+
+        Args:
+            address: HOST:PORT of the service.
+            timeout_s: How long any one call may take, in seconds.
+        """
+        self._address = address
+        self._timeout_s = timeout_s
+        options = [("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES)]
+        self._channel = grpc.insecure_channel(address, options)
+        self._encoder = encoder_pb2_grpc.EncoderServiceStub(self._channel)
+        self._search = search_pb2_grpc.SearchServiceStub(self._channel)
+
+    def search(self, subject: Subject, gallery: str = "", options: SearchOptions = SearchOptions()) -> SearchResult:
+        """Find the stored images that look like the subject.
+
+        Args:
+            subject: An image file's bytes, an image, a code, or the key of a stored image.
+            gallery: Name of the gallery; empty for the service's only one.
+            options: How many hits, among what, and what they carry.
+
+        Raises:
+            InvalidInputError: The service refused the subject or an option.
+            NotFoundError: There is no such gallery or key.
+            EncoderMismatchError: The gallery was made by another encoder than the service runs.
+            ServiceError: The service can't be reached, or failed.
+        """
+        message = wire.search_request_message(SearchRequest(subject, options), gallery)
+        return wire.search_result(self._call(self._search.Search, message))
+
+    def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:
+        """Answer several requests at once, in the same order. Errors as for `search`; one fails all."""
+        messages = [wire.search_request_message(request, gallery) for request in requests]
+        response = self._call(self._search.BatchSearch, search_pb2.BatchSearchRequest(requests=messages))
+        return [wire.search_result(result) for result in response.responses]
+
+    def encode(self, image: bytes | Image.Image) -> NDArray[np.float32]:
+        """Return the code of an image, (code_size,). Errors as for `search`."""
+        request = encoder_pb2.EncodeRequest(image=wire.image_message(image))
+        return wire.code(self._call(self._encoder.Encode, request).code)
+
+    def encode_stream(self, images: Iterable[bytes | Image.Image]) -> Iterator[NDArray[np.float32] | LookalikeError]:
+        """Yield the code of each image as it comes, in order; for a bad image, the error instead of a code."""
+        requests = (encoder_pb2.EncodeStreamRequest(image=wire.image_message(image)) for image in images)
+        try:
+            for response in self._encoder.EncodeStream(requests):
+                yield self._item(response)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def encoder(self) -> encoder_pb2.GetEncoderResponse:
+        """Return what the service runs and what it accepts."""
+        return self._call(self._encoder.GetEncoder, encoder_pb2.GetEncoderRequest())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self.close()
+
+    def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def _item(self, response: encoder_pb2.EncodeStreamResponse) -> NDArray[np.float32] | LookalikeError:
+        if response.WhichOneof("result") == "code":
+            return wire.code(response.code)
+        return error_of(grpc.StatusCode[response.error.status], response.error.message)
+
+    def _error(self, error: grpc.RpcError) -> LookalikeError:
+        known = error_of(error.code(), error.details() or "")
+        if isinstance(known, ServiceError):
+            return ServiceError(
+                f"service at {self._address}: {known}: is it running? start it with `encoder-service serve`"
+            )
+        return known

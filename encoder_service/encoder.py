@@ -1,0 +1,188 @@
+"""Inputs to codes and back, with LiteRT. The only file that imports it."""
+
+import hashlib
+import json
+import os
+import threading
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoder_service import images
+from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
+from gallery.types import check_codes
+
+DEFAULT_ENCODER = "seed"
+MODELS = Path(__file__).parent / "models"
+
+# Many inputs go through in batches of this size, where LiteRT is at its fastest; the rest one by one.
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What an encoder is, from its model card `encoder.json`.
+
+    Attributes:
+        name: Its name, such as "seed".
+        fingerprint: SHA-256 of encoder.tflite, 64 hex digits.
+        decoder_sha256: SHA-256 of decoder.tflite, 64 hex digits.
+        input_shape: (height, width, channels) of an input.
+        code_size: How many numbers a code has.
+        background: Grey level that stands under transparent parts of an image, 0 to 255.
+    """
+
+    name: str
+    fingerprint: str
+    decoder_sha256: str
+    input_shape: tuple[int, int, int]
+    code_size: int
+    background: int
+
+
+class Encoder:
+    """A trained model that turns inputs into codes. Safe to use from several threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load an encoder.
+
+        Args:
+            folder: Holds encoder.tflite, decoder.tflite and encoder.json.
+
+        Raises:
+            EncoderNotFoundError: The folder has no encoder.json.
+            EncoderDamagedError: A file is missing or not the one that encoder.json was written for.
+        """
+        self.spec = _read_spec(folder)
+        self._encoder = _Model(_weights(folder / "encoder.tflite", self.spec.fingerprint))
+        self._decoder = _Model(_weights(folder / "decoder.tflite", self.spec.decoder_sha256))
+        with _hushed():
+            self.warm()
+
+    def encode(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Encode inputs into codes.
+
+        Args:
+            inputs: (n, *input_shape), values in [0, 1].
+
+        Returns:
+            (n, code_size), row i for input i.
+
+        Raises:
+            InputShapeError: An input has another shape than the encoder takes.
+        """
+        if inputs.shape[1:] != self.spec.input_shape:
+            raise InputShapeError(f"inputs: expected shape (n, *{self.spec.input_shape}), got {inputs.shape}")
+        return self._encoder.run(inputs).reshape(-1, self.spec.code_size)
+
+    def encode_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Normalise images and encode them into codes, (n, code_size)."""
+        return self.encode(images.normalise(pictures, self.spec.input_shape, self.spec.background))
+
+    def decode(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reconstruct inputs from codes.
+
+        Args:
+            codes: (n, code_size), finite.
+
+        Returns:
+            (n, *input_shape), values in [0, 1].
+
+        Raises:
+            InvalidCodeError: A code has NaN, infinity or a wrong size.
+        """
+        return self._decoder.run(check_codes(codes, self.spec.code_size))
+
+    def warm(self) -> None:
+        """Encode one black input, so that this thread's first real one finds everything in place."""
+        self.encode(np.zeros((1, *self.spec.input_shape), np.float32))
+
+
+def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
+    """Load an encoder by name, or from the folder that a path names.
+
+    Raises:
+        EncoderNotFoundError: There is none.
+        EncoderDamagedError: Its files are not whole.
+    """
+    return Encoder(Path(name) if os.sep in name or "/" in name else MODELS / name)
+
+
+class _Model:
+    """One LiteRT file. An interpreter is not safe to share, so each thread has one for each batch size."""
+
+    def __init__(self, weights: bytes) -> None:
+        self._weights = weights
+        self._threads = threading.local()
+
+    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        whole = len(rows) // _BATCH * _BATCH
+        parts = [self._run(rows[start : start + _BATCH]) for start in range(0, whole, _BATCH)]
+        parts += [self._run(rows[start : start + 1]) for start in range(whole, len(rows))]
+        return np.concatenate(parts) if parts else self._run(np.zeros((1, *rows.shape[1:]), np.float32))[:0]
+
+    def _run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        interpreter = self._interpreter(rows.shape)
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], rows)
+        interpreter.invoke()
+        result: NDArray[np.float32] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        return result
+
+    def _interpreter(self, shape: tuple[int, ...]) -> Any:
+        of_this_thread: dict[int, Any] = self._threads.__dict__.setdefault("interpreters", {})
+        if shape[0] not in of_this_thread:
+            interpreter = Interpreter(model_content=self._weights, num_threads=1)
+            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
+            interpreter.allocate_tensors()
+            of_this_thread[shape[0]] = interpreter
+        return of_this_thread[shape[0]]
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep LiteRT's greeting off stderr: it writes one line for its first interpreter, and has no switch for it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _read_spec(folder: Path) -> EncoderSpec:
+    try:
+        card = json.loads((folder / "encoder.json").read_bytes())
+        return EncoderSpec(
+            name=str(card["name"]),
+            fingerprint=str(card["fingerprint"]),
+            decoder_sha256=str(card["decoder_sha256"]),
+            input_shape=tuple(card["input_shape"]),
+            code_size=int(card["code_size"]),
+            background=int(card["background"]),
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        names = ", ".join(sorted(path.parent.name for path in MODELS.glob("*/encoder.json")))
+        raise EncoderNotFoundError(f"no encoder '{folder.name}': expected one of {names}, or a folder's path") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderDamagedError(f"{folder / 'encoder.json'} is no model card: {error}") from error
+
+
+def _weights(path: Path, sha256: str) -> bytes:
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise EncoderDamagedError(f"{path} can't be read: {error.strerror}") from error
+    if hashlib.sha256(weights).hexdigest() != sha256:
+        raise EncoderDamagedError(f"{path} is not the file that its encoder.json describes: train or install it again")
+    return weights

@@ -1,0 +1,146 @@
+"""Bytes to images, images to inputs: the only decoder and the only normaliser, for training and serving alike."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from encoder_service.errors import ImageError, ImageTooLargeError
+
+MAX_IMAGE_BYTES = 10 * 1024 * 1024
+MAX_IMAGE_PIXELS = 64_000_000
+THUMBNAIL_SIZE = 64
+"""Longest side of a thumbnail, in pixels."""
+
+# Pillow hands these to an interpreter of a whole language, which bytes from a stranger must not reach.
+_REFUSED_FORMATS = {"EPS"}
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode an image file, as a person sees it: upright, first frame, 8 bits.
+
+    Args:
+        data: A file of any format that Pillow reads, except EPS; at most 10 MiB and 64 million pixels.
+
+    Returns:
+        An image of mode L, RGB or, where it has transparency, RGBA.
+
+    Raises:
+        ImageTooLargeError: It is over a limit; its pixels have not been decoded.
+        ImageError: It is empty, cut off or no image.
+    """
+    if not data:
+        raise ImageError("image: expected the bytes of an image file, got none")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageTooLargeError(f"image: expected at most {MAX_IMAGE_BYTES:,} bytes, got {len(data):,}")
+    try:
+        image = Image.open(io.BytesIO(data))
+        check_pixel_count(*image.size)
+        if image.format in _REFUSED_FORMATS:
+            raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
+        image.load()
+        return _eight_bit(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:
+        raise ImageTooLargeError(f"image: expected at most {MAX_IMAGE_PIXELS:,} pixels, got far more") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's many decoders raise many kinds
+        reason = str(error).splitlines()[0] if str(error) and "BytesIO" not in str(error) else "no known format"
+        raise ImageError(
+            f"image: expected a whole image file, such as PNG or JPEG, got {len(data):,} bytes that can't be "
+            f"decoded ({reason})"
+        ) from error
+
+
+def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Make an image of pixels.
+
+    Args:
+        pixels: (height, width), or (height, width, channels) with 1, 3 or 4 channels; uint8.
+
+    Raises:
+        ImageTooLargeError: There are more than 64 million pixels.
+        ImageError: The array has another shape.
+    """
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))) or not pixels.size:
+        raise ImageError(f"image: expected pixels of shape (h, w), (h, w, 3) or (h, w, 4), got {pixels.shape}")
+    check_pixel_count(pixels.shape[1], pixels.shape[0])
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def check_pixel_count(width: int, height: int) -> None:
+    """Refuse an image by its size alone.
+
+    Raises:
+        ImageTooLargeError: It has more than 64 million pixels.
+    """
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageTooLargeError(
+            f"image: expected at most {MAX_IMAGE_PIXELS:,} pixels, got {width:,} × {height:,} = {width * height:,}"
+        )
+
+
+def normalise(
+    images: Sequence[Image.Image], input_shape: tuple[int, int, int], background: int = 0
+) -> NDArray[np.float32]:
+    """Turn images into an encoder's inputs.
+
+    Each is laid over the background where it is transparent, made grey or RGB, cropped about its centre to the
+    input's proportions and scaled to its size. An image of the right size and mode passes unchanged.
+
+    Args:
+        images: n images of mode L, RGB or RGBA, as `decode` returns them.
+        input_shape: (height, width, channels); channels 1 or 3.
+        background: Grey level under transparent parts, 0 (black) to 255 (white).
+
+    Returns:
+        (n, height, width, channels) float32, 0 for black to 1 for full.
+    """
+    height, width, channels = input_shape
+    pixels = np.empty((len(images), height, width, channels), np.uint8)
+    for row, image in zip(pixels, images, strict=True):
+        row[:] = np.asarray(_fitted(image, width, height, channels, background)).reshape(row.shape)
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def thumbnail_png(image: Image.Image) -> bytes:
+    """Return a PNG of the image, scaled down to at most 64 pixels a side."""
+    if max(image.size) > THUMBNAIL_SIZE:
+        image = image.copy()
+        image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _fitted(image: Image.Image, width: int, height: int, channels: int, background: int) -> Image.Image:
+    if image.mode == "RGBA":
+        ground = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(ground, image)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_wide(np.asarray(image))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _from_wide(values: NDArray[np.generic]) -> Image.Image:
+    """Scale 16-bit grey by 1/257, and floats in [0, 1] by 255, to 8 bits."""
+    wide = np.nan_to_num(values.astype(np.float64))
+    top = 1.0 if values.dtype.kind == "f" and wide.max() <= 1 else 65535.0 if wide.max() > 255 else 255.0
+    return Image.fromarray((wide / top * 255).round().clip(0, 255).astype(np.uint8))

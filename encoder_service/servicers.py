@@ -1,0 +1,109 @@
+"""The RPCs, thin: read the message, call the part that does the work, write the answer."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoder_service import images, wire
+from encoder_service.encoder import Encoder
+from encoder_service.errors import at
+from encoder_service.galleries import Galleries
+from encoder_service.status import outcome
+from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
+from gallery.errors import LookalikeError
+
+_log = logging.getLogger(__name__)
+
+
+class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
+    """Answers EncoderService with one encoder."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Take the encoder."""
+        self._encoder = encoder
+
+    def Encode(self, request: encoder_pb2.EncodeRequest, context: grpc.ServicerContext) -> encoder_pb2.EncodeResponse:
+        """Encode one image."""
+        with _errors_as_status(context):
+            begun = time.perf_counter()
+            code = self._code(request.image)
+            return encoder_pb2.EncodeResponse(
+                code=wire.code_message(code),
+                encoder_fingerprint=self._encoder.spec.fingerprint,
+                encode_ms=(time.perf_counter() - begun) * 1e3,
+            )
+
+    def EncodeStream(
+        self, request_iterator: Iterator[encoder_pb2.EncodeStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[encoder_pb2.EncodeStreamResponse]:
+        """Encode images as they arrive; a bad one yields an item error and the stream goes on."""
+        for index, request in enumerate(request_iterator):
+            response = encoder_pb2.EncodeStreamResponse(index=index)
+            try:
+                response.code.CopyFrom(wire.code_message(self._code(request.image)))
+            except LookalikeError as error:
+                response.error.CopyFrom(encoder_pb2.ItemError(status=outcome(error).status.name, message=str(error)))
+            yield response
+
+    def GetEncoder(
+        self, request: encoder_pb2.GetEncoderRequest, context: grpc.ServicerContext
+    ) -> encoder_pb2.GetEncoderResponse:
+        """Describe the encoder and the limits."""
+        return wire.encoder_response(self._encoder.spec)
+
+    def _code(self, message: encoder_pb2.Image) -> NDArray[np.float32]:
+        picture = wire.picture(message)
+        image = picture if isinstance(picture, Image.Image) else images.decode(picture)
+        code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
+        return code
+
+
+class SearchServicer(search_pb2_grpc.SearchServiceServicer):
+    """Answers SearchService with the galleries of one store."""
+
+    def __init__(self, galleries: Galleries) -> None:
+        """Take the galleries."""
+        self._galleries = galleries
+
+    def Search(self, request: search_pb2.SearchRequest, context: grpc.ServicerContext) -> search_pb2.SearchResponse:
+        """Find the stored images that look like one query."""
+        with _errors_as_status(context):
+            wanted = wire.search_request(request)
+            return wire.search_response(self._galleries.searcher(request.gallery).search(wanted))
+
+    def BatchSearch(
+        self, request: search_pb2.BatchSearchRequest, context: grpc.ServicerContext
+    ) -> search_pb2.BatchSearchResponse:
+        """Answer several searches at once, or none."""
+        with _errors_as_status(context):
+            gallery = wire.check_batch(request.requests)
+            wanted = []
+            for index, message in enumerate(request.requests):
+                with at(f"requests[{index}]"):
+                    wanted.append(wire.search_request(message))
+            results = self._galleries.searcher(gallery).search_batch(wanted)
+            return search_pb2.BatchSearchResponse(responses=map(wire.search_response, results))
+
+
+@contextmanager
+def _errors_as_status(context: grpc.ServicerContext) -> Iterator[None]:
+    """End the call with the status of an error; what is not expected is logged, and told to nobody."""
+    try:
+        yield
+    except LookalikeError as error:
+        _abort(context, outcome(error).status, str(error))
+    except Exception:
+        _log.exception("unexpected error in a call")
+        _abort(context, grpc.StatusCode.INTERNAL, "unexpected error; the service's log has it")
+
+
+def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, message: str) -> NoReturn:
+    context.abort(status, message)
+    raise AssertionError("abort always raises")

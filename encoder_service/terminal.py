@@ -1,0 +1,60 @@
+"""What the commands at a terminal share: the store option, errors as one line and an exit code, the table of hits."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from platformdirs import user_data_path
+
+from encoder_service.searcher import SearchResult
+from encoder_service.status import outcome
+from gallery.errors import LookalikeError
+
+DEFAULT_STORE = f"edge:{user_data_path('lookalike', appauthor=False)}"
+
+StoreOption = Annotated[
+    str,
+    typer.Option("--store", envvar="LOOKALIKE_STORE", help="Where galleries are kept: edge:DIR.", metavar="URL"),
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option("--encoder", envvar="LOOKALIKE_ENCODER", help="Encoder by name, or its folder's path."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def run(app: Callable[[], None]) -> None:
+    """Run a command; an expected error becomes one line on stderr and its exit code, never a traceback."""
+    try:
+        app()
+    except LookalikeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(outcome(error).exit_code) from error
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+
+
+def print_hits(result: SearchResult, query: str) -> None:
+    """Print hits as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"looks like {query}", title_justify="left", title_style="bold")
+    table.add_column("", justify="right", style="dim")
+    table.add_column("key")
+    table.add_column("label")
+    table.add_column("distance", justify="right")
+    for rank, hit in enumerate(result.hits, start=1):
+        table.add_row(str(rank), hit.key, hit.label, f"{hit.distance:.3f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "
+        f"encode {result.encode_ms:.2f} ms, search {result.search_ms:.2f} ms",
+        style="dim",
+        highlight=False,
+    )

@@ -1,0 +1,82 @@
+from encoder_service.v1 import encoder_pb2 as _encoder_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SearchRequest(_message.Message):
+    __slots__ = ("gallery", "image", "code", "key", "limit", "filter", "max_distance", "exclude_keys", "exact", "include_thumbnails")
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_KEYS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    image: _encoder_pb2.Image
+    code: _encoder_pb2.Code
+    key: str
+    limit: int
+    filter: Filter
+    max_distance: float
+    exclude_keys: _containers.RepeatedScalarFieldContainer[str]
+    exact: bool
+    include_thumbnails: bool
+    def __init__(self, gallery: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., code: _Optional[_Union[_encoder_pb2.Code, _Mapping]] = ..., key: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., max_distance: _Optional[float] = ..., exclude_keys: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., include_thumbnails: _Optional[bool] = ...) -> None: ...
+
+class Filter(_message.Message):
+    __slots__ = ("labels",)
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, labels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Hit(_message.Message):
+    __slots__ = ("key", "distance", "label", "thumbnail_png")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    distance: float
+    label: str
+    thumbnail_png: bytes
+    def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ...) -> None: ...
+
+class SearchResponse(_message.Message):
+    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png")
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    GALLERY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_MS_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_MS_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
+    QUERY_THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    hits: _containers.RepeatedCompositeFieldContainer[Hit]
+    gallery: str
+    gallery_version: int
+    encoder_fingerprint: str
+    encode_ms: float
+    search_ms: float
+    encoder: str
+    query_thumbnail_png: bytes
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ...) -> None: ...
+
+class BatchSearchRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SearchRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[SearchRequest, _Mapping]]] = ...) -> None: ...
+
+class BatchSearchResponse(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[SearchResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[SearchResponse, _Mapping]]] = ...) -> None: ...

@@ -1,0 +1,18 @@
+"""Galleries: codes in, hits out. This package knows no images, no models and no gRPC."""
+
+from gallery.base import Gallery
+from gallery.store import Build, Store, open_store
+from gallery.types import MAX_LIMIT, Entry, GallerySpec, Hit, Query, SearchOptions
+
+__all__ = [
+    "MAX_LIMIT",
+    "Build",
+    "Entry",
+    "Gallery",
+    "GallerySpec",
+    "Hit",
+    "Query",
+    "SearchOptions",
+    "Store",
+    "open_store",
+]

@@ -1,0 +1,187 @@
+"""Galleries by name in a folder, each version a Qdrant Edge shard, with an atomic swap between versions.
+
+DIR/NAME/CURRENT             "v2": the live version, replaced by an atomic rename
+DIR/NAME/LOADING             the lock of the one process that may build
+DIR/NAME/v2/gallery.json     what it is, see `GallerySpec`
+DIR/NAME/v2/OPEN             the lock of the one process that may have it open
+DIR/NAME/v2/shard/           Qdrant's own files
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from gallery.base import Gallery
+from gallery.edge import EdgeGallery
+from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
+from gallery.files import Lock, replace_file
+from gallery.types import GallerySpec, check_name
+
+_CURRENT = "CURRENT"
+_SPEC = "gallery.json"
+
+
+class EdgeStore:
+    """The galleries of one folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; it is made when the first gallery is built.
+
+        Raises:
+            StoreError: It is a file.
+        """
+        self._root = root
+        self.url = f"edge:{root}"
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"store {self.url}: expected a folder, and this is a file: name another with --store")
+
+    def list(self) -> list[GallerySpec]:
+        """Return what the live galleries are, by name. Other folders beside them are passed over."""
+        with _file_errors(self.url):
+            names = sorted(path.parent.name for path in self._root.glob(f"*/{_CURRENT}"))
+        return [self.spec(name) for name in names]
+
+    def spec(self, name: str) -> GallerySpec:
+        """Return what the live version of a gallery is."""
+        return _read_spec(self._live(name))
+
+    def open(self, name: str) -> Gallery:
+        """Open the live version of a gallery, which this process then holds alone."""
+        return _Version(self._live(name))
+
+    def build(self, spec: GallerySpec, *, rebuild: bool = False) -> "EdgeBuild":
+        """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
+        home = self._root / spec.name
+        with _file_errors(self.url):
+            home.mkdir(parents=True, exist_ok=True)
+            lock = Lock(home / "LOADING", f"gallery '{spec.name}'")
+        try:
+            return EdgeBuild(home, lock, self._begin(home, spec, rebuild))
+        except BaseException:
+            lock.release()
+            raise
+
+    def drop(self, name: str) -> None:
+        """Remove a gallery with all its versions."""
+        live = self._live(name)
+        with ExitStack() as locks, _file_errors(self.url):
+            for path in (live.parent / "LOADING", live / "OPEN"):
+                locks.callback(Lock(path, f"gallery '{name}'").release)
+            (live.parent / _CURRENT).unlink()
+            shutil.rmtree(live.parent)
+
+    def _live(self, name: str) -> Path:
+        current = self._root / check_name(name) / _CURRENT
+        with _file_errors(self.url):
+            try:
+                version = current.read_text("utf-8").strip()
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._not_found(name) from None
+        folder = current.parent / version
+        if not (folder / _SPEC).is_file():
+            raise StoreDamagedError(
+                f"gallery '{name}' in {self.url}: {_CURRENT} names '{version}', which is not there whole: "
+                f"build it again with `ingest load … --name {name} --rebuild`"
+            )
+        return folder
+
+    def _not_found(self, name: str) -> GalleryNotFoundError:
+        names = ", ".join(spec.name for spec in self.list())
+        hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
+        return GalleryNotFoundError(f"no gallery '{name}' in {self.url}: {hint}")
+
+    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> "_Version":
+        live = self._live(spec.name) if (home / _CURRENT).exists() else None
+        if live and not rebuild:
+            _read_spec(live).check_encoder(spec.encoder, spec.fingerprint)
+            return _Version(live)
+        number = int(live.name[1:]) if live else 0
+        folder = home / f"v{number + 1}"
+        wanted = replace(spec, version=number + 1)
+        if folder.exists() and not _can_resume(folder, wanted):
+            shutil.rmtree(folder)
+        with _file_errors(self.url):
+            folder.mkdir(exist_ok=True)
+            _write_spec(folder, wanted)
+        return _Version(folder)
+
+
+class EdgeBuild:
+    """A version being built. Until `publish`, searches see the version before it, or none."""
+
+    def __init__(self, home: Path, lock: Lock, version: "_Version") -> None:
+        """Take over the lock and the open version."""
+        self.gallery = version
+        self._home = home
+        self._lock = lock
+
+    def index(self) -> None:
+        """Build the search index."""
+        self.gallery.index()
+
+    def publish(self, source: str) -> GallerySpec:
+        """Make this the live version, in one step."""
+        version = self.gallery
+        sources = tuple(dict.fromkeys((*version.spec.sources, source)))
+        spec = replace(version.spec, sources=sources, count=version.count())
+        version.close()
+        with _file_errors(f"edge:{self._home.parent}"):
+            _write_spec(version.folder, spec)
+            replace_file(self._home / _CURRENT, f"{version.folder.name}\n".encode())
+        return spec
+
+    def close(self) -> None:
+        """Close the version and let others build."""
+        self.gallery.close()
+        self._lock.release()
+
+
+class _Version(EdgeGallery):
+    """An open shard together with the lock that says who has it open."""
+
+    def __init__(self, folder: Path) -> None:
+        spec = _read_spec(folder)
+        self.folder = folder
+        with _file_errors(str(folder)):
+            self._open_lock = Lock(folder / "OPEN", f"gallery '{spec.name}'")
+        try:
+            super().__init__(folder / "shard", spec)
+        except BaseException:
+            self._open_lock.release()
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self._open_lock.release()
+
+
+def _can_resume(folder: Path, wanted: GallerySpec) -> bool:
+    try:
+        return _read_spec(folder).fingerprint == wanted.fingerprint
+    except StoreDamagedError:
+        return False
+
+
+def _read_spec(folder: Path) -> GallerySpec:
+    try:
+        fields = json.loads((folder / _SPEC).read_bytes())
+        return GallerySpec(**{**fields, "sources": tuple(fields["sources"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreDamagedError(f"{folder / _SPEC} can't be read as a gallery's description: {error}") from error
+
+
+def _write_spec(folder: Path, spec: GallerySpec) -> None:
+    replace_file(folder / _SPEC, (json.dumps(asdict(spec), indent=2) + "\n").encode())
+
+
+@contextmanager
+def _file_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        name = os.fsdecode(error.filename) if error.filename else url
+        raise StoreError(f"store {url} can't be used: {name}: {error.strerror}: name another with --store") from error

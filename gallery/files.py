@@ -1,0 +1,57 @@
+"""Two things a folder of galleries needs from the file system: replacing a file whole, and holding a lock."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import portalocker
+
+from gallery.errors import StoreLockedError
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, meets the old content or the new, never a part."""
+    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Lock:
+    """A lock that one process holds until it lets go or dies, in a file that says who it is."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Take the lock.
+
+        Args:
+            path: The lock's file; made if missing, and left behind.
+            what: What is locked, for the message: "gallery 'mnist'".
+
+        Raises:
+            StoreLockedError: Another process holds it.
+        """
+        self._file: TextIO = path.open("a+", encoding="utf-8")
+        try:
+            portalocker.lock(self._file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except (portalocker.LockException, BlockingIOError):
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise StoreLockedError(
+                f"{what} is in use by {holder}: wait for it, stop it, or ask a running service with --address"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(
+            f"process {os.getpid()} ({Path(sys.argv[0]).name} {' '.join(sys.argv[1:2])})".replace(" )", ")")
+        )
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let go; doing it twice is fine."""
+        self._file.close()

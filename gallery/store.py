@@ -1,0 +1,111 @@
+"""One place that opens a store: galleries by name, their versions, the atomic swap between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from gallery.base import Gallery
+from gallery.errors import InvalidQueryError
+from gallery.types import GallerySpec
+
+
+class Build(Protocol):
+    """A version of a gallery being built; searches don't see it before `publish`. Close it in any case."""
+
+    @property
+    def gallery(self) -> Gallery:
+        """The gallery to fill."""
+        ...
+
+    def index(self) -> None:
+        """Build the search index over what has been stored. May take minutes."""
+        ...
+
+    def publish(self, source: str) -> GallerySpec:
+        """Record the source and the count, and make this the live version in one step."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the build. What was stored and not published stays for the next build to go on with."""
+        ...
+
+
+class Store(Protocol):
+    """Galleries by name. A name points at exactly one version."""
+
+    url: str
+
+    def list(self) -> list[GallerySpec]:
+        """Return what the live galleries are, by name."""
+        ...
+
+    def spec(self, name: str) -> GallerySpec:
+        """Return what the live version of a gallery is, without opening it.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+        """
+        ...
+
+    def open(self, name: str) -> Gallery:
+        """Open the live version of a gallery.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+            StoreLockedError: Another process has it open, where only one may.
+        """
+        ...
+
+    def build(self, spec: GallerySpec, *, rebuild: bool = False) -> Build:
+        """Begin a gallery, or extend the live one; with `rebuild`, begin the next version beside it.
+
+        Args:
+            spec: Name, encoder, fingerprint and code size; the rest is filled in.
+            rebuild: Make a new version even though there is one.
+
+        Raises:
+            EncoderMismatchError: The live gallery was made by another encoder.
+            StoreLockedError: Another process is building this gallery, or has it open.
+        """
+        ...
+
+    def drop(self, name: str) -> None:
+        """Remove a gallery with all its versions.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+            StoreLockedError: Another process has it open.
+        """
+        ...
+
+
+def open_store(url: str) -> Store:
+    """Open a store by its URL.
+
+    Args:
+        url: `edge:DIR` for Qdrant Edge in a folder, `exact:` for this process's memory.
+
+    Raises:
+        InvalidQueryError: The URL is of no known kind.
+        StoreError: The store can't be used.
+    """
+    kind, _, place = url.partition(":")
+    if kind not in _KINDS or (kind == "edge" and not place):
+        raise InvalidQueryError(f"store {url!r}: expected edge:DIR or exact:")
+    return _KINDS[kind](place)
+
+
+def _edge(place: str) -> Store:
+    from gallery.edge_store import EdgeStore
+
+    return EdgeStore(Path(place).expanduser().absolute())
+
+
+def _exact(place: str) -> Store:
+    from gallery.exact import ExactStore
+
+    return ExactStore()
+
+
+_KINDS = {"edge": _edge, "exact": _exact}

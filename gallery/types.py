@@ -1,0 +1,152 @@
+"""The plain values that galleries take and give. All are frozen."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gallery.errors import EncoderMismatchError, InvalidCodeError, InvalidQueryError
+
+MAX_LIMIT = 1000
+"""The most hits that one query may ask for."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stored image.
+
+    Attributes:
+        key: Its name for people, unique in its gallery.
+        code: (code_size,) float32, finite.
+        label: What it is said to show; empty for none.
+        sha256: Hash of the image's content, 64 hex digits; tells whether a key's image has changed.
+        thumbnail_png: A small PNG of it; empty for none.
+    """
+
+    key: str
+    code: NDArray[np.float32]
+    label: str = ""
+    sha256: str = ""
+    thumbnail_png: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result: a stored image and its Euclidean distance to the query (0 or more, smaller is nearer)."""
+
+    key: str
+    distance: float
+    label: str = ""
+    thumbnail_png: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """Which stored images may answer a query, and what a hit carries.
+
+    Attributes:
+        limit: The most hits wanted, 1 to 1,000.
+        labels: Only images with one of these labels; empty for all.
+        max_distance: The farthest a hit may be; None for no bound.
+        exclude_keys: Keys that must not answer.
+        exact: Compare with every stored code instead of using the index.
+        with_thumbnails: Fill each hit's thumbnail.
+
+    Raises:
+        InvalidQueryError: `limit` or `max_distance` is out of its range.
+    """
+
+    limit: int = 5
+    labels: tuple[str, ...] = ()
+    max_distance: float | None = None
+    exclude_keys: tuple[str, ...] = ()
+    exact: bool = False
+    with_thumbnails: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_LIMIT:
+            raise InvalidQueryError(f"limit: expected 1 to {MAX_LIMIT:,}, got {self.limit:,}")
+        if self.max_distance is not None and not (math.isfinite(self.max_distance) and self.max_distance >= 0):
+            raise InvalidQueryError(f"max_distance: expected 0 or more, got {self.max_distance}")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A code, (code_size,) float32 and finite, to search a gallery for."""
+
+    code: NDArray[np.float32]
+    options: SearchOptions = SearchOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class GallerySpec:
+    """What a gallery is.
+
+    Attributes:
+        name: 1 to 64 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit.
+        encoder: Name of the encoder that makes its codes.
+        fingerprint: SHA-256 of that encoder's weights file, 64 hex digits.
+        code_size: How many numbers a code has.
+        version: The build this is, from 1; 0 before it is one.
+        sources: What has been loaded into it, such as "mnist/train".
+        count: How many images it holds.
+
+    Raises:
+        InvalidQueryError: The name can't be a gallery's.
+    """
+
+    name: str
+    encoder: str
+    fingerprint: str
+    code_size: int
+    version: int = 0
+    sources: tuple[str, ...] = ()
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    def check_encoder(self, encoder: str, fingerprint: str) -> None:
+        """Refuse codes of another encoder.
+
+        Raises:
+            EncoderMismatchError: The fingerprints differ.
+        """
+        if fingerprint != self.fingerprint:
+            raise EncoderMismatchError(
+                f"gallery '{self.name}' was made by encoder '{self.encoder}' ({self.fingerprint[:8]}…) and "
+                f"this runs '{encoder}' ({fingerprint[:8]}…): build it again with `ingest load … "
+                f"--name {self.name} --encoder {encoder} --rebuild`, or run with `--encoder {self.encoder}`"
+            )
+
+
+def check_name(name: str) -> str:
+    """Return the gallery name unchanged.
+
+    Raises:
+        InvalidQueryError: It can't be a gallery's name.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidQueryError(
+            f"gallery name {name!r}: expected 1 to 64 of a-z, 0-9, '.', '-' and '_', beginning with a letter or digit"
+        )
+    return name
+
+
+def check_codes(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float32]:
+    """Return the codes, (n, code_size), unchanged.
+
+    Raises:
+        InvalidCodeError: They have another size, or hold NaN or infinity.
+    """
+    if codes.ndim != 2 or codes.shape[1] != code_size:
+        raise InvalidCodeError(f"code: expected {code_size} numbers, got {codes.shape[-1] if codes.ndim else 0}")
+    finite = np.isfinite(codes)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InvalidCodeError(f"code: expected finite numbers, got {codes[row, column]} at position {column}")
+    return codes

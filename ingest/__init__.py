@@ -1,0 +1,1 @@
+"""Sources in, galleries out: reading images from where they are and loading them."""

@@ -1,0 +1,99 @@
+"""The `ingest` command."""
+
+import json
+import time
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from encoder_service import terminal
+from encoder_service.encoder import DEFAULT_ENCODER, load_encoder
+from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
+from gallery import GallerySpec, open_store
+
+app = typer.Typer(
+    help="Load images into galleries, and see to the galleries.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def load(
+    source: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")],
+    name: Annotated[str, typer.Option(help="Name of the gallery; the source's name if not given.")] = "",
+    split: Annotated[str, typer.Option(help="Part of the dataset: train, test or all.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many images.")] = None,
+    encoder: EncoderOption = DEFAULT_ENCODER,
+    store: StoreOption = DEFAULT_STORE,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a source into a gallery. Loading it again adds only what is not there yet."""
+    from ingest.pipeline import load as run_pipeline
+    from ingest.progress import Stages
+    from ingest.sources import open_source
+
+    begun = time.perf_counter()
+    made_by = load_encoder(encoder)
+    wanted = GallerySpec(name or source, made_by.spec.name, made_by.spec.fingerprint, made_by.spec.code_size)
+    images = open_source(source, split, limit)
+    with closing(open_store(store).build(wanted, rebuild=rebuild)) as build, Stages() as stages:
+        done = run_pipeline(images, made_by, build.gallery, stages)
+        with stages.stage("indexing", None), done.timed("index"):
+            build.index()
+        spec = build.publish(images.name)
+    done.seconds["total"] = time.perf_counter() - begun
+    if as_json:
+        counts = {"added": done.added, "unchanged": done.unchanged}
+        seconds = {stage: round(value, 3) for stage, value in done.seconds.items()}
+        print(json.dumps({**_as_dict(spec, store), **counts, "seconds": seconds}))
+    else:
+        parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in done.seconds.items())
+        print(f"{spec.name} v{spec.version}: {done.added:,} images added, {done.unchanged:,} were there already")
+        print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({parts})")
+
+
+@app.command("list")
+def list_galleries(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List the galleries."""
+    specs = open_store(store).list()
+    if as_json:
+        print(json.dumps([_as_dict(spec, store) for spec in specs]))
+        return
+    if not specs:
+        print(f"no galleries in {store}: build one with `ingest load mnist`")
+    for spec in specs:
+        print(f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, {', '.join(spec.sources)}")
+
+
+@app.command()
+def drop(
+    name: Annotated[str, typer.Argument(help="Name of the gallery.")],
+    store: StoreOption = DEFAULT_STORE,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Remove a gallery with all its versions."""
+    galleries = open_store(store)
+    spec = galleries.spec(name)
+    if not yes:
+        typer.confirm(f"Remove gallery '{name}' with {spec.count:,} images from {store}?", abort=True, err=True)
+    galleries.drop(name)
+    print(f"dropped {name}")
+
+
+def main() -> None:
+    """Run the command."""
+    terminal.run(app)
+
+
+def _as_dict(spec: GallerySpec, store: str) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "count": spec.count,
+        "encoder": spec.encoder,
+        "fingerprint": spec.fingerprint,
+        "store": store,
+    }

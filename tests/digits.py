@@ -1,0 +1,52 @@
+"""The digits in tests/data, as the pieces that tests need."""
+
+import gzip
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gallery import Entry
+from ingest.sources import Item
+from ingest.sources.idx import parse_idx
+
+_FOLDER = Path(__file__).parent / "data" / "digits"
+
+
+def read(stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return images (n, 28, 28) and labels (n,) of `train` (400) or `t10k` (100)."""
+    images, labels = (
+        parse_idx(gzip.decompress((_FOLDER / f"{stem}-{kind}-ubyte.gz").read_bytes()), kind)
+        for kind in ("images-idx3", "labels-idx1")
+    )
+    return images, labels
+
+
+class Digits:
+    """A source of the 400 train digits, or the first of them."""
+
+    name = "digits/train"
+
+    def __init__(self, count: int = 400) -> None:
+        self._images, self._labels = (part[:count] for part in read("train"))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[Item]:
+        for index, (pixels, label) in enumerate(zip(self._images, self._labels, strict=True)):
+            yield Item(f"digits/train/{index}", Image.fromarray(pixels), str(label), f"{index:064x}")
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def entries(codes: NDArray[np.float32], labels: str = "ab") -> list[Entry]:
+    """Make entries `k0`, `k1`, … with labels in turn."""
+    return [Entry(f"k{i}", code, labels[i % len(labels)], f"{i:064x}", b"png%d" % i) for i, code in enumerate(codes)]

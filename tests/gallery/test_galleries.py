@@ -1,0 +1,161 @@
+"""One suite for every kind of gallery, compared with plain NumPy."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gallery import Entry, Gallery, GallerySpec, Hit, Query, SearchOptions
+from gallery.edge import EdgeGallery
+from gallery.errors import InvalidCodeError, InvalidQueryError
+from gallery.exact import ExactGallery
+from tests.digits import entries
+
+SPEC = GallerySpec("g", "seed", "f" * 64, 8, version=1)
+CODES = np.random.default_rng(5).random((300, 8), np.float32)
+
+
+@pytest.fixture(params=["exact", "edge"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gallery]:
+    gallery: Gallery = ExactGallery(SPEC) if request.param == "exact" else EdgeGallery(tmp_path / "shard", SPEC)
+    yield gallery
+    gallery.close()
+
+
+@pytest.fixture
+def full(empty: Gallery) -> Gallery:
+    empty.upsert(entries(CODES))
+    return empty
+
+
+def nearest(code: NDArray[np.float32]) -> NDArray[np.intp]:
+    return np.argsort(np.linalg.norm(CODES - code, axis=1))
+
+
+def keys(hits: list[Hit]) -> list[str]:
+    return [hit.key for hit in hits]
+
+
+def test_hits_are_the_nearest_by_euclidean_distance(full: Gallery) -> None:
+    code = np.full(8, 0.5, np.float32)
+    hits = full.search(Query(code, SearchOptions(limit=10)))
+    assert keys(hits) == [f"k{i}" for i in nearest(code)[:10]]
+    expected = np.sort(np.linalg.norm(CODES - code, axis=1))[:10]
+    np.testing.assert_allclose([hit.distance for hit in hits], expected, rtol=1e-5)
+
+
+def test_a_stored_code_is_at_distance_0_from_itself(full: Gallery) -> None:
+    hit = full.search(Query(CODES[42]))[0]
+    assert (hit.key, hit.distance) == ("k42", 0.0)
+
+
+def test_a_batch_answers_as_single_searches_do(full: Gallery) -> None:
+    queries = [Query(CODES[i], SearchOptions(limit=i + 1)) for i in range(4)]
+    assert full.search_batch(queries) == [full.search(query) for query in queries]
+
+
+def test_only_wanted_labels_answer(full: Gallery) -> None:
+    hits = full.search(Query(CODES[0], SearchOptions(limit=300, labels=("b",))))
+    assert len(hits) == 150
+    assert {hit.label for hit in hits} == {"b"}
+
+
+def test_excluded_keys_do_not_answer(full: Gallery) -> None:
+    hits = full.search(Query(CODES[0], SearchOptions(limit=3, exclude_keys=("k0", "no such key"))))
+    assert keys(hits) == [f"k{i}" for i in nearest(CODES[0])[1:4]]
+
+
+def test_nothing_farther_than_max_distance_answers(full: Gallery) -> None:
+    hits = full.search(Query(CODES[0], SearchOptions(limit=300, max_distance=0.6)))
+    assert len(hits) == (np.linalg.norm(CODES - CODES[0], axis=1) <= 0.6).sum() > 1
+
+
+def test_exact_search_gives_the_same(full: Gallery) -> None:
+    assert full.search(Query(CODES[7], SearchOptions(exact=True))) == full.search(Query(CODES[7]))
+
+
+def test_thumbnails_come_only_when_asked_for(full: Gallery) -> None:
+    assert full.search(Query(CODES[3]))[0].thumbnail_png == b""
+    assert full.search(Query(CODES[3], SearchOptions(with_thumbnails=True)))[0].thumbnail_png == b"png3"
+
+
+def test_an_empty_gallery_has_no_hits(empty: Gallery) -> None:
+    assert empty.search(Query(CODES[0])) == []
+
+
+def test_storing_again_changes_nothing_and_new_content_replaces(full: Gallery) -> None:
+    full.upsert(entries(CODES))
+    assert full.count() == 300
+    full.upsert([Entry("k5", CODES[5] + 9, "new")])
+    assert full.count() == 300
+    hit = full.search(Query(CODES[5] + 9))[0]
+    assert (hit.key, hit.label) == ("k5", "new")
+
+
+def test_entries_come_back_as_they_were_stored(full: Gallery) -> None:
+    found = full.get(["k9", "no such key", "k2"])
+    assert found[1] is None
+    for entry, index in ((found[0], 9), (found[2], 2)):
+        stored = entries(CODES)[index]
+        assert entry is not None
+        np.testing.assert_array_equal(entry.code, stored.code)
+        assert (entry.key, entry.label, entry.sha256, entry.thumbnail_png) == (
+            stored.key,
+            stored.label,
+            stored.sha256,
+            stored.thumbnail_png,
+        )
+
+
+def test_scrolling_visits_every_entry_once(full: Gallery) -> None:
+    batches = list(full.scroll(batch_count=77))
+    assert max(map(len, batches)) <= 77
+    assert sorted(entry.key for batch in batches for entry in batch) == sorted(f"k{i}" for i in range(300))
+
+
+def test_deleted_entries_are_gone(full: Gallery) -> None:
+    full.delete(["k0", "k1", "no such key"])
+    assert full.count() == 298
+    assert full.get(["k0"]) == [None]
+    assert "k0" not in keys(full.search(Query(CODES[0])))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (np.full(8, np.nan, np.float32), "finite numbers, got nan"),
+        (np.array([0, 1, 2, np.inf, 4, 5, 6, 7], np.float32), "got inf at position 3"),
+        (np.zeros(7, np.float32), "expected 8 numbers, got 7"),
+        (np.zeros(0, np.float32), "expected 8 numbers, got 0"),
+    ],
+)
+def test_bad_codes_are_refused_before_they_are_stored_or_searched(
+    full: Gallery, bad: NDArray[np.float32], says: str
+) -> None:
+    good = Entry("new", CODES[0])
+    with pytest.raises(InvalidCodeError, match=says):
+        full.upsert([replace(good, key="bad", code=bad)])
+    with pytest.raises(InvalidCodeError, match=says):
+        full.search(Query(bad))
+    assert full.count() == 300
+
+
+def test_a_bad_code_keeps_its_whole_batch_out(full: Gallery) -> None:
+    with pytest.raises(InvalidCodeError):
+        full.upsert([Entry("good", CODES[0]), Entry("bad", np.full(8, np.nan, np.float32))])
+    assert full.get(["good"]) == [None]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1001])
+def test_limits_out_of_range_are_refused(limit: int) -> None:
+    with pytest.raises(InvalidQueryError, match="limit: expected 1 to 1,000"):
+        SearchOptions(limit=limit)
+
+
+@pytest.mark.parametrize("bound", [-0.1, float("nan"), float("inf")])
+def test_distances_that_are_none_are_refused(bound: float) -> None:
+    with pytest.raises(InvalidQueryError, match="max_distance"):
+        SearchOptions(max_distance=bound)

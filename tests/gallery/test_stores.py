@@ -1,0 +1,242 @@
+"""Galleries by name: builds, versions, the swap between them, and folders that are not as they should be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gallery import GallerySpec, Query, Store, open_store
+from gallery.errors import (
+    EncoderMismatchError,
+    GalleryNotFoundError,
+    InvalidQueryError,
+    StoreDamagedError,
+    StoreError,
+    StoreLockedError,
+)
+from tests.digits import entries
+
+SPEC = GallerySpec("g", "seed", "f" * 64, 8)
+CODES = np.random.default_rng(6).random((50, 8), np.float32)
+
+
+@pytest.fixture(params=["exact", "edge"])
+def store(request: pytest.FixtureRequest, store_url: str) -> Store:
+    return open_store("exact:" if request.param == "exact" else store_url)
+
+
+def fill(store: Store, count: int = 50, rebuild: bool = False, spec: GallerySpec = SPEC) -> GallerySpec:
+    with closing(store.build(spec, rebuild=rebuild)) as build:
+        build.gallery.upsert(entries(CODES[:count]))
+        build.index()
+        return build.publish("test")
+
+
+def first_key(store: Store, row: int) -> str:
+    with closing(store.open("g")) as gallery:
+        return gallery.search(Query(CODES[row]))[0].key
+
+
+def test_a_published_build_is_the_live_gallery(store: Store) -> None:
+    spec = fill(store)
+    assert (spec.version, spec.count, spec.sources) == (1, 50, ("test",))
+    assert store.list() == [spec] == [store.spec("g")]
+    assert first_key(store, 7) == "k7"
+
+
+def test_an_unpublished_build_is_seen_by_nobody(store: Store) -> None:
+    build = store.build(SPEC)
+    build.gallery.upsert(entries(CODES))
+    build.close()
+    assert store.list() == []
+    with pytest.raises(GalleryNotFoundError):
+        store.open("g")
+
+
+def test_a_rebuild_leaves_the_live_version_alone_until_it_is_published(store: Store) -> None:
+    fill(store, count=10)
+    build = store.build(SPEC, rebuild=True)
+    build.gallery.upsert(entries(CODES))
+    assert store.spec("g").version == 1
+    live = store.open("g")
+    assert live.count() == 10
+    live.close()
+    assert build.publish("test").version == 2
+    build.close()
+    assert store.spec("g").count == 50
+
+
+def test_building_again_extends_the_live_version(store: Store) -> None:
+    fill(store, count=10)
+    spec = fill(store)
+    assert (spec.version, spec.count, spec.sources) == (1, 50, ("test",))
+
+
+def test_codes_of_another_encoder_are_refused_with_both_fingerprints(store: Store) -> None:
+    fill(store)
+    other = GallerySpec("g", "other", "0" * 64, 8)
+    with pytest.raises(EncoderMismatchError, match=r"'seed' \(ffffffff…\) and this runs 'other' \(00000000…\).*--rebuild"):
+        store.build(other)
+    assert fill(store, rebuild=True, spec=other).encoder == "other"
+
+
+def test_a_dropped_gallery_is_gone(store: Store) -> None:
+    fill(store)
+    store.drop("g")
+    assert store.list() == []
+    with pytest.raises(GalleryNotFoundError):
+        store.drop("g")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "A", "a/b", ".hidden", "x" * 65])
+def test_names_that_could_leave_the_folder_are_refused(store: Store, name: str) -> None:
+    with pytest.raises(InvalidQueryError, match="gallery name"):
+        store.spec(name) if name else GallerySpec(name, "seed", "f" * 64, 8)
+
+
+@pytest.mark.parametrize("url", ["", "edge:", "redis:x", "/a/folder"])
+def test_urls_of_no_known_kind_are_refused(url: str) -> None:
+    with pytest.raises(InvalidQueryError, match="expected edge:DIR or exact:"):
+        open_store(url)
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match="expected a folder, and this is a file"):
+        open_store(f"edge:{tmp_path / 'file'}")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[None]:
+    """Root may write anywhere, so tests of permissions are run as somebody else."""
+    if os.geteuid():
+        yield
+        return
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, unprivileged: None) -> None:
+    if os.geteuid() == tmp_path.stat().st_uid:
+        tmp_path.chmod(0o555)
+    with pytest.raises(StoreError, match="Permission denied: name another with --store"):
+        open_store(f"edge:{tmp_path / 'store'}").build(SPEC)
+
+
+def test_a_gallery_open_in_another_process_is_refused_by_the_name_of_its_holder(store_url: str) -> None:
+    fill(open_store(store_url))
+    with elsewhere("gallery = store.open('g')", store_url) as holder:
+        store = open_store(store_url)
+        for attempt in (store.open, store.drop):
+            with pytest.raises(StoreLockedError, match=f"gallery 'g' is in use by process {holder.pid}"):
+                attempt("g")
+    assert first_key(open_store(store_url), 3) == "k3"
+
+
+def test_of_two_builds_of_one_gallery_the_second_is_refused(store_url: str) -> None:
+    spec = "GallerySpec('g', 'seed', 'f' * 64, 8)"
+    with elsewhere(f"build = store.build({spec})", store_url) as holder:
+        with pytest.raises(StoreLockedError, match=f"in use by process {holder.pid}"):
+            open_store(store_url).build(SPEC)
+        with closing(open_store(store_url).build(GallerySpec("other", "seed", "f" * 64, 8))) as other:
+            assert other.gallery.count() == 0
+    assert fill(open_store(store_url)).count == 50
+
+
+def test_what_a_killed_build_had_stored_is_there_for_the_next(store_url: str) -> None:
+    job = """
+        import numpy as np
+        from tests.digits import entries
+        build = store.build(GallerySpec('g', 'seed', 'f' * 64, 8))
+        build.gallery.upsert(entries(np.random.default_rng(6).random((50, 8), np.float32)[:30]))
+    """
+    with elsewhere(job, store_url) as holder:
+        holder.send_signal(signal.SIGKILL)
+    store = open_store(store_url)
+    assert store.list() == []
+    build = store.build(SPEC)
+    assert build.gallery.count() == 30
+    build.close()
+    assert fill(store).count == 50
+    assert first_key(store, 3) == "k3"
+
+
+def test_an_unfinished_build_of_another_encoder_is_not_gone_on_with(store_url: str) -> None:
+    store = open_store(store_url)
+    build = store.build(SPEC)
+    build.gallery.upsert(entries(CODES))
+    build.close()
+    other = store.build(GallerySpec("g", "other", "0" * 64, 8))
+    assert other.gallery.count() == 0
+    other.close()
+
+
+def home(store_url: str) -> Path:
+    return Path(store_url.removeprefix("edge:")) / "g"
+
+
+@pytest.mark.parametrize("broken", ["CURRENT", "v1/gallery.json", "v1/shard/edge_config.json"])
+def test_half_written_files_give_a_clear_error(store_url: str, broken: str) -> None:
+    store = open_store(store_url)
+    fill(store)
+    (home(store_url) / broken).write_text("v9")
+    with pytest.raises(StoreDamagedError, match="v9|gallery.json|shard"):
+        store.open("g")
+
+
+def test_a_missing_shard_gives_a_clear_error(store_url: str) -> None:
+    store = open_store(store_url)
+    fill(store)
+    (home(store_url) / "v1" / "gallery.json").unlink()
+    with pytest.raises(StoreDamagedError, match="not there whole: build it again"):
+        store.open("g")
+
+
+def test_folders_of_others_are_left_alone(store_url: str) -> None:
+    foreign = Path(store_url.removeprefix("edge:")) / "holiday photos"
+    foreign.mkdir(parents=True)
+    (foreign / "beach.jpg").write_bytes(b"jpeg")
+    store = open_store(store_url)
+    fill(store)
+    assert [spec.name for spec in store.list()] == ["g"]
+    assert (foreign / "beach.jpg").read_bytes() == b"jpeg"
+
+
+def test_a_foreign_description_gives_a_clear_error(store_url: str) -> None:
+    store = open_store(store_url)
+    fill(store)
+    (home(store_url) / "v1" / "gallery.json").write_text(json.dumps({"some": "other", "program's": "file"}))
+    with pytest.raises(StoreDamagedError, match=r"gallery\.json can't be read as a gallery's description"):
+        store.spec("g")
+
+
+class elsewhere:  # noqa: N801 (reads as a statement)
+    """Runs a statement on a store in another process, which stays until the block ends."""
+
+    def __init__(self, statement: str, store_url: str) -> None:
+        lead = f"from gallery import GallerySpec, open_store\nstore = open_store({store_url!r})\n"
+        script = lead + textwrap.dedent(statement) + "\nprint('ready', flush=True)\ninput()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> subprocess.Popen[str]:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self._process
+
+    def __exit__(self, *raised: object) -> None:
+        self._process.kill()
+        self._process.communicate()
