@@ -61,7 +61,9 @@ def _measure_service(store: str, queries: list[bytes]) -> float:
             for query in queries[:100]:
                 client.search(query)
             times = [_seconds(lambda query=query: client.search(query)) * 1e3 for query in queries]  # type: ignore[misc]
-            print(f"one search over gRPC, PNG in, 5 out   {median(times):8.2f} ms  p99 {quantiles(times, n=100)[98]:.2f}")
+            print(
+                f"one search over gRPC, PNG in, 5 out   {median(times):8.2f} ms  p99 {quantiles(times, n=100)[98]:.2f}"
+            )
             with ThreadPoolExecutor(_IN_FLIGHT) as pool:
                 together_s = _seconds(lambda: list(pool.map(client.search, queries)))
             print(f"searches a second, {_IN_FLIGHT} in flight      {len(queries) / together_s:8.0f}")

@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Find the pictures that look like yours: serve the search over gRPC, or search from the terminal.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

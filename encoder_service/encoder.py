@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-import threading
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -51,7 +51,8 @@ class EdgeStore:
 
     def open(self, name: str) -> Gallery:
         """Open the live version of a gallery, which this process then holds alone."""
-        return _Version(self._live(name))
+        folder = self._live(name)
+        return _Version(folder, _read_spec(folder))
 
     def build(self, spec: GallerySpec, *, rebuild: bool = False) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
@@ -97,8 +98,7 @@ class EdgeStore:
     def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> "_Version":
         live = self._live(spec.name) if (home / _CURRENT).exists() else None
         if live and not rebuild:
-            _read_spec(live).check_encoder(spec.encoder, spec.fingerprint)
-            return _Version(live)
+            return _Version(live, _read_spec(live).extended_by(spec))
         number = int(live.name[1:]) if live else 0
         folder = home / f"v{number + 1}"
         wanted = replace(spec, version=number + 1)
@@ -107,7 +107,7 @@ class EdgeStore:
         with _file_errors(self.url):
             folder.mkdir(exist_ok=True)
             _write_spec(folder, wanted)
-        return _Version(folder)
+        return _Version(folder, wanted)
 
 
 class EdgeBuild:
@@ -123,11 +123,10 @@ class EdgeBuild:
         """Build the search index."""
         self.gallery.index()
 
-    def publish(self, source: str) -> GallerySpec:
+    def publish(self) -> GallerySpec:
         """Make this the live version, in one step."""
         version = self.gallery
-        sources = tuple(dict.fromkeys((*version.spec.sources, source)))
-        spec = replace(version.spec, sources=sources, count=version.count())
+        spec = replace(version.spec, count=version.count())
         version.close()
         with _file_errors(f"edge:{self._home.parent}"):
             _write_spec(version.folder, spec)
@@ -143,8 +142,7 @@ class EdgeBuild:
 class _Version(EdgeGallery):
     """An open shard together with the lock that says who has it open."""
 
-    def __init__(self, folder: Path) -> None:
-        spec = _read_spec(folder)
+    def __init__(self, folder: Path, spec: GallerySpec) -> None:
         self.folder = folder
         with _file_errors(str(folder)):
             self._open_lock = Lock(folder / "OPEN", f"gallery '{spec.name}'")
@@ -161,7 +159,7 @@ class _Version(EdgeGallery):
 
 def _can_resume(folder: Path, wanted: GallerySpec) -> bool:
     try:
-        return _read_spec(folder).fingerprint == wanted.fingerprint
+        return _read_spec(folder) == wanted
     except StoreDamagedError:
         return False
 

@@ -119,9 +119,9 @@ class ExactBuild:
     def index(self) -> None:
         """Do nothing: exact search has no index."""
 
-    def publish(self, source: str) -> GallerySpec:
+    def publish(self) -> GallerySpec:
         """Make this the live version."""
-        return self._store.swap(self.gallery, source)
+        return self._store.swap(self.gallery)
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
@@ -154,14 +154,13 @@ class ExactStore:
         """Begin or extend a gallery."""
         live = self._live.get(spec.name)
         if live and not rebuild:
-            live.spec.check_encoder(spec.encoder, spec.fingerprint)
+            live._spec = live.spec.extended_by(spec)
             return ExactBuild(self, live)
         return ExactBuild(self, ExactGallery(replace(spec, version=live.spec.version + 1 if live else 1)))
 
-    def swap(self, gallery: ExactGallery, source: str) -> GallerySpec:
+    def swap(self, gallery: ExactGallery) -> GallerySpec:
         """Make a gallery the live version of its name."""
-        sources = tuple(dict.fromkeys((*gallery.spec.sources, source)))
-        gallery._spec = replace(gallery.spec, sources=sources, count=gallery.count())
+        gallery._spec = replace(gallery.spec, count=gallery.count())
         self._live[gallery.spec.name] = gallery
         return gallery.spec
 

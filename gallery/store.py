@@ -22,8 +22,8 @@ class Build(Protocol):
         """Build the search index over what has been stored. May take minutes."""
         ...
 
-    def publish(self, source: str) -> GallerySpec:
-        """Record the source and the count, and make this the live version in one step."""
+    def publish(self) -> GallerySpec:
+        """Record the count and make this the live version, in one step."""
         ...
 
     def close(self) -> None:
@@ -61,7 +61,8 @@ class Store(Protocol):
         """Begin a gallery, or extend the live one; with `rebuild`, begin the next version beside it.
 
         Args:
-            spec: Name, encoder, fingerprint and code size; the rest is filled in.
+            spec: What to make, from what; version and count are filled in. A build of the very same that was cut
+                off is gone on with; one of anything else makes way.
             rebuild: Make a new version even though there is one.
 
         Raises:

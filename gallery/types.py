@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,15 @@ class GallerySpec:
                 f"this runs '{encoder}' ({fingerprint[:8]}…): build it again with `ingest load … "
                 f"--name {self.name} --encoder {encoder} --rebuild`, or run with `--encoder {self.encoder}`"
             )
+
+    def extended_by(self, other: "GallerySpec") -> "GallerySpec":
+        """Return this with the other's sources added.
+
+        Raises:
+            EncoderMismatchError: The other's codes come from another encoder.
+        """
+        self.check_encoder(other.encoder, other.fingerprint)
+        return replace(self, sources=tuple(dict.fromkeys((*self.sources, *other.sources))))
 
 
 def check_name(name: str) -> str:

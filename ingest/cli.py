@@ -16,6 +16,7 @@ app = typer.Typer(
     help="Load images into galleries, and see to the galleries.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -37,13 +38,14 @@ def load(
 
     begun = time.perf_counter()
     made_by = load_encoder(encoder)
-    wanted = GallerySpec(name or source, made_by.spec.name, made_by.spec.fingerprint, made_by.spec.code_size)
     images = open_source(source, split, limit)
+    made = made_by.spec
+    wanted = GallerySpec(name or source, made.name, made.fingerprint, made.code_size, sources=(images.name,))
     with closing(open_store(store).build(wanted, rebuild=rebuild)) as build, Stages() as stages:
         done = run_pipeline(images, made_by, build.gallery, stages)
         with stages.stage("indexing", None), done.timed("index"):
             build.index()
-        spec = build.publish(images.name)
+        spec = build.publish()
     done.seconds["total"] = time.perf_counter() - begun
     if as_json:
         counts = {"added": done.added, "unchanged": done.unchanged}

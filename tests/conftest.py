@@ -34,11 +34,13 @@ def queries() -> list[Image.Image]:
 
 def build(store: Store, encoder: Encoder, name: str = "digits", count: int = 400, rebuild: bool = False) -> GallerySpec:
     """Load the first digits into a gallery of the store."""
-    spec = GallerySpec(name, encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size)
+    spec = GallerySpec(
+        name, encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size, sources=("digits/train",)
+    )
     with closing(store.build(spec, rebuild=rebuild)) as building:
         load(digits.Digits(count), encoder, building.gallery, Stages())
         building.index()
-        return building.publish("digits/train")
+        return building.publish()
 
 
 @pytest.fixture(scope="session")

@@ -2,5 +2,5 @@
 
 import os
 
-# TensorFlow greets at every start; what it has to say about errors still comes through.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow is chatty on stderr; its errors come through as exceptions all the same.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

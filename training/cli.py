@@ -15,6 +15,7 @@ app = typer.Typer(
     help="Train encoders. Needs TensorFlow: pip install 'lookalike[train]'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

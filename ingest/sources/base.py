@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What is read, such as "mnist/train"; a gallery remembers it."""
+        """What is read, such as "mnist/train" or "mnist/train[:1000]"; a gallery remembers it."""
         ...
 
     def __len__(self) -> int:

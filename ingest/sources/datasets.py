@@ -117,7 +117,7 @@ class DatasetSource:
         """
         if split not in SPLITS:
             raise SourceError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-        self.name = f"{dataset.name}/{split}"
+        self.name = f"{dataset.name}/{split}" + (f"[:{limit}]" if limit else "")
         self._dataset = dataset
         self._parts = [(part, *dataset.read(part)) for part in SPLITS[split]]
         whole = sum(len(images) for _, images, _ in self._parts)

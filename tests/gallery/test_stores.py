@@ -24,7 +24,7 @@ from gallery.errors import (
 )
 from tests.digits import entries
 
-SPEC = GallerySpec("g", "seed", "f" * 64, 8)
+SPEC = GallerySpec("g", "seed", "f" * 64, 8, sources=("test",))
 CODES = np.random.default_rng(6).random((50, 8), np.float32)
 
 
@@ -37,7 +37,7 @@ def fill(store: Store, count: int = 50, rebuild: bool = False, spec: GallerySpec
     with closing(store.build(spec, rebuild=rebuild)) as build:
         build.gallery.upsert(entries(CODES[:count]))
         build.index()
-        return build.publish("test")
+        return build.publish()
 
 
 def first_key(store: Store, row: int) -> str:
@@ -69,7 +69,7 @@ def test_a_rebuild_leaves_the_live_version_alone_until_it_is_published(store: St
     live = store.open("g")
     assert live.count() == 10
     live.close()
-    assert build.publish("test").version == 2
+    assert build.publish().version == 2
     build.close()
     assert store.spec("g").count == 50
 
@@ -83,7 +83,9 @@ def test_building_again_extends_the_live_version(store: Store) -> None:
 def test_codes_of_another_encoder_are_refused_with_both_fingerprints(store: Store) -> None:
     fill(store)
     other = GallerySpec("g", "other", "0" * 64, 8)
-    with pytest.raises(EncoderMismatchError, match=r"'seed' \(ffffffff…\) and this runs 'other' \(00000000…\).*--rebuild"):
+    with pytest.raises(
+        EncoderMismatchError, match=r"'seed' \(ffffffff…\) and this runs 'other' \(00000000…\).*--rebuild"
+    ):
         store.build(other)
     assert fill(store, rebuild=True, spec=other).encoder == "other"
 
@@ -159,7 +161,7 @@ def test_what_a_killed_build_had_stored_is_there_for_the_next(store_url: str) ->
     job = """
         import numpy as np
         from tests.digits import entries
-        build = store.build(GallerySpec('g', 'seed', 'f' * 64, 8))
+        build = store.build(GallerySpec('g', 'seed', 'f' * 64, 8, sources=('test',)))
         build.gallery.upsert(entries(np.random.default_rng(6).random((50, 8), np.float32)[:30]))
     """
     with elsewhere(job, store_url) as holder:
@@ -173,14 +175,20 @@ def test_what_a_killed_build_had_stored_is_there_for_the_next(store_url: str) ->
     assert first_key(store, 3) == "k3"
 
 
-def test_an_unfinished_build_of_another_encoder_is_not_gone_on_with(store_url: str) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        GallerySpec("g", "other", "0" * 64, 8, sources=("test",)),
+        GallerySpec("g", "seed", "f" * 64, 8, sources=("more",)),
+    ],
+)
+def test_an_unfinished_build_of_something_else_makes_way(store_url: str, other: GallerySpec) -> None:
     store = open_store(store_url)
     build = store.build(SPEC)
     build.gallery.upsert(entries(CODES))
     build.close()
-    other = store.build(GallerySpec("g", "other", "0" * 64, 8))
-    assert other.gallery.count() == 0
-    other.close()
+    with closing(store.build(other)) as build:
+        assert build.gallery.count() == 0
 
 
 def home(store_url: str) -> Path:
@@ -192,7 +200,7 @@ def test_half_written_files_give_a_clear_error(store_url: str, broken: str) -> N
     store = open_store(store_url)
     fill(store)
     (home(store_url) / broken).write_text("v9")
-    with pytest.raises(StoreDamagedError, match="v9|gallery.json|shard"):
+    with pytest.raises(StoreDamagedError, match=r"v9|gallery\.json|shard"):
         store.open("g")
 
 

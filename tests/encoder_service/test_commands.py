@@ -1,0 +1,145 @@
+"""`encoder-service`, run as a user runs it."""
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder_service.client import Client
+from encoder_service.encoder import Encoder
+from gallery import open_store
+from tests.conftest import BIN, Command, build
+from tests.digits import png
+
+
+@pytest.fixture(scope="module")
+def store_url(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"edge:{tmp_path_factory.mktemp('store')}"
+    build(open_store(url), encoder)
+    return url
+
+
+@contextmanager
+def serving(store_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    service = subprocess.Popen(
+        [BIN / "encoder-service", "serve", "--port", "0", "--store", store_url], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert service.stdout is not None
+        line = service.stdout.readline()
+        assert line.startswith("serving on 127.0.0.1:")
+        yield service, line.split()[-1]
+    finally:
+        service.kill()
+        service.communicate()
+
+
+def test_a_file_is_searched_without_a_service(
+    command: Command, store_url: str, tmp_path: Path, queries: list[Image.Image]
+) -> None:
+    (tmp_path / "query.png").write_bytes(png(queries[0]))
+    done = command("encoder-service", "search", str(tmp_path / "query.png"), "--json", "--store", store_url)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"gallery", "version", "encoder", "encode_ms", "search_ms", "hits"}
+    assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
+    assert len(answer["hits"]) == 5
+    assert set(answer["hits"][0]) == {"key", "label", "distance"}
+
+
+def test_stdin_a_limit_and_the_table(command: Command, store_url: str, queries: list[Image.Image]) -> None:
+    done = command("encoder-service", "search", "-", "--limit", "3", "--store", store_url, stdin=png(queries[0]))
+    assert done.returncode == 0
+    assert done.stdout.count("digits/train/") == 3
+    assert "distance" in done.stdout
+
+
+def test_a_stored_key_is_searched_for_and_drawn(command: Command, store_url: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    arguments = ("digits/train/5", "--out", str(sheet), "--json", "--store", store_url)
+    done = command("encoder-service", "search", *arguments)
+    assert done.returncode == 0
+    assert "digits/train/5" not in [hit["key"] for hit in json.loads(done.stdout)["hits"]]
+    drawn = Image.open(sheet)
+    assert drawn.width > 6 * 100
+    assert len(np.unique(np.asarray(drawn.convert("L")))) > 50
+
+
+def test_a_dataset_image_is_searched_for_though_no_gallery_holds_it(command: Command, store_url: str) -> None:
+    done = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store_url)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["hits"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("no such file.png",), 4, "'no such file.png' is no file, no dataset's image and no stored key"),
+        (("-",), 3, "expected the bytes of an image file, got none"),
+        (("mnist/test/7", "--name", "none"), 4, "no gallery 'none'"),
+        (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),
+        (("mnist/test/7", "--limit", "1001"), 2, "'--limit': Input should be less than or equal to 1000"),
+        (("digits/train/0", "--address", "127.0.0.1:1"), 5, "start it with `encoder-service serve`"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    command: Command, store_url: str, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = command("encoder-service", "search", *arguments, "--store", store_url)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    if code != 2:
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_running_service_is_asked_by_address_and_holds_the_gallery(command: Command, store_url: str) -> None:
+    with serving(store_url) as (service, address):
+        asked = command("encoder-service", "search", "digits/train/0", "--address", address, "--json")
+        assert asked.returncode == 0, asked.stderr
+        refused = command("encoder-service", "search", "digits/train/0", "--store", store_url)
+        assert refused.returncode == 5
+        assert f"in use by process {service.pid} (encoder-service serve)" in refused.stderr
+    alone = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
+    assert json.loads(asked.stdout)["hits"] == json.loads(alone.stdout)["hits"]
+
+
+def test_the_serving_process_never_loads_tensorflow(store_url: str, queries: list[Image.Image]) -> None:
+    with serving(store_url) as (service, address), Client(address) as client:
+        client.search(png(queries[0]))
+        mapped = Path(f"/proc/{service.pid}/maps").read_text()
+    assert "ai_edge_litert" in mapped
+    assert "site-packages/tensorflow/" not in mapped
+
+
+def test_sigterm_finishes_the_calls_in_flight_and_exits_0(store_url: str) -> None:
+    large = png(Image.linear_gradient("L").resize((7900, 7900)).convert("RGB"))
+    with serving(store_url) as (service, address), Client(address) as client:
+        client.search("digits/train/0")
+        answers: list[object] = []
+        call = threading.Thread(target=lambda: answers.append(client.search(large)))
+        call.start()
+        # a 62-megapixel picture takes long enough to decode for the signal to come meanwhile
+        call.join(0.15)
+        assert call.is_alive()
+        service.send_signal(signal.SIGTERM)
+        call.join(20)
+        assert len(answers) == 1
+        assert service.wait(20) == 0
+
+
+def test_a_store_that_is_a_file_stops_the_service_at_once(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command("encoder-service", "serve", "--port", "0", "--store", f"edge:{tmp_path / 'file'}")
+    assert done.returncode == 5
+    assert done.stderr == (
+        f"error: store edge:{tmp_path / 'file'}: expected a folder, and this is a file: name another with --store\n"
+    )

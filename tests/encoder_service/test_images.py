@@ -1,0 +1,143 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder_service.errors import ImageError, ImageTooLargeError
+from encoder_service.images import decode, from_pixels, normalise, thumbnail_png
+from tests import digits
+
+GREY = (28, 28, 1)
+NINE = Image.fromarray(digits.read("t10k")[0][7])
+
+
+def saved(image: Image.Image, format_name: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format_name, **options)
+    return file.getvalue()
+
+
+def as_input(data: bytes) -> np.ndarray:
+    return normalise([decode(data)], GREY)[0, :, :, 0]
+
+
+EXPECTED = np.asarray(NINE, np.float32) / 255
+
+
+def test_a_picture_of_the_right_size_passes_unchanged() -> None:
+    np.testing.assert_array_equal(as_input(saved(NINE, "PNG")), EXPECTED)
+
+
+def on_black_ink_shows() -> Image.Image:
+    ink = Image.new("RGBA", NINE.size, (255, 255, 255, 0))
+    ink.putalpha(NINE)
+    return ink
+
+
+SIXTEEN = Image.fromarray(np.asarray(NINE).astype(np.uint16) * 257)
+GIF = {"save_all": True, "append_images": [Image.new("L", NINE.size, 200)]}
+
+
+@pytest.mark.parametrize(
+    ("data", "tolerance"),
+    [
+        pytest.param(saved(SIXTEEN, "PNG"), 0.0, id="16-bit PNG"),
+        pytest.param(saved(SIXTEEN, "TIFF"), 0.0, id="16-bit TIFF"),
+        pytest.param(saved(Image.fromarray(np.asarray(NINE, np.float32) / 255), "TIFF"), 0.0, id="float TIFF"),
+        pytest.param(saved(NINE.convert("RGB"), "PNG"), 0.0, id="RGB PNG"),
+        pytest.param(saved(NINE.convert("RGB").convert("CMYK"), "TIFF"), 0.01, id="CMYK TIFF"),
+        pytest.param(saved(NINE.convert("RGB").convert("CMYK"), "JPEG", quality=100), 0.06, id="CMYK JPEG"),
+        pytest.param(saved(NINE.convert("P"), "PNG"), 0.0, id="palette PNG"),
+        pytest.param(saved(NINE.convert("RGBA"), "PNG"), 0.0, id="opaque RGBA PNG"),
+        pytest.param(saved(on_black_ink_shows(), "PNG"), 0.005, id="transparent PNG"),
+        pytest.param(saved(NINE, "GIF", **GIF), 0.0, id="first frame of a GIF"),
+        pytest.param(saved(NINE, "WEBP", lossless=True), 0.0, id="WebP"),
+        pytest.param(saved(NINE, "BMP"), 0.0, id="BMP"),
+    ],
+)
+def test_every_kind_of_file_shows_the_same_nine(data: bytes, tolerance: float) -> None:
+    np.testing.assert_allclose(as_input(data), EXPECTED, atol=tolerance + 1e-6)
+
+
+def test_transparent_parts_take_the_encoders_background() -> None:
+    clear = decode(saved(Image.new("RGBA", (5, 5), (9, 9, 9, 0)), "PNG"))
+    assert normalise([clear], GREY).max() == 0
+    assert normalise([clear], GREY, background=255).min() == 1
+
+
+def test_a_photograph_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90° clockwise to show
+    upright = decode(saved(NINE.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
+    np.testing.assert_array_equal(np.asarray(upright), np.asarray(NINE))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (3000, 7), (28, 29), (640, 480)])
+@pytest.mark.parametrize("shape", [GREY, (16, 24, 3)])
+def test_any_size_becomes_an_input(size: tuple[int, int], shape: tuple[int, int, int]) -> None:
+    inputs = normalise([decode(saved(Image.new("L", size, 128), "PNG"))], shape)
+    assert inputs.shape == (1, *shape)
+    assert inputs.dtype == np.float32
+    np.testing.assert_allclose(inputs, 128 / 255, atol=0.005)
+
+
+def test_one_white_pixel_is_a_white_input() -> None:
+    assert as_input(saved(Image.new("L", (1, 1), 255), "PNG")).min() == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(saved(NINE, "PNG")[:150], id="truncated PNG"),
+        pytest.param(saved(Image.effect_noise((200, 200), 90), "JPEG")[:3000], id="truncated JPEG"),
+        pytest.param(b"%PDF-1.7 no image", id="not an image"),
+        pytest.param(b"\x89PNG\r\n\x1a\n", id="only a PNG's first bytes"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", id="EPS, which is a program"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(ImageError, match=r"^image: expected [^\n]*got [^\n]*$"):
+        decode(data)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG that says it is huge; it has no pixels that could be decoded."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [8001, 20_000])
+def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+    with pytest.raises(ImageTooLargeError, match="at most 64,000,000 pixels"):
+        decode(bomb(side))
+
+
+def test_too_many_bytes_are_refused() -> None:
+    with pytest.raises(ImageTooLargeError, match="at most 10,485,760 bytes, got 10,485,761"):
+        decode(b"x" * (10 * 1024 * 1024 + 1))
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (28, 28, 3), (28, 28, 4)])
+def test_pixels_make_an_image(shape: tuple[int, ...]) -> None:
+    image = from_pixels(np.full(shape, 255, np.uint8))
+    assert normalise([image], GREY).min() == 1
+
+
+@pytest.mark.parametrize("shape", [(28,), (28, 28, 2), (0, 28), (2, 2, 2, 2)])
+def test_pixels_of_no_image_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="expected pixels of shape"):
+        from_pixels(np.zeros(shape, np.uint8))
+
+
+def test_a_thumbnail_is_small_and_keeps_the_proportions() -> None:
+    thumbnail = decode(thumbnail_png(Image.new("RGB", (640, 320), "red")))
+    assert thumbnail.size == (64, 32)
+    np.testing.assert_array_equal(np.asarray(decode(thumbnail_png(NINE))), np.asarray(NINE))

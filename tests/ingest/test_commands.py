@@ -1,0 +1,150 @@
+"""`ingest`, run as a user runs it, on real MNIST."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BIN, Command
+
+LOAD = ("load", "mnist", "--limit", "2000")
+
+
+def listed(command: Command, store_url: str) -> list[dict[str, object]]:
+    done = command("ingest", "list", "--json", "--store", store_url)
+    assert done.returncode == 0, done.stderr
+    galleries: list[dict[str, object]] = json.loads(done.stdout)
+    return galleries
+
+
+def test_load_list_search_drop(command: Command, store_url: str) -> None:
+    loaded = command("ingest", *LOAD, "--store", store_url, "--json")
+    assert loaded.returncode == 0, loaded.stderr
+    summary = json.loads(loaded.stdout)
+    assert (summary["added"], summary["unchanged"], summary["count"]) == (2000, 0, 2000)
+    assert set(summary["seconds"]) == {"read", "encode", "store", "index", "total"}
+    for stage in ("encoding", "storing", "indexing"):
+        assert f"{stage}: " in loaded.stderr
+
+    (gallery,) = listed(command, store_url)
+    assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "store"}
+    assert (gallery["name"], gallery["version"], gallery["count"]) == ("mnist", 1, 2000)
+    assert (gallery["encoder"], gallery["store"]) == ("seed", store_url)
+
+    found = command("encoder-service", "search", "mnist/train/1", "--json", "--store", store_url)
+    assert [hit["label"] for hit in json.loads(found.stdout)["hits"]].count("0") >= 3
+
+    assert command("ingest", "drop", "mnist", "--yes", "--store", store_url).returncode == 0
+    assert listed(command, store_url) == []
+
+
+def test_loading_again_changes_nothing(command: Command, store_url: str) -> None:
+    command("ingest", *LOAD, "--store", store_url)
+    before = listed(command, store_url)
+    again = command("ingest", *LOAD, "--store", store_url)
+    assert "0 images added, 2,000 were there already" in again.stdout
+    assert listed(command, store_url) == before
+
+
+def test_loading_more_adds_only_what_is_new(command: Command, store_url: str) -> None:
+    command("ingest", "load", "mnist", "--limit", "1500", "--store", store_url)
+    more = command("ingest", *LOAD, "--store", store_url)
+    assert "mnist v1: 500 images added, 1,500 were there already" in more.stdout
+
+
+def test_a_rebuild_makes_the_next_version(command: Command, store_url: str) -> None:
+    command("ingest", *LOAD, "--store", store_url)
+    command("ingest", "load", "mnist", "--limit", "1200", "--rebuild", "--store", store_url)
+    (gallery,) = listed(command, store_url)
+    assert (gallery["version"], gallery["count"]) == (2, 1200)
+
+
+def test_name_and_split(command: Command, store_url: str) -> None:
+    loaded = command("ingest", "load", "mnist", "--split", "test", "--name", "mine", "--store", store_url, "--json")
+    assert (json.loads(loaded.stdout)["name"], json.loads(loaded.stdout)["count"]) == ("mine", 10_000)
+    # the article's own experiment: a test image against the 9,999 others
+    found = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store_url)
+    hits = json.loads(found.stdout)["hits"]
+    assert "mnist/test/7" not in [hit["key"] for hit in hits]
+    assert [hit["label"] for hit in hits].count("9") >= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("load", "minst"), 4, "no source 'minst': expected one of mnist, fashion-mnist"),
+        (("load", "mnist", "--split", "half"), 3, "split 'half'"),
+        (("load", "mnist", "--name", "Not/A/Name"), 3, "gallery name 'Not/A/Name'"),
+        (("load", "mnist", "--encoder", "none"), 4, "no encoder 'none'"),
+        (("load", "mnist", "--limit", "0"), 2, "--limit"),
+        (("drop", "none", "--yes"), 4, "no gallery 'none'"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    command: Command, store_url: str, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = command("ingest", *arguments, "--store", store_url)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert listed(command, store_url) == []
+
+
+def test_dropping_asks_first(command: Command, store_url: str) -> None:
+    command("ingest", "load", "mnist", "--limit", "10", "--store", store_url)
+    assert command("ingest", "drop", "mnist", "--store", store_url, stdin=b"n\n").returncode == 1
+    assert len(listed(command, store_url)) == 1
+
+
+def test_a_store_that_is_a_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = command("ingest", *LOAD, "--store", f"edge:{tmp_path / 'file'}")
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1
+    assert "expected a folder, and this is a file" in done.stderr
+
+
+def load_in_background(store_url: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [BIN / "ingest", "load", "mnist", "--store", store_url, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_lock(store_url: str) -> None:
+    lock = Path(store_url.removeprefix("edge:")) / "mnist" / "v1" / "OPEN"
+    deadline = time.monotonic() + 60
+    while not (lock.exists() and lock.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_of_two_loads_at_once_the_second_is_told_who_holds_the_gallery(command: Command, store_url: str) -> None:
+    first = load_in_background(store_url)
+    wait_for_lock(store_url)
+    second = command("ingest", *LOAD, "--store", store_url)
+    assert second.returncode == 5
+    assert f"gallery 'mnist' is in use by process {first.pid} (ingest load)" in second.stderr
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert [gallery["count"] for gallery in listed(command, store_url)] == [60_000]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.4, 1.5])
+def test_after_a_kill_the_same_load_completes_the_gallery(command: Command, store_url: str, delay_s: float) -> None:
+    killed = load_in_background(store_url, "--limit", "20000")
+    wait_for_lock(store_url)
+    time.sleep(delay_s)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert listed(command, store_url) == []
+    again = command("ingest", "load", "mnist", "--limit", "20000", "--store", store_url, "--json")
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout)
+    assert summary["added"] + summary["unchanged"] == 20_000
+    assert [gallery["count"] for gallery in listed(command, store_url)] == [20_000]
