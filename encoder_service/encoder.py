@@ -130,20 +130,27 @@ class _Model:
         return np.concatenate(parts) if parts else self._run(np.zeros((1, *rows.shape[1:]), np.float32))[:0]
 
     def _run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        interpreter = self._interpreter(rows.shape)
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], rows)
-        interpreter.invoke()
-        result: NDArray[np.float32] = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        return result
+        of_this_thread: dict[int, _Session] = self._threads.__dict__.setdefault("sessions", {})
+        if len(rows) not in of_this_thread:
+            of_this_thread[len(rows)] = _Session(self._weights, rows.shape)
+        return of_this_thread[len(rows)].run(rows)
 
-    def _interpreter(self, shape: tuple[int, ...]) -> Any:
-        of_this_thread: dict[int, Any] = self._threads.__dict__.setdefault("interpreters", {})
-        if shape[0] not in of_this_thread:
-            interpreter = Interpreter(model_content=self._weights, num_threads=1)
-            interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], shape)
-            interpreter.allocate_tensors()
-            of_this_thread[shape[0]] = interpreter
-        return of_this_thread[shape[0]]
+
+class _Session:
+    """An interpreter for one batch size. It keeps the tensors' places, as asking for them takes longer than a run."""
+
+    def __init__(self, weights: bytes, shape: tuple[int, ...]) -> None:
+        self._interpreter: Any = Interpreter(model_content=weights, num_threads=1)
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._interpreter.resize_tensor_input(self._input, shape)
+        self._interpreter.allocate_tensors()
+
+    def run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._interpreter.set_tensor(self._input, rows)
+        self._interpreter.invoke()
+        result: NDArray[np.float32] = self._interpreter.get_tensor(self._output)
+        return result
 
 
 @contextmanager

@@ -17,10 +17,13 @@ class Galleries:
         self._store = store
         self._encoder = encoder
         self._open: dict[str, tuple[Gallery, Searcher]] = {}
+        self._default = ""
         self._lock = threading.Lock()
 
     def searcher(self, name: str = "") -> Searcher:
-        """Return the searcher of a gallery; of the store's only one where no name is given.
+        """Return the searcher of a gallery.
+
+        Where no name is given, it is the store's only one, and stays so when others come later.
 
         Raises:
             RequestError: No name is given and the store has several galleries.
@@ -28,7 +31,8 @@ class Galleries:
             EncoderMismatchError: It was made by another encoder.
         """
         with self._lock:
-            name = name or self._only_name()
+            if not name:
+                name = self._default = self._default or self._only_name()
             if name not in self._open:
                 self._store.spec(name).check_encoder(self._encoder.spec.name, self._encoder.spec.fingerprint)
                 gallery = self._store.open(name)
