@@ -43,8 +43,10 @@ bench: .venv/.dev  ## Print how fast it is, beside the way of the article
 
 lock: .venv/.dev  ## Choose the versions in constraints.txt anew
 	$(PIP) uv
+	@# uv takes a backports.strenum whose own bound excludes this Python, and pip does not: pip may choose that one
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--no-header --no-annotate --no-emit-index-url --output-file constraints.txt
+		--no-header --no-annotate --no-emit-index-url --no-emit-package backports-strenum \
+		--output-file constraints.txt
 
 clean:  ## Remove the virtual environment and what the tools left
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
