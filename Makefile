@@ -3,9 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
-SOURCES := gallery encoder_service ingest training benchmarks tests
 
-.PHONY: help demo test test-slow check stubs quality bench lock clean
+.PHONY: help demo test test-slow check stubs docs quality bench lock clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,7 +25,9 @@ check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
-	$(MAKE) stubs OUT=.venv/stubs
+	$(MAKE) --no-print-directory docs CLI=.venv/cli.md
+	diff .venv/cli.md docs/cli.md
+	$(MAKE) --no-print-directory stubs OUT=.venv/stubs
 	diff -r --exclude=__init__.py --exclude=__pycache__ .venv/stubs/$(GENERATED) $(GENERATED)
 
 OUT := .
@@ -34,6 +35,12 @@ stubs: .venv/.dev  ## Generate encoder_service/v1 from protos/
 	@rm -rf .venv/stubs && mkdir -p $(OUT)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=$(OUT) --pyi_out=$(OUT) \
 		--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) protos/encoder_service/v1/*.proto
+
+CLI := docs/cli.md
+docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help
+	@for command in ingest encoder_service training; do \
+		$(BIN)/python -m typer $$command.cli utils docs --name $$(echo $$command | sed 's/_/-/; s/training/autoencoder/'); \
+	done > $(CLI)
 
 quality: .venv/.dev  ## Print how good the codes are: precision@5 and reconstruction error on MNIST
 	$(BIN)/python -m benchmarks.quality

@@ -31,7 +31,7 @@ def draw_sheet(query: Image.Image | None, query_name: str, hits: Sequence[Hit]) 
     _cell(sheet, draw, 0, "query", query, query_name, "")
     for place, hit in enumerate(hits, start=1):
         picture = Image.open(io.BytesIO(hit.thumbnail_png)) if hit.thumbnail_png else None
-        title = f"{place}: {hit.label}" if hit.label else str(place)
+        title = f"label {hit.label}" if hit.label else f"hit {place}"
         _cell(sheet, draw, place, title, picture, hit.key, f"distance {hit.distance:.3f}")
     return sheet
 

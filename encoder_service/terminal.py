@@ -16,7 +16,13 @@ DEFAULT_STORE = f"edge:{user_data_path('lookalike', appauthor=False)}"
 
 StoreOption = Annotated[
     str,
-    typer.Option("--store", envvar="LOOKALIKE_STORE", help="Where galleries are kept: edge:DIR.", metavar="URL"),
+    typer.Option(
+        "--store",
+        envvar="LOOKALIKE_STORE",
+        help="Where galleries are kept: edge:DIR.",
+        metavar="URL",
+        show_default="edge: in the user's data folder",
+    ),
 ]
 EncoderOption = Annotated[
     str,
