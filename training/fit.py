@@ -1,6 +1,10 @@
 """The training loop. No labels come in here."""
 
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,14 +15,25 @@ from numpy.typing import NDArray
 from ingest.progress import Advance, Stages
 from training.errors import CollapseError, RecipeError
 from training.model import Autoencoder
+from training.views import VIEWS
 
-# A model whose error is above this part of the all-black answer's has learned next to nothing.
-_COLLAPSED = 0.5
+# A model whose error is above this part of the best constant answer's has learned next to nothing.
+_COLLAPSED = 0.8
+# It has this many epochs to get below, and a code dimension this little spread (of the widest) is dead.
+_PATIENCE = 3
+_DEAD = 1e-3
+
+_HELD_OUT = 2048
+"""How many held-out images the loss is followed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an architecture is trained: Adam on binary cross-entropy, warmed up, then down a cosine to zero.
+    """How an architecture is trained: Adam, warmed up, then down a cosine to zero.
+
+    The loss is `reconstruct` times the binary cross-entropy of what the decoder gives back, and `contrast` times the
+    cross-entropy of telling, by code alone, which of a batch's views show the same image (the NT-Xent loss of
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020).
 
     The article's own recipe, squared error behind a sigmoid, mostly ends in an all-black answer.
 
@@ -26,56 +41,43 @@ class Recipe:
         epochs: How often every training image is seen.
         batch: Images of one step.
         learning_rate: The highest it gets.
+        views: Name of the invariances, one of `VIEWS`.
+        reconstruct: Weight of the reconstruction.
+        contrast: Weight of the contrast; 0 leaves it out.
+        temperature: Sharpness of the contrast; smaller is sharper.
     """
 
     epochs: int
     batch: int
     learning_rate: float
+    views: str = "unchanged"
+    reconstruct: float = 1.0
+    contrast: float = 0.0
+    temperature: float = 0.2
 
 
-def fit(
-    model: Autoencoder,
-    train: NDArray[np.float32],
-    test: NDArray[np.float32],
-    recipe: Recipe,
-    stages: Stages,
-) -> dict[str, float]:
-    """Train a model in place.
+@dataclass(slots=True)
+class History:
+    """What each epoch came to.
 
-    Args:
-        model: Freshly built, after `fix_seed`.
-        train: (n, h, w, c) in [0, 1].
-        test: (m, h, w, c) in [0, 1], never trained on.
-        recipe: How.
-        stages: Shows how far it is.
-
-    Returns:
-        "train_loss" of the last epoch, "test_mse", and "all_black_mse", which answering black would give.
-
-    Raises:
-        RecipeError: There are fewer images than one step takes.
-        CollapseError: The test error is not well under that of an all-black answer.
+    Attributes:
+        train_loss: Mean loss of the epoch's steps.
+        loss: Loss on held-out images, which the best epoch is chosen by.
+        mse: Mean squared error of held-out images' reconstructions.
+        seconds: How long it took.
+        interrupted: Whether the user stopped it.
     """
-    if len(train) < recipe.batch or not len(test):
-        raise RecipeError(f"expected at least {recipe.batch} images to train on and one to test, got {len(train)}")
-    steps = -(-len(train) // recipe.batch)
-    model.whole.compile(optimizers.Adam(_schedule(recipe, steps)), "binary_crossentropy")
-    with stages.stage("training", recipe.epochs * steps, "steps") as advance:
-        watch = _Watch(model, test, recipe.epochs, stages, advance)
-        history = model.whole.fit(
-            train, train, batch_size=recipe.batch, epochs=recipe.epochs, verbose=0, callbacks=[watch]
-        )
-    metrics = {
-        "train_loss": float(history.history["loss"][-1]),
-        "test_mse": mse(model, test),
-        "all_black_mse": float(np.mean(np.square(test))),
-    }
-    if not metrics["test_mse"] < _COLLAPSED * metrics["all_black_mse"]:
-        raise CollapseError(
-            f"the autoencoder collapsed: its test MSE is {metrics['test_mse']:.5f}, and answering black gives "
-            f"{metrics['all_black_mse']:.5f}: train longer, on more images, or with another --seed; nothing is exported"
-        )
-    return metrics
+
+    train_loss: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    mse: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def best(self) -> int:
+        """The epoch, from 1, with the smallest loss on held-out images."""
+        return 1 + int(np.argmin(self.loss))
 
 
 def fix_seed(seed: int) -> None:
@@ -84,31 +86,187 @@ def fix_seed(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def mse(model: Autoencoder, inputs: NDArray[np.float32]) -> float:
-    """Return the mean squared error between inputs, (n, h, w, c), and what the model makes of them."""
-    return float(np.mean(np.square(model.whole.predict(inputs, batch_size=1024, verbose=0) - inputs)))
+def fit(
+    model: Autoencoder,
+    train: NDArray[np.uint8],
+    held_out: NDArray[np.uint8],
+    recipe: Recipe,
+    seed: int,
+    state: Path,
+    stages: Stages,
+) -> History:
+    """Train a model in place and leave it at its best epoch.
+
+    Ctrl-C ends it early: the best so far stays.
+
+    Args:
+        model: Freshly built, after `fix_seed`.
+        train: (n, h, w, c), 0 to 255; may lie on disk, only batches of it are read.
+        held_out: (m, h, w, c), never trained on.
+        recipe: How.
+        seed: Orders the images.
+        state: Folder for what is needed to go on after an interruption. Where it holds something, training goes on
+            from there.
+        stages: Shows how far it is.
+
+    Raises:
+        RecipeError: There are fewer images than one step takes.
+        CollapseError: The error stays near that of a constant answer, or most code dimensions are dead.
+    """
+    if len(train) < recipe.batch or not len(held_out):
+        raise RecipeError(f"expected at least {recipe.batch} images to train on and one more, got {len(train)}")
+    held_out = held_out[:_HELD_OUT]
+    loop = _Loop(model, recipe, len(train) // recipe.batch)
+    history, best = _resumed(state, loop)
+    begun = len(history.loss)
+    with stages.stage("training", (recipe.epochs - begun) * loop.steps, "steps") as advance:
+        try:
+            for epoch in range(begun, recipe.epochs):
+                _run_epoch(loop, train, held_out, np.random.default_rng([seed, epoch]), history, advance)
+                _check_collapse(model, held_out, history, recipe)
+                if history.best == epoch + 1:
+                    best = model.whole.get_weights()
+                _save(state, loop, history, best)
+                stages.say(
+                    f"epoch {epoch + 1} of {recipe.epochs}: loss {history.train_loss[-1]:.4f}, "
+                    f"held out {history.loss[-1]:.4f}, MSE {history.mse[-1]:.5f}"
+                )
+        except KeyboardInterrupt:
+            if not history.loss:
+                raise
+            history.interrupted = True
+            stages.say(f"stopped in epoch {len(history.loss) + 1}: keeping epoch {history.best}, the best so far")
+    model.whole.set_weights(best)
+    return history
 
 
-def _schedule(recipe: Recipe, steps: int) -> optimizers.schedules.LearningRateSchedule:
-    total = recipe.epochs * steps
-    warm = min(300, total // 4)
-    return optimizers.schedules.CosineDecay(
-        0.0, total - warm, warmup_target=recipe.learning_rate, warmup_steps=warm, alpha=0.0
-    )
+def inputs(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return pixels, 0 to 255, as inputs, 0 to 1."""
+    return pixels.astype(np.float32) / np.float32(255)
 
 
-class _Watch(keras.callbacks.Callback):
-    def __init__(
-        self, model: Autoencoder, test: NDArray[np.float32], epochs: int, stages: Stages, advance: Advance
-    ) -> None:
-        super().__init__()
-        self._autoencoder, self._test, self._epochs = model, test, epochs
-        self._stages, self._advance = stages, advance
+def mse(model: Autoencoder, pixels: NDArray[np.uint8]) -> float:
+    """Return the mean squared error between images, (n, h, w, c), and what the model makes of them, in [0, 1]."""
+    errors = [
+        np.square(model.whole(inputs(batch), training=False).numpy() - inputs(batch)).mean(axis=(1, 2, 3))
+        for batch in _batches(pixels, 256)
+    ]
+    return float(np.concatenate(errors).mean())
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._advance(1)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        error = mse(self._autoencoder, self._test)
-        loss = (logs or {}).get("loss", float("nan"))
-        self._stages.say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.5f}, test MSE {error:.5f}")
+def constant_mse(pixels: NDArray[np.uint8]) -> float:
+    """Return the mean squared error of the best constant answer, the mean image."""
+    values = inputs(pixels)
+    return float(np.square(values - values.mean(axis=0)).mean())
+
+
+class _Loop:
+    """The model with its optimiser and the two compiled steps."""
+
+    def __init__(self, model: Autoencoder, recipe: Recipe, steps: int) -> None:
+        total = recipe.epochs * steps
+        warm = min(500, total // 4)
+        schedule = optimizers.schedules.CosineDecay(
+            0.0, total - warm, warmup_target=recipe.learning_rate, warmup_steps=warm, alpha=0.0
+        )
+        self.model = model
+        self.recipe = recipe
+        self.steps = steps
+        self.optimizer = optimizers.Adam(schedule)
+        self.optimizer.build(model.whole.trainable_variables)
+        self.step = tf.function(self._step)
+        self.held_out_loss = tf.function(lambda images: self._loss(images, training=False))
+
+    def _step(self, images: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = self._loss(images, training=True)
+        variables = self.model.whole.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    def _loss(self, images: tf.Tensor, training: bool) -> tf.Tensor:
+        count = tf.shape(images)[0]
+        seen, clean = VIEWS[self.recipe.views](images)
+        if self.recipe.contrast:
+            seen = tf.concat([seen, VIEWS[self.recipe.views](images)[0]], 0)  # (2n, h, w, c)
+        codes = self.model.encoder(seen, training=training)
+        given_back = self.model.decoder(codes[:count], training=training)
+        loss = self.recipe.reconstruct * tf.reduce_mean(keras.losses.binary_crossentropy(clean, given_back))
+        if self.recipe.contrast:
+            loss += self.recipe.contrast * self._nt_xent(codes, count)
+        return loss
+
+    def _nt_xent(self, codes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        likeness = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
+        likeness -= 1e9 * tf.eye(2 * count)  # a view is not its own partner
+        partners = tf.concat([tf.range(count, 2 * count), tf.range(count)], 0)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(partners, likeness))
+
+
+def _run_epoch(
+    loop: _Loop,
+    train: NDArray[np.uint8],
+    held_out: NDArray[np.uint8],
+    chance: np.random.Generator,
+    history: History,
+    advance: Advance,
+) -> None:
+    begun = time.monotonic()
+    order = chance.permutation(len(train))
+    losses = []
+    for start in range(0, loop.steps * loop.recipe.batch, loop.recipe.batch):
+        rows = np.sort(order[start : start + loop.recipe.batch])  # in the order they lie on disk
+        losses.append(float(loop.step(tf.constant(inputs(train[rows])))))
+        advance(1)
+    followed = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in _batches(held_out, loop.recipe.batch)]
+    error = mse(loop.model, held_out)
+    history.train_loss.append(float(np.mean(losses)))
+    history.loss.append(float(np.mean(followed)))
+    history.mse.append(error)
+    history.seconds.append(time.monotonic() - begun)
+
+
+def _check_collapse(model: Autoencoder, held_out: NDArray[np.uint8], history: History, recipe: Recipe) -> None:
+    if len(history.mse) < min(_PATIENCE, recipe.epochs):
+        return
+    constant = constant_mse(held_out)
+    if not history.mse[-1] < _COLLAPSED * constant:
+        raise CollapseError(
+            f"the autoencoder collapsed: after epoch {len(history.mse)} its MSE is {history.mse[-1]:.5f}, and giving "
+            f"the mean image each time gives {constant:.5f}: train longer, on more images, or with another --seed; "
+            "nothing is exported"
+        )
+    spread = model.encoder(inputs(held_out[:512]), training=False).numpy().std(axis=0)
+    dead = int((spread < _DEAD * spread.max()).sum())
+    if dead > len(spread) // 2:
+        raise CollapseError(
+            f"the code collapsed: {dead} of its {len(spread)} numbers are the same for every image: try another "
+            "--seed or a smaller learning rate; nothing is exported"
+        )
+
+
+def _batches(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(pixels), size):
+        yield pixels[start : start + size]
+
+
+def _checkpoint(loop: _Loop) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(model=loop.model.whole, optimizer=loop.optimizer)
+
+
+def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.float32]]) -> None:
+    """Keep what the next run needs to go on; history.json comes last and makes the rest count."""
+    state.mkdir(parents=True, exist_ok=True)
+    _checkpoint(loop).write(str(state / "last"))
+    np.savez(state / "best.npz", *best)
+    kept = {name: getattr(history, name) for name in ("train_loss", "loss", "mse", "seconds")}
+    (state / "history.json").write_text(json.dumps(kept))
+
+
+def _resumed(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32]]]:
+    if not (state / "history.json").exists():
+        return History(), loop.model.whole.get_weights()
+    _checkpoint(loop).read(str(state / "last")).assert_existing_objects_matched()
+    with np.load(state / "best.npz") as kept:
+        best = [kept[name] for name in kept.files]
+    return History(**json.loads((state / "history.json").read_text())), best

@@ -1,0 +1,125 @@
+"""Random views of images: what an encoder is to hold for the same picture. Each set of invariances is one function.
+
+A view is made twice over: as the encoder sees it, noise and all, and clean, as the decoder must give it back.
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+Views = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""Images (n, h, w, c) in [0, 1] to what is seen and what is to be reconstructed, both of the same shape."""
+
+
+def unchanged(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Show each image as it is."""
+    return images, images
+
+
+def digits(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Bend, turn, scale, shear, shift, thicken or thin; noise over it."""
+    x = _bent(images, 1.0)
+    x = _placed(x, degrees=20, shift=0.09, scale=0.2, shear=0.3)
+    clean = _thicker_or_thinner(x)
+    return _noisy(clean, 0.1), clean
+
+
+def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirror, crop and shift a little, change contrast and brightness; an erased patch and noise over it."""
+    x = _placed(_mirrored(images), degrees=6, shift=0.09, scale=0.18, shear=0.05)
+    clean = _relit(x)
+    return _noisy(_patched(clean), 0.04), clean
+
+
+def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirror, crop, shift, turn a little, change contrast and brightness; an erased patch and noise over it."""
+    x = _placed(_mirrored(images), degrees=8, shift=0.1, scale=0.25, shear=0.08)
+    clean = _relit(x)
+    return _noisy(_patched(clean), 0.04), clean
+
+
+VIEWS: dict[str, Views] = {"unchanged": unchanged, "digits": digits, "clothes": clothes, "photos": photos}
+
+
+def _each(images: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    return tf.random.uniform([tf.shape(images)[0], 1, 1, 1], low, high)  # (n, 1, 1, 1)
+
+
+def _placed(images: tf.Tensor, *, degrees: float, shift: float, scale: float, shear: float) -> tf.Tensor:
+    """Turn by up to `degrees`, scale by up to e^`scale`, shear, and shift by up to that part of the width."""
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+
+    def up_to(most: float) -> tf.Tensor:
+        return tf.random.uniform([count], -most, most)
+
+    angle, wide, high = up_to(math.radians(degrees)), tf.exp(up_to(scale)), tf.exp(up_to(scale))
+    slant, right, down = up_to(shear), up_to(shift * width), up_to(shift * height)
+    a, b = tf.cos(angle) * wide, (slant * tf.cos(angle) - tf.sin(angle)) * high
+    c, d = tf.sin(angle) * wide, (slant * tf.sin(angle) + tf.cos(angle)) * high
+    x, y = (width - 1) / 2, (height - 1) / 2  # about the centre
+    zero = tf.zeros([count])
+    to_source = tf.stack([a, b, x - a * x - b * y + right, c, d, y - c * x - d * y + down, zero, zero], 1)  # (n, 8)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=to_source,
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
+
+
+def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
+    """Displace smoothly, by `pixels` or so: a random 4 × 4 field, enlarged; (n, h, w, 1) only."""
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+    field = tf.image.resize(tf.random.normal([count, 4, 4, 2], stddev=pixels), [height, width], method="bicubic")
+    rows, columns = tf.meshgrid(tf.range(height, dtype=tf.float32), tf.range(width, dtype=tf.float32), indexing="ij")
+    y = tf.clip_by_value(rows + field[..., 0], 0.0, height - 1.001)  # (n, h, w)
+    x = tf.clip_by_value(columns + field[..., 1], 0.0, width - 1.001)
+    top, left = tf.floor(y), tf.floor(x)
+    corner = tf.reshape(tf.cast(top, tf.int32) * width + tf.cast(left, tf.int32), [count, -1])
+    flat = tf.reshape(images, [count, -1])
+
+    def at(step: int) -> tf.Tensor:
+        return tf.reshape(tf.gather(flat, corner + step, batch_dims=1), tf.shape(y))
+
+    upper = at(0) * (1 - x + left) + at(1) * (x - left)
+    lower = at(width) * (1 - x + left) + at(width + 1) * (x - left)
+    return (upper * (1 - y + top) + lower * (y - top))[..., None]
+
+
+def _thicker_or_thinner(images: tf.Tensor) -> tf.Tensor:
+    """Thicken the strokes of a quarter of the images and thin those of another, more or less."""
+    thick = tf.nn.max_pool2d(images, 2, 1, "SAME")
+    thin = -tf.nn.max_pool2d(-images, 2, 1, "SAME")
+    which, much = _each(images, 0, 1), _each(images, 0, 1)
+    changed = tf.where(which < 0.25, thick, tf.where(which > 0.75, thin, images))
+    return much * changed + (1 - much) * images
+
+
+def _mirrored(images: tf.Tensor) -> tf.Tensor:
+    return tf.where(_each(images, 0, 1) < 0.5, images[:, :, ::-1], images)
+
+
+def _relit(images: tf.Tensor) -> tf.Tensor:
+    bent = tf.pow(tf.maximum(images, 1e-4), tf.exp(_each(images, -0.6, 0.6)))
+    return tf.clip_by_value(bent * tf.exp(_each(images, -0.5, 0.2)), 0.0, 1.0)
+
+
+def _patched(images: tf.Tensor) -> tf.Tensor:
+    """Lay a grey rectangle, of a seventh to three sevenths of each side, over three of five images."""
+    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
+
+    def span(length: int) -> tf.Tensor:
+        size = tf.random.uniform([count, 1], length / 7, length * 3 / 7)
+        begin = tf.random.uniform([count, 1]) * (length - size)
+        place = tf.range(length, dtype=tf.float32)[None]
+        return (place >= begin) & (place < begin + size)  # (n, length)
+
+    patch = (span(height)[:, :, None] & span(width)[:, None, :])[..., None]  # (n, h, w, 1)
+    return tf.where(patch & (_each(images, 0, 1) < 0.6), _each(images, 0, 1), images)
+
+
+def _noisy(images: tf.Tensor, deviation: float) -> tf.Tensor:
+    return tf.clip_by_value(images + tf.random.normal(tf.shape(images), stddev=deviation), 0.0, 1.0)
