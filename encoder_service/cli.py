@@ -63,7 +63,7 @@ def search(
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="The most hits wanted.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write a picture of the query beside its hits, as PNG.")] = None,
     store: StoreOption = DEFAULT_STORE,
-    encoder: EncoderOption = DEFAULT_ENCODER,
+    encoder: EncoderOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Find the stored images that look like one. A query named by key never answers itself."""
@@ -116,7 +116,7 @@ def _ask(address: str, name: str, request: SearchRequest) -> SearchResult:
 def _search_here(store: str, encoder: str, name: str, request: SearchRequest) -> SearchResult:
     from encoder_service.galleries import Galleries
 
-    with closing(Galleries(open_store(store), load_encoder(encoder))) as galleries:
+    with closing(Galleries(open_store(store), load_encoder(encoder) if encoder else None)) as galleries:
         return galleries.searcher(name).search(request)
 
 
@@ -127,7 +127,17 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
         "encoder": result.encoder,
         "encode_ms": round(result.encode_ms, 3),
         "search_ms": round(result.search_ms, 3),
-        "hits": [{"key": hit.key, "label": hit.label, "distance": hit.distance} for hit in result.hits],
+        "reconstruction_error": result.reconstruction_error,
+        "query_percentile": result.query_percentile,
+        "hits": [
+            {
+                "key": hit.key,
+                "label": hit.label,
+                "distance": hit.distance,
+                "distance_percentile": hit.distance_percentile,
+            }
+            for hit in result.hits
+        ],
     }
 
 

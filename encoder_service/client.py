@@ -66,6 +66,10 @@ class Client:
         request = encoder_pb2.EncodeRequest(image=wire.image_message(image))
         return wire.code(self._call(self._encoder.Encode, request).code)
 
+    def decode(self, code: NDArray[np.float32]) -> bytes:
+        """Return the reconstruction of a code, (code_size,), as a PNG file. Errors as for `search`."""
+        return self._call(self._encoder.Decode, encoder_pb2.DecodeRequest(code=wire.code_message(code))).image_png
+
     def encode_stream(self, images: Iterable[bytes | Image.Image]) -> Iterator[NDArray[np.float32] | LookalikeError]:
         """Yield the code of each image as it comes, in order; for a bad image, the error instead of a code."""
         requests = (encoder_pb2.EncodeStreamRequest(image=wire.image_message(image)) for image in images)

@@ -15,13 +15,15 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from PIL import Image
+from platformdirs import user_data_path
 
 from encoder_service import images
 from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
 from gallery.types import check_codes
 
-DEFAULT_ENCODER = "seed"
+DEFAULT_ENCODER = "mnist"
 MODELS = Path(__file__).parent / "models"
+"""The encoders that come with the service; those that the user trained are in `user_models`."""
 
 # Many inputs go through in batches of this size, where LiteRT is at its fastest; the rest one by one.
 _BATCH = 64
@@ -83,9 +85,18 @@ class Encoder:
             raise InputShapeError(f"inputs: expected shape (n, *{self.spec.input_shape}), got {inputs.shape}")
         return self._encoder.run(inputs).reshape(-1, self.spec.code_size)
 
+    def normalise(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Turn images into this encoder's inputs, (n, *input_shape)."""
+        return images.normalise(pictures, self.spec.input_shape, self.spec.background)
+
     def encode_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Normalise images and encode them into codes, (n, code_size)."""
-        return self.encode(images.normalise(pictures, self.spec.input_shape, self.spec.background))
+        return self.encode(self.normalise(pictures))
+
+    def reconstruction_errors(self, inputs: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the mean squared error, (n,), between inputs and what the decoder makes of their codes."""
+        errors: NDArray[np.float32] = np.square(self.decode(codes) - inputs).mean(axis=(1, 2, 3))
+        return errors
 
     def decode(self, codes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstruct inputs from codes.
@@ -106,14 +117,22 @@ class Encoder:
         self.encode(np.zeros((1, *self.spec.input_shape), np.float32))
 
 
+def user_models() -> Path:
+    """Return the folder of the encoders that the user trained."""
+    return user_data_path("lookalike", appauthor=False) / "models"
+
+
 def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
-    """Load an encoder by name, or from the folder that a path names.
+    """Load an encoder by name, the user's own first, or from the folder that a path names.
 
     Raises:
         EncoderNotFoundError: There is none.
         EncoderDamagedError: Its files are not whole.
     """
-    return Encoder(Path(name) if os.sep in name or "/" in name else MODELS / name)
+    if os.sep in name or "/" in name:
+        return Encoder(Path(name))
+    own = user_models() / name
+    return Encoder(own if (own / "encoder.json").exists() else MODELS / name)
 
 
 class _Model:
@@ -179,7 +198,8 @@ def _read_spec(folder: Path) -> EncoderSpec:
             background=int(card["background"]),
         )
     except (FileNotFoundError, NotADirectoryError):
-        names = ", ".join(sorted(path.parent.name for path in MODELS.glob("*/encoder.json")))
+        cards = (*MODELS.glob("*/encoder.json"), *user_models().glob("*/encoder.json"))
+        names = ", ".join(sorted({card.parent.name for card in cards}))
         raise EncoderNotFoundError(f"no encoder '{folder.name}': expected one of {names}, or a folder's path") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EncoderDamagedError(f"{folder / 'encoder.json'} is no model card: {error}") from error

@@ -107,11 +107,21 @@ def normalise(
     return pixels.astype(np.float32) / np.float32(255)
 
 
+def from_input(values: NDArray[np.float32]) -> Image.Image:
+    """Make an image of an input or a reconstruction, (height, width, channels) in [0, 1]."""
+    return from_pixels((values * 255).round().clip(0, 255).astype(np.uint8))
+
+
 def thumbnail_png(image: Image.Image) -> bytes:
     """Return a PNG of the image, scaled down to at most 64 pixels a side."""
     if max(image.size) > THUMBNAIL_SIZE:
         image = image.copy()
         image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    return png(image)
+
+
+def png(image: Image.Image) -> bytes:
+    """Return the image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ class SearchResult:
         encode_ms: Time to decode, normalise and encode the query; of a batch, all its queries.
         search_ms: Time to search; of a batch, for all its queries.
         query_thumbnail_png: The stored thumbnail of a query given by key, if asked for.
+        reconstruction_error: Mean squared error between a query image and its reconstruction; None for others.
+        query_percentile: How unusual that error is for the gallery, 0 to 100; above 99, the query is probably
+            nothing like the gallery. None where the error or the gallery's calibration is not known.
     """
 
     hits: tuple[Hit, ...]
@@ -50,6 +53,8 @@ class SearchResult:
     encode_ms: float
     search_ms: float
     query_thumbnail_png: bytes = b""
+    reconstruction_error: float | None = None
+    query_percentile: float | None = None
 
 
 @dataclass(slots=True)
@@ -58,8 +63,9 @@ class _Prepared:
 
     options: SearchOptions
     picture: Image.Image | None = None
-    code: NDArray[np.float32] | None = None
+    code: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     thumbnail_png: bytes = b""
+    error: float | None = None
 
 
 class Searcher:
@@ -112,16 +118,19 @@ class Searcher:
                 return _Prepared(options, code=check_codes(subject[None], self._gallery.spec.code_size)[0])
 
     def _search(self, prepared: list[_Prepared], begun: float) -> list[SearchResult]:
-        pictures = [item.picture for item in prepared if item.picture is not None]
-        codes = iter(self._encoder.encode_images(pictures)) if pictures else iter(())
-        queries = [Query(next(codes) if p.code is None else p.code, p.options) for p in prepared]
+        pictures = [item for item in prepared if item.picture is not None]
+        self._encode(pictures)
         encoded = time.perf_counter()
-        answers = self._gallery.search_batch(queries)
+        answers = self._gallery.search_batch([Query(item.code, item.options) for item in prepared])
         searched = time.perf_counter()
         spec = self._gallery.spec
+        usual = spec.calibration
         return [
             SearchResult(
-                hits=tuple(hits),
+                hits=tuple(
+                    replace(hit, distance_percentile=usual.distance_percentile(hit.distance)) if usual else hit
+                    for hit in hits
+                ),
                 gallery=spec.name,
                 version=spec.version,
                 encoder=spec.encoder,
@@ -129,6 +138,18 @@ class Searcher:
                 encode_ms=(encoded - begun) * 1e3 if pictures else 0.0,
                 search_ms=(searched - encoded) * 1e3,
                 query_thumbnail_png=item.thumbnail_png,
+                reconstruction_error=item.error,
+                query_percentile=None if usual is None or item.error is None else usual.error_percentile(item.error),
             )
             for hits, item in zip(answers, prepared, strict=True)
         ]
+
+    def _encode(self, items: list[_Prepared]) -> None:
+        """Fill in code and reconstruction error of the items that are pictures."""
+        if not items:
+            return
+        inputs = self._encoder.normalise([item.picture for item in items if item.picture is not None])
+        codes = self._encoder.encode(inputs)
+        errors = self._encoder.reconstruction_errors(inputs, codes)
+        for item, code, error in zip(items, codes, errors, strict=True):
+            item.code, item.error = code, float(error)

@@ -52,6 +52,14 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
                 response.error.CopyFrom(encoder_pb2.ItemError(status=outcome(error).status.name, message=str(error)))
             yield response
 
+    def Decode(self, request: encoder_pb2.DecodeRequest, context: grpc.ServicerContext) -> encoder_pb2.DecodeResponse:
+        """Reconstruct the image that a code stands for."""
+        with _errors_as_status(context):
+            inputs = self._encoder.decode(wire.code(request.code)[None])
+            return encoder_pb2.DecodeResponse(
+                image_png=images.png(images.from_input(inputs[0])), encoder_fingerprint=self._encoder.spec.fingerprint
+            )
+
     def GetEncoder(
         self, request: encoder_pb2.GetEncoderRequest, context: grpc.ServicerContext
     ) -> encoder_pb2.GetEncoderResponse:

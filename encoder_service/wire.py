@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -137,7 +138,13 @@ def search_response(result: SearchResult) -> search_pb2.SearchResponse:
     """Return the message for a result."""
     return search_pb2.SearchResponse(
         hits=[
-            search_pb2.Hit(key=hit.key, distance=hit.distance, label=hit.label, thumbnail_png=hit.thumbnail_png)
+            search_pb2.Hit(
+                key=hit.key,
+                distance=hit.distance,
+                label=hit.label,
+                thumbnail_png=hit.thumbnail_png,
+                distance_percentile=hit.distance_percentile,
+            )
             for hit in result.hits
         ],
         gallery=result.gallery,
@@ -147,13 +154,18 @@ def search_response(result: SearchResult) -> search_pb2.SearchResponse:
         encode_ms=result.encode_ms,
         search_ms=result.search_ms,
         query_thumbnail_png=result.query_thumbnail_png,
+        reconstruction_error=result.reconstruction_error,
+        query_percentile=result.query_percentile,
     )
 
 
 def search_result(message: search_pb2.SearchResponse) -> SearchResult:
     """Return the result that a message carries."""
     return SearchResult(
-        hits=tuple(Hit(hit.key, hit.distance, hit.label, hit.thumbnail_png) for hit in message.hits),
+        hits=tuple(
+            Hit(hit.key, hit.distance, hit.label, hit.thumbnail_png, _optional(hit, "distance_percentile"))
+            for hit in message.hits
+        ),
         gallery=message.gallery,
         version=message.gallery_version,
         encoder=message.encoder,
@@ -161,7 +173,13 @@ def search_result(message: search_pb2.SearchResponse) -> SearchResult:
         encode_ms=message.encode_ms,
         search_ms=message.search_ms,
         query_thumbnail_png=message.query_thumbnail_png,
+        reconstruction_error=_optional(message, "reconstruction_error"),
+        query_percentile=_optional(message, "query_percentile"),
     )
+
+
+def _optional(message: Message, field: str) -> float | None:
+    return getattr(message, field) if message.HasField(field) else None
 
 
 def encoder_response(spec: EncoderSpec) -> encoder_pb2.GetEncoderResponse:

@@ -2,11 +2,12 @@
 
 from gallery.base import Gallery
 from gallery.store import Build, Store, open_store
-from gallery.types import MAX_LIMIT, Entry, GallerySpec, Hit, Query, SearchOptions
+from gallery.types import MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Query, SearchOptions
 
 __all__ = [
     "MAX_LIMIT",
     "Build",
+    "Calibration",
     "Entry",
     "Gallery",
     "GallerySpec",

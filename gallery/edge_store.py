@@ -19,7 +19,7 @@ from gallery.base import Gallery
 from gallery.edge import EdgeGallery
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
 from gallery.files import Lock, replace_file
-from gallery.types import GallerySpec, check_name
+from gallery.types import Calibration, GallerySpec, check_name
 
 _CURRENT = "CURRENT"
 _SPEC = "gallery.json"
@@ -123,10 +123,10 @@ class EdgeBuild:
         """Build the search index."""
         self.gallery.index()
 
-    def publish(self) -> GallerySpec:
+    def publish(self, calibration: Calibration | None = None) -> GallerySpec:
         """Make this the live version, in one step."""
         version = self.gallery
-        spec = replace(version.spec, count=version.count())
+        spec = replace(version.spec, count=version.count(), calibration=calibration)
         version.close()
         with _file_errors(f"edge:{self._home.parent}"):
             _write_spec(version.folder, spec)
@@ -167,7 +167,10 @@ def _can_resume(folder: Path, wanted: GallerySpec) -> bool:
 def _read_spec(folder: Path) -> GallerySpec:
     try:
         fields = json.loads((folder / _SPEC).read_bytes())
-        return GallerySpec(**{**fields, "sources": tuple(fields["sources"])})
+        usual = fields["calibration"] and Calibration(
+            *(tuple(fields["calibration"][n]) for n in ("errors", "distances"))
+        )
+        return GallerySpec(**{**fields, "sources": tuple(fields["sources"]), "calibration": usual})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreDamagedError(f"{folder / _SPEC} can't be read as a gallery's description: {error}") from error
 

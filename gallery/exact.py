@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.errors import GalleryNotFoundError
-from gallery.types import Entry, GallerySpec, Hit, Query, check_codes, check_name
+from gallery.types import Calibration, Entry, GallerySpec, Hit, Query, check_codes, check_name
 
 _QUERIES_AT_ONCE = 256
 # Distances from dot products round at about 1e-3 near 0: this many more candidates are measured again.
@@ -119,9 +119,9 @@ class ExactBuild:
     def index(self) -> None:
         """Do nothing: exact search has no index."""
 
-    def publish(self) -> GallerySpec:
+    def publish(self, calibration: Calibration | None = None) -> GallerySpec:
         """Make this the live version."""
-        return self._store.swap(self.gallery)
+        return self._store.swap(self.gallery, calibration)
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
@@ -158,9 +158,9 @@ class ExactStore:
             return ExactBuild(self, live)
         return ExactBuild(self, ExactGallery(replace(spec, version=live.spec.version + 1 if live else 1)))
 
-    def swap(self, gallery: ExactGallery) -> GallerySpec:
+    def swap(self, gallery: ExactGallery, calibration: Calibration | None) -> GallerySpec:
         """Make a gallery the live version of its name."""
-        gallery._spec = replace(gallery.spec, count=gallery.count())
+        gallery._spec = replace(gallery.spec, count=gallery.count(), calibration=calibration)
         self._live[gallery.spec.name] = gallery
         return gallery.spec
 

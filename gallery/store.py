@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gallery.base import Gallery
 from gallery.errors import InvalidQueryError
-from gallery.types import GallerySpec
+from gallery.types import Calibration, GallerySpec
 
 
 class Build(Protocol):
@@ -22,8 +22,8 @@ class Build(Protocol):
         """Build the search index over what has been stored. May take minutes."""
         ...
 
-    def publish(self) -> GallerySpec:
-        """Record the count and make this the live version, in one step."""
+    def publish(self, calibration: Calibration | None = None) -> GallerySpec:
+        """Record the count and the calibration, and make this the live version in one step."""
         ...
 
     def close(self) -> None:

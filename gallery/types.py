@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,12 +37,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result: a stored image and its Euclidean distance to the query (0 or more, smaller is nearer)."""
+    """One result: a stored image and how near it is.
+
+    Attributes:
+        key: The image's name.
+        distance: Euclidean distance to the query, 0 or more, smaller is nearer.
+        label: What the image is said to show; empty for none.
+        thumbnail_png: A small PNG of it, if asked for.
+        distance_percentile: How the distance compares with the gallery's own, see `Calibration`; None for unknown.
+    """
 
     key: str
     distance: float
     label: str = ""
     thumbnail_png: bytes = b""
+    distance_percentile: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +93,33 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is usual in a gallery, as quantiles of a sample of its own images: 0 %, 1 %, … 100 %.
+
+    Attributes:
+        errors: Mean squared error between an image and its reconstruction.
+        distances: Distance from an image to its nearest neighbour.
+    """
+
+    errors: tuple[float, ...]
+    distances: tuple[float, ...]
+
+    @classmethod
+    def of(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
+        """Make one of samples, each of at least one value."""
+        steps = np.linspace(0, 1, 101)
+        return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
+
+    def error_percentile(self, error: float) -> float:
+        """Return which part of the gallery's images has a smaller error, 0 to 100."""
+        return float(np.interp(error, self.errors, np.arange(101)))
+
+    def distance_percentile(self, distance: float) -> float:
+        """Return which part of the gallery's images has its nearest neighbour nearer, 0 to 100."""
+        return float(np.interp(distance, self.distances, np.arange(101)))
+
+
+@dataclass(frozen=True, slots=True)
 class GallerySpec:
     """What a gallery is.
 
@@ -94,6 +131,7 @@ class GallerySpec:
         version: The build this is, from 1; 0 before it is one.
         sources: What has been loaded into it, such as "mnist/train".
         count: How many images it holds.
+        calibration: What is usual in it; None where that is not known.
 
     Raises:
         InvalidQueryError: The name can't be a gallery's.
@@ -106,6 +144,7 @@ class GallerySpec:
     version: int = 0
     sources: tuple[str, ...] = ()
     count: int = 0
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)

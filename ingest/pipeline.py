@@ -8,11 +8,14 @@ from itertools import islice
 
 from encoder_service.encoder import Encoder
 from encoder_service.images import thumbnail_png
-from gallery import Entry, Gallery
+from gallery import Calibration, Entry, Gallery, Query, SearchOptions
 from ingest.progress import Stages
 from ingest.sources import Item, Source
 
 _BATCH = 1024
+# So many of each batch are reconstructed, to learn how large an error is usual.
+_SAMPLED = 32
+_NEIGHBOURS_SAMPLED = 1000
 
 
 @dataclass(slots=True)
@@ -22,11 +25,13 @@ class Loaded:
     Attributes:
         added: Images stored, new or changed.
         unchanged: Images that were there already, with the same content and label.
+        errors: Reconstruction errors of a sample of the images.
         seconds: Time by stage: "read", "encode", "store".
     """
 
     added: int = 0
     unchanged: int = 0
+    errors: list[float] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -55,6 +60,7 @@ def load(source: Source, encoder: Encoder, gallery: Gallery, stages: Stages) -> 
                 new = _new_items(batch, gallery)
             with done.timed("encode"):
                 entries = _entries(new, encoder)
+                done.errors += _errors(batch[:_SAMPLED], encoder)
             encoded(len(batch))
             with done.timed("store"):
                 gallery.upsert(entries)
@@ -78,3 +84,21 @@ def _entries(items: list[Item], encoder: Encoder) -> list[Entry]:
         Entry(item.key, code, item.label, item.sha256, thumbnail_png(item.image))
         for item, code in zip(items, codes, strict=True)
     ]
+
+
+def _errors(items: list[Item], encoder: Encoder) -> list[float]:
+    inputs = encoder.normalise([item.image for item in items])
+    errors: list[float] = encoder.reconstruction_errors(inputs, encoder.encode(inputs)).tolist()
+    return errors
+
+
+def calibrate(errors: list[float], gallery: Gallery) -> Calibration | None:
+    """Learn what is usual in a gallery, from sampled reconstruction errors and a sample of its nearest neighbours.
+
+    Returns:
+        None where the gallery has too few images to tell.
+    """
+    sample = next(gallery.scroll(_NEIGHBOURS_SAMPLED), [])
+    queries = [Query(entry.code, SearchOptions(limit=1, exclude_keys=(entry.key,))) for entry in sample]
+    nearest = [hits[0].distance for hits in gallery.search_batch(queries) if hits]
+    return Calibration.of(errors, nearest) if errors and nearest else None

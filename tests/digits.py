@@ -29,6 +29,7 @@ class Digits:
     """A source of the 400 train digits, or the first of them."""
 
     name = "digits/train"
+    rejected = ()
 
     def __init__(self, count: int = 400) -> None:
         self._images, self._labels = (part[:count] for part in read("train"))

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n encoder_service/v1/encoder.proto\x12\x12\x65ncoder_service.v1\"O\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12+\n\x03raw\x18\x02 \x01(\x0b\x32\x1c.encoder_service.v1.RawImageH\x00\x42\x06\n\x04\x64\x61ta\"P\n\x08RawImage\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x15\n\rchannel_count\x18\x03 \x01(\x05\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"\x16\n\x04\x43ode\x12\x0e\n\x06values\x18\x01 \x03(\x02\"9\n\rEncodeRequest\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.encoder_service.v1.Image\"h\n\x0e\x45ncodeResponse\x12&\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x18.encoder_service.v1.Code\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x02 \x01(\t\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\"?\n\x13\x45ncodeStreamRequest\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.encoder_service.v1.Image\"\x89\x01\n\x14\x45ncodeStreamResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12(\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x18.encoder_service.v1.CodeH\x00\x12.\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1d.encoder_service.v1.ItemErrorH\x00\x42\x08\n\x06result\",\n\tItemError\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x13\n\x11GetEncoderRequest\"r\n\x12GetEncoderResponse\x12\x30\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x1f.encoder_service.v1.EncoderSpec\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.encoder_service.v1.Limits\"\x8b\x01\n\x0b\x45ncoderSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x14\n\x0cinput_height\x18\x03 \x01(\x05\x12\x13\n\x0binput_width\x18\x04 \x01(\x05\x12\x1b\n\x13input_channel_count\x18\x05 \x01(\x05\x12\x11\n\tcode_size\x18\x06 \x01(\x05\"\x86\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\x12\x15\n\rmax_hit_count\x18\x03 \x01(\x05\x12\x17\n\x0fmax_batch_count\x18\x04 \x01(\x05\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\x32\xa5\x02\n\x0e\x45ncoderService\x12O\n\x06\x45ncode\x12!.encoder_service.v1.EncodeRequest\x1a\".encoder_service.v1.EncodeResponse\x12\x65\n\x0c\x45ncodeStream\x12\'.encoder_service.v1.EncodeStreamRequest\x1a(.encoder_service.v1.EncodeStreamResponse(\x01\x30\x01\x12[\n\nGetEncoder\x12%.encoder_service.v1.GetEncoderRequest\x1a&.encoder_service.v1.GetEncoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n encoder_service/v1/encoder.proto\x12\x12\x65ncoder_service.v1\"O\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12+\n\x03raw\x18\x02 \x01(\x0b\x32\x1c.encoder_service.v1.RawImageH\x00\x42\x06\n\x04\x64\x61ta\"P\n\x08RawImage\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\x15\n\rchannel_count\x18\x03 \x01(\x05\x12\x0e\n\x06pixels\x18\x04 \x01(\x0c\"\x16\n\x04\x43ode\x12\x0e\n\x06values\x18\x01 \x03(\x02\"9\n\rEncodeRequest\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.encoder_service.v1.Image\"h\n\x0e\x45ncodeResponse\x12&\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x18.encoder_service.v1.Code\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x02 \x01(\t\x12\x11\n\tencode_ms\x18\x03 \x01(\x01\"?\n\x13\x45ncodeStreamRequest\x12(\n\x05image\x18\x01 \x01(\x0b\x32\x19.encoder_service.v1.Image\"\x89\x01\n\x14\x45ncodeStreamResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12(\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x18.encoder_service.v1.CodeH\x00\x12.\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1d.encoder_service.v1.ItemErrorH\x00\x42\x08\n\x06result\",\n\tItemError\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"7\n\rDecodeRequest\x12&\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x18.encoder_service.v1.Code\"@\n\x0e\x44\x65\x63odeResponse\x12\x11\n\timage_png\x18\x01 \x01(\x0c\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x02 \x01(\t\"\x13\n\x11GetEncoderRequest\"r\n\x12GetEncoderResponse\x12\x30\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x1f.encoder_service.v1.EncoderSpec\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.encoder_service.v1.Limits\"\x8b\x01\n\x0b\x45ncoderSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x14\n\x0cinput_height\x18\x03 \x01(\x05\x12\x13\n\x0binput_width\x18\x04 \x01(\x05\x12\x1b\n\x13input_channel_count\x18\x05 \x01(\x05\x12\x11\n\tcode_size\x18\x06 \x01(\x05\"\x86\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x03\x12\x18\n\x10max_image_pixels\x18\x02 \x01(\x03\x12\x15\n\rmax_hit_count\x18\x03 \x01(\x05\x12\x17\n\x0fmax_batch_count\x18\x04 \x01(\x05\x12\x19\n\x11max_message_bytes\x18\x05 \x01(\x03\x32\xf6\x02\n\x0e\x45ncoderService\x12O\n\x06\x45ncode\x12!.encoder_service.v1.EncodeRequest\x1a\".encoder_service.v1.EncodeResponse\x12\x65\n\x0c\x45ncodeStream\x12\'.encoder_service.v1.EncodeStreamRequest\x1a(.encoder_service.v1.EncodeStreamResponse(\x01\x30\x01\x12O\n\x06\x44\x65\x63ode\x12!.encoder_service.v1.DecodeRequest\x1a\".encoder_service.v1.DecodeResponse\x12[\n\nGetEncoder\x12%.encoder_service.v1.GetEncoderRequest\x1a&.encoder_service.v1.GetEncoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,14 +47,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODESTREAMRESPONSE']._serialized_end=611
   _globals['_ITEMERROR']._serialized_start=613
   _globals['_ITEMERROR']._serialized_end=657
-  _globals['_GETENCODERREQUEST']._serialized_start=659
-  _globals['_GETENCODERREQUEST']._serialized_end=678
-  _globals['_GETENCODERRESPONSE']._serialized_start=680
-  _globals['_GETENCODERRESPONSE']._serialized_end=794
-  _globals['_ENCODERSPEC']._serialized_start=797
-  _globals['_ENCODERSPEC']._serialized_end=936
-  _globals['_LIMITS']._serialized_start=939
-  _globals['_LIMITS']._serialized_end=1073
-  _globals['_ENCODERSERVICE']._serialized_start=1076
-  _globals['_ENCODERSERVICE']._serialized_end=1369
+  _globals['_DECODEREQUEST']._serialized_start=659
+  _globals['_DECODEREQUEST']._serialized_end=714
+  _globals['_DECODERESPONSE']._serialized_start=716
+  _globals['_DECODERESPONSE']._serialized_end=780
+  _globals['_GETENCODERREQUEST']._serialized_start=782
+  _globals['_GETENCODERREQUEST']._serialized_end=801
+  _globals['_GETENCODERRESPONSE']._serialized_start=803
+  _globals['_GETENCODERRESPONSE']._serialized_end=917
+  _globals['_ENCODERSPEC']._serialized_start=920
+  _globals['_ENCODERSPEC']._serialized_end=1059
+  _globals['_LIMITS']._serialized_start=1062
+  _globals['_LIMITS']._serialized_end=1196
+  _globals['_ENCODERSERVICE']._serialized_start=1199
+  _globals['_ENCODERSERVICE']._serialized_end=1573
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,20 @@ class ItemError(_message.Message):
     message: str
     def __init__(self, status: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
+class DecodeRequest(_message.Message):
+    __slots__ = ("code",)
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    code: Code
+    def __init__(self, code: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("image_png", "encoder_fingerprint")
+    IMAGE_PNG_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    image_png: bytes
+    encoder_fingerprint: str
+    def __init__(self, image_png: _Optional[bytes] = ..., encoder_fingerprint: _Optional[str] = ...) -> None: ...
+
 class GetEncoderRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

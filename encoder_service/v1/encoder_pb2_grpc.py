@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub:
-    """Turns images into codes with the encoder that the service runs.
+    """Turns images into codes, and back, with the encoder that the service runs.
     """
 
     def __init__(self, channel):
@@ -45,6 +45,11 @@ class EncoderServiceStub:
                 request_serializer=encoder__service_dot_v1_dot_encoder__pb2.EncodeStreamRequest.SerializeToString,
                 response_deserializer=encoder__service_dot_v1_dot_encoder__pb2.EncodeStreamResponse.FromString,
                 _registered_method=True)
+        self.Decode = channel.unary_unary(
+                '/encoder_service.v1.EncoderService/Decode',
+                request_serializer=encoder__service_dot_v1_dot_encoder__pb2.DecodeRequest.SerializeToString,
+                response_deserializer=encoder__service_dot_v1_dot_encoder__pb2.DecodeResponse.FromString,
+                _registered_method=True)
         self.GetEncoder = channel.unary_unary(
                 '/encoder_service.v1.EncoderService/GetEncoder',
                 request_serializer=encoder__service_dot_v1_dot_encoder__pb2.GetEncoderRequest.SerializeToString,
@@ -53,7 +58,7 @@ class EncoderServiceStub:
 
 
 class EncoderServiceServicer:
-    """Turns images into codes with the encoder that the service runs.
+    """Turns images into codes, and back, with the encoder that the service runs.
     """
 
     def Encode(self, request, context):
@@ -67,6 +72,14 @@ class EncoderServiceServicer:
     def EncodeStream(self, request_iterator, context):
         """Encodes images as they arrive and answers in the same order, one response for each request.
         A bad image yields an item error and the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Decode(self, request, context):
+        """Reconstructs the image that a code stands for, as well as the decoder can.
+        INVALID_ARGUMENT: the code has NaN, infinity or a wrong size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +105,11 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     request_deserializer=encoder__service_dot_v1_dot_encoder__pb2.EncodeStreamRequest.FromString,
                     response_serializer=encoder__service_dot_v1_dot_encoder__pb2.EncodeStreamResponse.SerializeToString,
             ),
+            'Decode': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decode,
+                    request_deserializer=encoder__service_dot_v1_dot_encoder__pb2.DecodeRequest.FromString,
+                    response_serializer=encoder__service_dot_v1_dot_encoder__pb2.DecodeResponse.SerializeToString,
+            ),
             'GetEncoder': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEncoder,
                     request_deserializer=encoder__service_dot_v1_dot_encoder__pb2.GetEncoderRequest.FromString,
@@ -106,7 +124,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService:
-    """Turns images into codes with the encoder that the service runs.
+    """Turns images into codes, and back, with the encoder that the service runs.
     """
 
     @staticmethod
@@ -153,6 +171,33 @@ class EncoderService:
             '/encoder_service.v1.EncoderService/EncodeStream',
             encoder__service_dot_v1_dot_encoder__pb2.EncodeStreamRequest.SerializeToString,
             encoder__service_dot_v1_dot_encoder__pb2.EncodeStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/encoder_service.v1.EncoderService/Decode',
+            encoder__service_dot_v1_dot_encoder__pb2.DecodeRequest.SerializeToString,
+            encoder__service_dot_v1_dot_encoder__pb2.DecodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

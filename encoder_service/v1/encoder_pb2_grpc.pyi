@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EncoderServiceStub:
-    """Turns images into codes with the encoder that the service runs."""
+    """Turns images into codes, and back, with the encoder that the service runs."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,12 +41,16 @@ class EncoderServiceStub:
     """Encodes images as they arrive and answers in the same order, one response for each request.
     A bad image yields an item error and the stream goes on.
     """
+    Decode: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.DecodeRequest, _encoder_pb2.DecodeResponse]
+    """Reconstructs the image that a code stands for, as well as the decoder can.
+    INVALID_ARGUMENT: the code has NaN, infinity or a wrong size.
+    """
     GetEncoder: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.GetEncoderRequest, _encoder_pb2.GetEncoderResponse]
     """Describes the encoder and the limits of the service."""
 
 @_typing.type_check_only
 class EncoderServiceAsyncStub(EncoderServiceStub):
-    """Turns images into codes with the encoder that the service runs."""
+    """Turns images into codes, and back, with the encoder that the service runs."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Encode: _aio.UnaryUnaryMultiCallable[_encoder_pb2.EncodeRequest, _encoder_pb2.EncodeResponse]  # type: ignore[assignment]
@@ -57,11 +61,15 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     """Encodes images as they arrive and answers in the same order, one response for each request.
     A bad image yields an item error and the stream goes on.
     """
+    Decode: _aio.UnaryUnaryMultiCallable[_encoder_pb2.DecodeRequest, _encoder_pb2.DecodeResponse]  # type: ignore[assignment]
+    """Reconstructs the image that a code stands for, as well as the decoder can.
+    INVALID_ARGUMENT: the code has NaN, infinity or a wrong size.
+    """
     GetEncoder: _aio.UnaryUnaryMultiCallable[_encoder_pb2.GetEncoderRequest, _encoder_pb2.GetEncoderResponse]  # type: ignore[assignment]
     """Describes the encoder and the limits of the service."""
 
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Turns images into codes with the encoder that the service runs."""
+    """Turns images into codes, and back, with the encoder that the service runs."""
 
     @_abc_1.abstractmethod
     def Encode(
@@ -81,6 +89,16 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_encoder_pb2.EncodeStreamResponse], _abc.AsyncIterator[_encoder_pb2.EncodeStreamResponse]]:
         """Encodes images as they arrive and answers in the same order, one response for each request.
         A bad image yields an item error and the stream goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def Decode(
+        self,
+        request: _encoder_pb2.DecodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_encoder_pb2.DecodeResponse, _abc.Awaitable[_encoder_pb2.DecodeResponse]]:
+        """Reconstructs the image that a code stands for, as well as the decoder can.
+        INVALID_ARGUMENT: the code has NaN, infinity or a wrong size.
         """
 
     @_abc_1.abstractmethod

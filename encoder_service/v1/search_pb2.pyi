@@ -38,19 +38,21 @@ class Filter(_message.Message):
     def __init__(self, labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("key", "distance", "label", "thumbnail_png")
+    __slots__ = ("key", "distance", "label", "thumbnail_png", "distance_percentile")
     KEY_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
     key: str
     distance: float
     label: str
     thumbnail_png: bytes
-    def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ...) -> None: ...
+    distance_percentile: float
+    def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ..., distance_percentile: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png")
+    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png", "reconstruction_error", "query_percentile")
     HITS_FIELD_NUMBER: _ClassVar[int]
     GALLERY_FIELD_NUMBER: _ClassVar[int]
     GALLERY_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +61,8 @@ class SearchResponse(_message.Message):
     SEARCH_MS_FIELD_NUMBER: _ClassVar[int]
     ENCODER_FIELD_NUMBER: _ClassVar[int]
     QUERY_THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    RECONSTRUCTION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    QUERY_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     gallery: str
     gallery_version: int
@@ -67,7 +71,9 @@ class SearchResponse(_message.Message):
     search_ms: float
     encoder: str
     query_thumbnail_png: bytes
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ...) -> None: ...
+    reconstruction_error: float
+    query_percentile: float
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ..., reconstruction_error: _Optional[float] = ..., query_percentile: _Optional[float] = ...) -> None: ...
 
 class BatchSearchRequest(_message.Message):
     __slots__ = ("requests",)

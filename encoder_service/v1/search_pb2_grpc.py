@@ -54,7 +54,7 @@ class SearchServiceServicer:
     def Search(self, request, context):
         """Finds the stored images that look like one query. No hits is an answer, not an error.
         INVALID_ARGUMENT: the query is missing or bad. NOT_FOUND: no such gallery or key.
-        FAILED_PRECONDITION: the gallery was made by another encoder than the service runs.
+        FAILED_PRECONDITION: the gallery was made by an encoder that the service does not have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class SearchServiceStub:
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Finds the stored images that look like one query. No hits is an answer, not an error.
     INVALID_ARGUMENT: the query is missing or bad. NOT_FOUND: no such gallery or key.
-    FAILED_PRECONDITION: the gallery was made by another encoder than the service runs.
+    FAILED_PRECONDITION: the gallery was made by an encoder that the service does not have.
     """
     BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]
     """Runs several searches at once. Atomic: one bad request fails the call, and the message names it by its
@@ -51,7 +51,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds the stored images that look like one query. No hits is an answer, not an error.
     INVALID_ARGUMENT: the query is missing or bad. NOT_FOUND: no such gallery or key.
-    FAILED_PRECONDITION: the gallery was made by another encoder than the service runs.
+    FAILED_PRECONDITION: the gallery was made by an encoder that the service does not have.
     """
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]  # type: ignore[assignment]
     """Runs several searches at once. Atomic: one bad request fails the call, and the message names it by its
@@ -69,7 +69,7 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
         """Finds the stored images that look like one query. No hits is an answer, not an error.
         INVALID_ARGUMENT: the query is missing or bad. NOT_FOUND: no such gallery or key.
-        FAILED_PRECONDITION: the gallery was made by another encoder than the service runs.
+        FAILED_PRECONDITION: the gallery was made by an encoder that the service does not have.
         """
 
     @_abc_1.abstractmethod

@@ -1,6 +1,6 @@
 """What every source of images can do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,8 +32,13 @@ class Source(Protocol):
         """What is read, such as "mnist/train" or "mnist/train[:1000]"; a gallery remembers it."""
         ...
 
+    @property
+    def rejected(self) -> Sequence[tuple[str, str]]:
+        """Key and reason of each image that could not be decoded, so far."""
+        ...
+
     def __len__(self) -> int:
-        """Count the images."""
+        """Count the images, those that may turn out bad among them."""
         ...
 
     def __iter__(self) -> Iterator[Item]:

@@ -34,12 +34,14 @@ class Dataset:
         name: Its name, and how its keys begin.
         sums: SHA-256 of each file, not compressed.
         labels: Name of each class, by its number.
+        encoder: Name of the encoder that was trained on it.
         ways: Where to fetch it, tried in turn.
     """
 
     name: str
     sums: Mapping[str, str]
     labels: tuple[str, ...]
+    encoder: str
     ways: tuple[Way, ...]
 
     def read(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -66,6 +68,7 @@ DATASETS = {
                 "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
             },
             labels=tuple("0123456789"),
+            encoder="mnist",
             ways=(
                 mirror("https://storage.googleapis.com/cvdf-datasets/mnist"),
                 mirror("https://ossci-datasets.s3.amazonaws.com/mnist"),
@@ -84,6 +87,7 @@ DATASETS = {
                 "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                 "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
             ),
+            encoder="fashion",
             ways=(
                 mirror("https://storage.googleapis.com/tensorflow/tf-keras-datasets"),
                 mirror("https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"),
@@ -102,6 +106,8 @@ def cache_folder(name: str) -> Path:
 
 class DatasetSource:
     """The images of one dataset, of one split or of all."""
+
+    rejected = ()
 
     def __init__(self, dataset: Dataset, split: str = "train", limit: int | None = None) -> None:
         """Fetch and read the files.
