@@ -14,7 +14,7 @@ from ingest.sources import Item, Source
 
 _BATCH = 1024
 # So many of each batch are reconstructed, to learn how large an error is usual.
-_SAMPLED = 32
+_SAMPLED = 128
 _NEIGHBOURS_SAMPLED = 1000
 
 

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from encoder_service import terminal
+from encoder_service.encoder import user_models
 from encoder_service.terminal import JsonOption
+from ingest.sources.datasets import DATASETS
 from training.errors import RecipeError
 
 app = typer.Typer(
@@ -27,26 +29,42 @@ def autoencoder() -> None:
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(help="mnist or fashion-mnist; its test split is never trained on.")],
-    out: Annotated[Path, typer.Option(help="Folder for the encoder; its name is the encoder's name.")],
-    arch: Annotated[str, typer.Option(help="Architecture: seed.")] = "seed",
+    source: Annotated[str, typer.Argument(help="mnist, fashion-mnist, or a folder of images.")],
+    name: Annotated[str, typer.Option(help="Name of the encoder, kept in the user's models folder.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder for the encoder instead; its name is the encoder's.")] = None,
+    arch: Annotated[str, typer.Option(help="Architecture: contrastive, or seed.")] = "contrastive",
+    size: Annotated[
+        int, typer.Option(min=0, help="Height and width of the encoder's inputs, in pixels; 0 for the source's own.")
+    ] = 0,
+    channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour; 0 for the source's own.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every image is seen; the recipe's own.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed: the same one gives the same weights.")] = 7,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on at most so many images.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an encoder on a dataset, without its labels, and write it with its model card."""
+    """Train an encoder without labels, and write it with its model card and pictures. Ctrl-C keeps the best so far.
+
+    A dataset's inputs are 28 pixels and grey; a folder's are 64 pixels and in colour.
+    """
     if importlib.util.find_spec("tensorflow") is None:
         raise RecipeError("training needs TensorFlow, which is not installed: pip install 'lookalike[train]'")
+    if not (name or out):
+        raise RecipeError("expected --name for the user's models folder, or --out FOLDER, got neither")
+    folder = out or user_models() / name
+    is_dataset = source in DATASETS
+    shape = {"size": size or (28 if is_dataset else 64), "channels": channels or (1 if is_dataset else 3)}
+    if shape["channels"] not in (1, 3):
+        raise RecipeError(f"channels: expected 1 or 3, got {channels}")
     from training.recipes import train_and_export
 
-    card = train_and_export(source, arch, out, seed=seed, epochs=epochs, limit=limit)
+    card = train_and_export(source, arch, folder, **shape, seed=seed, epochs=epochs, limit=limit, resume=resume)
     if as_json:
         print(json.dumps(card))
         return
     metrics = card["metrics"]
-    print(f"{out}: encoder {card['name']} ({card['fingerprint'][:8]}…)")
-    print(f"test MSE {metrics['test_mse']:.5f}, where answering black gives {metrics['all_black_mse']:.5f}")
+    print(f"{folder}: encoder {card['name']} ({card['fingerprint'][:8]}…), epoch {card['epochs']['kept']} kept")
+    print(f"test MSE {metrics['test_mse']:.5f}, where the mean image gives {metrics['mean_image_mse']:.5f}")
 
 
 def main() -> None:

@@ -47,7 +47,6 @@ def export(model: Autoencoder, card: dict[str, Any], samples: NDArray[np.float32
         "decoder_sha256": hashlib.sha256(decoder).hexdigest(),
         "input_shape": list(model.encoder.input_shape[1:]),
         "code_size": model.encoder.output_shape[1],
-        "background": 0,
         **card,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
     }

@@ -19,8 +19,8 @@ from training.views import VIEWS
 
 # A model whose error is above this part of the best constant answer's has learned next to nothing.
 _COLLAPSED = 0.8
-# It has this many epochs to get below, and a code dimension this little spread (of the widest) is dead.
-_PATIENCE = 3
+# It has this many steps to get below, and a code dimension this little spread (of the widest) is dead.
+_PATIENCE_STEPS = 600
 _DEAD = 1e-3
 
 _HELD_OUT = 2048
@@ -123,7 +123,8 @@ def fit(
         try:
             for epoch in range(begun, recipe.epochs):
                 _run_epoch(loop, train, held_out, np.random.default_rng([seed, epoch]), history, advance)
-                _check_collapse(model, held_out, history, recipe)
+                if (epoch + 1) * loop.steps >= _PATIENCE_STEPS or epoch + 1 == recipe.epochs:
+                    _check_collapse(model, held_out, history)
                 if history.best == epoch + 1:
                     best = model.whole.get_weights()
                 _save(state, loop, history, best)
@@ -226,9 +227,7 @@ def _run_epoch(
     history.seconds.append(time.monotonic() - begun)
 
 
-def _check_collapse(model: Autoencoder, held_out: NDArray[np.uint8], history: History, recipe: Recipe) -> None:
-    if len(history.mse) < min(_PATIENCE, recipe.epochs):
-        return
+def _check_collapse(model: Autoencoder, held_out: NDArray[np.uint8], history: History) -> None:
     constant = constant_mse(held_out)
     if not history.mse[-1] < _COLLAPSED * constant:
         raise CollapseError(

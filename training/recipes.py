@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_service.images import normalise
+from gallery.errors import LookalikeError
 from ingest.progress import Stages
 from ingest.sources import open_source
+from ingest.sources.datasets import DATASETS
 from training import model
 from training.errors import RecipeError
 from training.export import export
 from training.fit import Recipe, constant_mse, fit, fix_seed, inputs, mse
+from training.pictures import draw
+from training.pixels import held_apart, read_pixels
 
 # A new architecture is one function in model.py and one line here.
 ARCHITECTURES = {
@@ -28,7 +31,11 @@ ARCHITECTURES = {
 # What an encoder of each source is to overlook. Mirrored digits are others; a mirrored shoe is a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
 
+# A small folder is seen more often, until there have been so many steps.
+_FEWEST_STEPS = 1500
+_FEWEST_STEPS_AN_EPOCH = 8
 _PARITY_SAMPLES = 256
+_PICTURED = 400
 
 
 def train_and_export(
@@ -36,17 +43,21 @@ def train_and_export(
     arch: str,
     out: Path,
     *,
+    size: int = 28,
+    channels: int = 1,
     seed: int = 7,
     epochs: int | None = None,
     limit: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Train an architecture on a source and write the encoder.
+    """Train an architecture on a source and write the encoder with its model card and pictures.
 
     Args:
-        source: `mnist` or `fashion-mnist`, whose test split is held out.
+        source: `mnist` or `fashion-mnist`, whose test split is held out, or a folder, of which a tenth is.
         arch: One of `ARCHITECTURES`.
-        out: Folder for the encoder.
+        out: Folder for the encoder; its name is the encoder's.
+        size: Height and width of the encoder's inputs.
+        channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
         epochs: Instead of the recipe's.
         limit: Train on at most so many images.
@@ -57,26 +68,32 @@ def train_and_export(
 
     Raises:
         RecipeError: There is no such architecture, or too little to train on.
+        InputShapeError: The architecture does not take inputs of this size.
         CollapseError: The model learned nothing; nothing is written.
         ParityError: The exported files don't match the model; nothing is written.
     """
     if arch not in ARCHITECTURES:
         raise RecipeError(f"architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
     build, recipe = ARCHITECTURES[arch]
-    recipe = replace(recipe, epochs=epochs or recipe.epochs)
-    if recipe.contrast:
-        recipe = replace(recipe, views=_VIEWS.get(source, "photos"))
+    fix_seed(seed)
+    autoencoder = build((size, size, channels))
+    background = 0 if source in DATASETS else 255
     state = out.parent / f".{out.name}.training"
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
-    with Stages() as stages:
-        train, held_out = (_pixels(source, split, limit, stages) for split in ("train", "test"))
-        fix_seed(seed)
-        autoencoder = build((28, 28, 1))
-        history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
+    state.mkdir(parents=True, exist_ok=True)
+    try:
+        with Stages() as stages:
+            train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
+            recipe = _fitted(recipe, source, len(train), epochs)
+            history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
+    except LookalikeError:
+        shutil.rmtree(state)
+        raise
     card = {
-        "data": {"source": f"{source}/train", "count": len(train), "labels": "not used"},
+        "data": {"source": open_source(source, limit=1).name.split("[")[0], "count": len(train), "labels": "not used"},
         "arch": arch,
+        "background": background,
         "recipe": asdict(recipe),
         "seed": seed,
         "epochs": {"trained": len(history.loss), "kept": history.best},
@@ -87,17 +104,31 @@ def train_and_export(
         },
         "history": {"train_loss": history.train_loss, "held_out_loss": history.loss, "held_out_mse": history.mse},
     }
-    export(autoencoder, card, inputs(held_out[:_PARITY_SAMPLES]), out)
+    encoder = export(autoencoder, card, inputs(held_out[:_PARITY_SAMPLES]), out)
+    draw(out, encoder, history, inputs(held_out[:_PICTURED]))
     shutil.rmtree(state, ignore_errors=True)
     written: dict[str, Any] = json.loads((out / "encoder.json").read_bytes())
     return written
 
 
-def _pixels(source: str, split: str, limit: int | None, stages: Stages) -> NDArray[np.uint8]:
-    items = open_source(source, split, limit)
-    with stages.stage(f"reading {split}", len(items)) as advance:
-        pictures = []
-        for item in items:
-            pictures.append(item.image)
-            advance(1)
-    return (normalise(pictures, (28, 28, 1)) * 255).round().astype(np.uint8)
+def _read(
+    source: str,
+    shape: tuple[int, int, int],
+    background: int,
+    limit: int | None,
+    seed: int,
+    state: Path,
+    stages: Stages,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.npy", stages)
+    if source not in DATASETS:
+        return held_apart(train, seed)
+    return train, read_pixels(open_source(source, "test"), shape, background, state / "test.npy", stages)
+
+
+def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
+    """Fit a recipe to the source and to how many images there are."""
+    batch = min(recipe.batch, count // _FEWEST_STEPS_AN_EPOCH)
+    enough = max(recipe.epochs, -(-_FEWEST_STEPS // (count // batch)))
+    views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
+    return replace(recipe, batch=batch, epochs=epochs or enough, views=views)

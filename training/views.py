@@ -34,7 +34,7 @@ def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mirror, crop, shift, turn a little, change contrast and brightness; an erased patch and noise over it."""
-    x = _placed(_mirrored(images), degrees=8, shift=0.1, scale=0.25, shear=0.08)
+    x = _placed(_mirrored(images), degrees=8, shift=0.1, scale=0.25, shear=0.08, beyond="REFLECT")
     clean = _relit(x)
     return _noisy(_patched(clean), 0.04), clean
 
@@ -46,7 +46,9 @@ def _each(images: tf.Tensor, low: float, high: float) -> tf.Tensor:
     return tf.random.uniform([tf.shape(images)[0], 1, 1, 1], low, high)  # (n, 1, 1, 1)
 
 
-def _placed(images: tf.Tensor, *, degrees: float, shift: float, scale: float, shear: float) -> tf.Tensor:
+def _placed(
+    images: tf.Tensor, *, degrees: float, shift: float, scale: float, shear: float, beyond: str = "CONSTANT"
+) -> tf.Tensor:
     """Turn by up to `degrees`, scale by up to e^`scale`, shear, and shift by up to that part of the width."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
@@ -66,7 +68,7 @@ def _placed(images: tf.Tensor, *, degrees: float, shift: float, scale: float, sh
         output_shape=[height, width],
         fill_value=0.0,
         interpolation="BILINEAR",
-        fill_mode="CONSTANT",
+        fill_mode=beyond,
     )
 
 

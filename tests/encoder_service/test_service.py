@@ -12,8 +12,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from PIL import Image
 
 from encoder_service.client import Client
-from encoder_service.encoder import Encoder
+from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import ServiceError
+from encoder_service.images import decode
 from encoder_service.searcher import SearchRequest
 from encoder_service.server import Server
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
@@ -192,6 +193,41 @@ def test_a_stream_is_answered_as_it_comes(channel: grpc.Channel, queries: list[I
     assert last == 4
 
 
+def test_decode_gives_the_picture_of_a_code(client: Client, encoder: Encoder, queries: list[Image.Image]) -> None:
+    code = client.encode(png(queries[0]))
+    picture = np.asarray(decode(client.decode(code)), np.float32) / 255
+    np.testing.assert_allclose(picture, encoder.decode(code[None])[0, :, :, 0], atol=1 / 255)
+    for bad in (code[:127], np.full(128, np.inf, np.float32)):
+        with pytest.raises(InvalidInputError, match="code: expected"):
+            client.decode(bad)
+
+
+def test_an_answer_says_how_usual_the_query_is(client: Client, encoder: Encoder, queries: list[Image.Image]) -> None:
+    result = client.search(queries[0])
+    inputs = encoder.normalise(queries[:1])
+    expected = float(encoder.reconstruction_errors(inputs, encoder.encode(inputs))[0])
+    assert result.reconstruction_error == pytest.approx(expected, rel=1e-4)
+    assert result.query_percentile is not None
+    percentiles = [hit.distance_percentile for hit in result.hits]
+    assert None not in percentiles
+    assert percentiles == sorted(percentiles, key=lambda value: value or 0.0)
+
+
+def test_noise_is_told_apart_from_digits(client: Client, queries: list[Image.Image]) -> None:
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (28, 28), np.uint8))
+    result = client.search(noise)
+    assert result.query_percentile == 100
+    assert result.hits[0].distance_percentile == 100
+    usual = [client.search(query).query_percentile or 0.0 for query in queries]
+    assert sum(percentile < 99 for percentile in usual) >= 95
+
+
+def test_only_an_image_has_a_reconstruction_error(client: Client, queries: list[Image.Image]) -> None:
+    for subject in ("digits/train/0", client.encode(queries[0])):
+        result = client.search(subject)
+        assert (result.reconstruction_error, result.query_percentile) == (None, None)
+
+
 def test_the_service_tells_its_encoder_and_limits(client: Client, encoder: Encoder) -> None:
     told = client.encoder()
     assert (told.encoder.name, told.encoder.fingerprint) == ("seed", encoder.spec.fingerprint)
@@ -236,11 +272,26 @@ def test_a_gallery_of_another_encoder_is_refused(encoder: Encoder, queries: list
     server = Server(store, encoder)
     server.start()
     with Client(server.address) as client:
-        with pytest.raises(EncoderMismatchError, match="'foreign' was made by encoder 'other'"):
+        with pytest.raises(EncoderMismatchError, match=r"'foreign' was made by encoder 'other' .*, which is not here"):
             client.search(queries[0], "foreign")
         assert client.search(queries[0], "own").hits
         with pytest.raises(InvalidInputError, match=r"gallery: expected a name .* one of foreign, own"):
             client.search(queries[0])
+    server.stop()
+
+
+def test_each_gallery_brings_its_encoder(encoder: Encoder, queries: list[Image.Image]) -> None:
+    store = open_store("exact:")
+    build(store, encoder, "by-seed", count=40)
+    build(store, load_encoder("mnist"), "by-mnist", count=40)
+    server = Server(store, encoder)
+    server.start()
+    with Client(server.address) as client:
+        for name in ("seed", "mnist"):
+            result = client.search(queries[0], f"by-{name}")
+            assert (result.encoder, len(result.hits)) == (name, 5)
+            expected = load_encoder(name).encode_images(queries[:1])[0]
+            assert client.search(expected, f"by-{name}").hits == result.hits
     server.stop()
 
 

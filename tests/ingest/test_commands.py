@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import BIN, Command
 
@@ -32,7 +33,7 @@ def test_load_list_search_drop(command: Command, store_url: str) -> None:
     (gallery,) = listed(command, store_url)
     assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "store"}
     assert (gallery["name"], gallery["version"], gallery["count"]) == ("mnist", 1, 2000)
-    assert (gallery["encoder"], gallery["store"]) == ("seed", store_url)
+    assert (gallery["encoder"], gallery["store"]) == ("mnist", store_url)
 
     found = command("encoder-service", "search", "mnist/train/1", "--json", "--store", store_url)
     assert [hit["label"] for hit in json.loads(found.stdout)["hits"]].count("0") >= 3
@@ -75,7 +76,7 @@ def test_name_and_split(command: Command, store_url: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("load", "minst"), 4, "no source 'minst': expected one of mnist, fashion-mnist"),
+        (("load", "minst"), 4, "no source 'minst': expected one of mnist, fashion-mnist, or a folder"),
         (("load", "mnist", "--split", "half"), 3, "split 'half'"),
         (("load", "mnist", "--name", "Not/A/Name"), 3, "gallery name 'Not/A/Name'"),
         (("load", "mnist", "--encoder", "none"), 4, "no encoder 'none'"),
@@ -91,6 +92,39 @@ def test_errors_are_one_line_and_an_exit_code(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert listed(command, store_url) == []
+
+
+def test_evaluate_prints_figures_and_writes_a_report(command: Command, store_url: str, tmp_path: Path) -> None:
+    command("ingest", *LOAD, "--store", store_url)
+    report = tmp_path / "report.html"
+    common = ("evaluate", "mnist", "--sample", "200", "--store", store_url, "--json")
+    done = command("ingest", *common, "--queries", "mnist/test", "--out", str(report))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"precision_at_1", "precision_at_5", "map_at_5", "recall_at_5"} <= set(figures)
+    assert (figures["query_count"], figures["gallery_count"], figures["encoder"]) == (200, 2000, "mnist")
+    assert figures["precision_at_1"] > 0.9
+    assert figures["recall_at_5"] > 0.99
+    assert report.read_text().count("data:image/png;base64") == 10
+    own = json.loads(command("ingest", *common).stdout)
+    assert 0.8 < own["precision_at_1"] < 1  # a query that answered itself would always be right
+
+
+def test_a_folder_is_loaded_searched_and_its_bad_files_are_named(
+    command: Command, store_url: str, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for grey in range(0, 250, 25):
+        Image.linear_gradient("L").point(lambda value, top=grey: min(value, top)).save(photos / f"{grey}.png")
+    (photos / "bad.png").write_bytes(b"not an image")
+    loaded = command("ingest", "load", str(photos), "--store", store_url, "--json")
+    assert (json.loads(loaded.stdout)["added"], json.loads(loaded.stdout)["rejected"]) == (10, 1)
+    assert "rejected photos/bad.png: image: expected a whole image file" in loaded.stderr
+    found = command("encoder-service", "search", "photos/100.png", "--json", "--store", store_url)
+    assert {hit["key"] for hit in json.loads(found.stdout)["hits"][:2]} <= {
+        f"photos/{g}.png" for g in (50, 75, 125, 150)
+    }
 
 
 def test_dropping_asks_first(command: Command, store_url: str) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ingest.errors import SourceError, SourceNotFoundError, SourceUnavailableError
-from ingest.sources import dataset_image, open_source
+from ingest.sources import dataset_image, default_gallery, open_source
 from ingest.sources.datasets import DATASETS
 from ingest.sources.fetch import Way, fetch, folder, mirror, npm_package
 from ingest.sources.idx import parse_idx
@@ -115,6 +116,32 @@ def test_when_nothing_works_each_way_says_why(tmp_path: Path) -> None:
 def test_what_is_no_idx_file_is_refused(content: bytes, says: str) -> None:
     with pytest.raises(SourceError, match=f"^labels: {says}"):
         parse_idx(content, "labels")
+
+
+def test_a_folder_gives_its_images_by_path_and_names_the_bad_ones(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    (photos / "deep" / "er").mkdir(parents=True)
+    for path in ("b.png", "deep/er/a.jpg", "deep/c.TIFF", "line\nbreak.png"):
+        Image.new("RGB", (40, 30), "red").save(photos / path)
+    (photos / "deep" / "cut.png").write_bytes((photos / "b.png").read_bytes()[:50])
+    (photos / "empty.gif").touch()
+    (photos / "notes.txt").write_text("no image, and not taken for one")
+    (photos / "deep" / "round").symlink_to(photos)
+    source = open_source(str(photos))
+    keys = [item.key for item in source]
+    assert keys == ["photos/b.png", "photos/deep/c.TIFF", "photos/deep/er/a.jpg", "photos/line\nbreak.png"]
+    assert [key for key, _ in source.rejected] == ["photos/deep/cut.png", "photos/empty.gif"]
+    assert [item.key for item in open_source(str(photos), limit=1)] == keys[:1]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"expected image files, such as \.png or \.jpg, and found none"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize(("path", "name"), [("My Photos!", "my-photos"), ("mnist/test", "mnist"), ("x", "x")])
+def test_a_gallery_is_named_after_its_source(path: str, name: str) -> None:
+    assert default_gallery(path) == name
 
 
 @pytest.mark.slow

@@ -1,0 +1,62 @@
+"""Images of any source as one array on disk, so that training reads more of them than memory holds."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder_service.images import normalise
+from ingest.progress import Stages
+from ingest.sources import Source
+from training.errors import RecipeError
+
+_FEWEST = 64
+_HELD_OUT = 0.1
+
+
+def read_pixels(
+    source: Source, input_shape: tuple[int, int, int], background: int, file: Path, stages: Stages
+) -> NDArray[np.uint8]:
+    """Decode and normalise each image once, into a file.
+
+    Args:
+        source: Images; bad ones are passed over and told.
+        input_shape: (height, width, channels) to bring them to.
+        background: Grey level under transparent parts, 0 to 255.
+        file: Where to write the array, as .npy.
+        stages: Shows how far it is.
+
+    Returns:
+        (n, height, width, channels), 0 to 255, mapped from the file.
+
+    Raises:
+        RecipeError: There are too few good images to train on.
+    """
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(source), *input_shape))
+    count = 0
+    with stages.stage(f"reading {source.name}", len(source)) as advance:
+        for item in source:
+            pixels[count] = (normalise([item.image], input_shape, background)[0] * 255).round()
+            count += 1
+            advance(1)
+    if source.rejected:
+        (key, reason), more = source.rejected[0], len(source.rejected) - 1
+        stages.say(f"passed over {key}: {reason}" + (f", and {more:,} more" if more else ""))
+    if count < _FEWEST:
+        raise RecipeError(f"{source.name}: expected at least {_FEWEST} images to train on, got {count}")
+    return pixels[:count]
+
+
+def held_apart(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Put a random tenth of the images apart.
+
+    Returns:
+        The rest, still on disk and shuffled in place, and the tenth.
+    """
+    count = max(1, int(len(pixels) * _HELD_OUT))
+    apart = np.sort(np.random.default_rng(seed).choice(len(pixels), count, replace=False))
+    held_out = pixels[apart].copy()
+    # fill the gaps with images from the end, so that the rest is one piece
+    tail = np.setdiff1d(np.arange(len(pixels) - count, len(pixels)), apart)
+    pixels[apart[apart < len(pixels) - count]] = pixels[tail]
+    return pixels[: len(pixels) - count], held_out
