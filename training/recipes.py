@@ -19,13 +19,14 @@ from training.export import export
 from training.fit import Recipe, constant_mse, fit, fix_seed, inputs, mse
 from training.pictures import draw
 from training.pixels import held_apart, read_pixels
+from training.whiten import whitened
 
 # A new architecture is one function in model.py and one line here.
 ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=20, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
+        Recipe(epochs=6, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
     ),
 }
 # What an encoder of each source is to overlook. Mirrored digits are others; a mirrored shoe is a shoe.
@@ -87,6 +88,12 @@ def train_and_export(
             train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
             recipe = _fitted(recipe, source, len(train), epochs)
             history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
+            whitening = {}
+            if recipe.contrast:
+                autoencoder, power = whitened(autoencoder, train, held_out, recipe.views)
+                again = replace(recipe, contrast=0.0, epochs=-(-recipe.epochs // 3))
+                fit(autoencoder, train, held_out, again, seed, state / "decoder", stages)
+                whitening = {"power": power, "decoder_epochs": again.epochs}
     except LookalikeError:
         shutil.rmtree(state)
         raise
@@ -94,7 +101,7 @@ def train_and_export(
         "data": {"source": open_source(source, limit=1).name.split("[")[0], "count": len(train), "labels": "not used"},
         "arch": arch,
         "background": background,
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "whitening": whitening},
         "seed": seed,
         "epochs": {"trained": len(history.loss), "kept": history.best},
         "metrics": {
