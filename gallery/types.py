@@ -159,7 +159,8 @@ class GallerySpec:
             raise EncoderMismatchError(
                 f"gallery '{self.name}' was made by encoder '{self.encoder}' ({self.fingerprint[:8]}…) and "
                 f"this runs '{encoder}' ({fingerprint[:8]}…): build it again with `ingest load … "
-                f"--name {self.name} --encoder {encoder} --rebuild`, or run with `--encoder {self.encoder}`"
+                f"--name {self.name} --encoder {encoder} --rebuild`"
+                + (f", or run with `--encoder {self.encoder}`" if encoder != self.encoder else "")
             )
 
     def extended_by(self, other: "GallerySpec") -> "GallerySpec":

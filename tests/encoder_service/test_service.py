@@ -1,5 +1,8 @@
 """The service over a real socket, as any client sees it."""
 
+import base64
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -23,7 +26,7 @@ from gallery.errors import EncoderMismatchError, InvalidInputError, NotFoundErro
 from gallery.exact import ExactGallery
 from ingest.pipeline import load
 from ingest.progress import Stages
-from tests.conftest import build
+from tests.conftest import BIN, build
 from tests.digits import Digits, png
 
 Pb = search_pb2.SearchRequest
@@ -262,6 +265,15 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
         "encoder_service.v1.SearchService",
         "grpc.health.v1.Health",
     }
+
+
+def test_a_stock_client_gets_hits_through_reflection_alone(address: str, queries: list[Image.Image]) -> None:
+    request = json.dumps({"image": {"encoded": base64.b64encode(png(queries[0])).decode()}, "limit": 3})
+    url = f"http://{address}/encoder_service.v1.SearchService/Search"
+    command = [BIN / "buf", "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", request, url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [hit["key"][:13] for hit in json.loads(done.stdout)["hits"]] == ["digits/train/"] * 3
 
 
 def test_a_gallery_of_another_encoder_is_refused(encoder: Encoder, queries: list[Image.Image]) -> None:
