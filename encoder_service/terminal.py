@@ -26,7 +26,11 @@ StoreOption = Annotated[
 ]
 EncoderOption = Annotated[
     str,
-    typer.Option("--encoder", envvar="LOOKALIKE_ENCODER", help="Encoder by name, or its folder's path."),
+    typer.Option(
+        "--encoder",
+        envvar="LOOKALIKE_ENCODER",
+        help="Encoder by name, or its folder's path; else the gallery's or the source's own.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -54,6 +54,8 @@ def load(
             build.index()
         spec = build.publish(calibrate(done.errors, build.gallery))
     done.seconds["total"] = time.perf_counter() - begun
+    for key, reason in images.rejected:
+        print(f"rejected {key}: {reason}", file=sys.stderr)
     if as_json:
         counts = {"added": done.added, "unchanged": done.unchanged, "rejected": len(images.rejected)}
         seconds = {stage: round(value, 3) for stage, value in done.seconds.items()}
@@ -61,8 +63,6 @@ def load(
     else:
         parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in done.seconds.items())
         print(f"{spec.name} v{spec.version}: {done.added:,} images added, {done.unchanged:,} were there already")
-        for key, reason in images.rejected:
-            print(f"rejected {key}: {reason}", file=sys.stderr)
         print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({parts})")
 
 

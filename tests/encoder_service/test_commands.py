@@ -48,10 +48,13 @@ def test_a_file_is_searched_without_a_service(
     done = command("encoder-service", "search", str(tmp_path / "query.png"), "--json", "--store", store_url)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert set(answer) == {"gallery", "version", "encoder", "encode_ms", "search_ms", "hits"}
+    assert set(answer) == {
+        *("gallery", "version", "encoder", "encode_ms", "search_ms", "hits"),
+        *("reconstruction_error", "query_percentile"),
+    }
     assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
     assert len(answer["hits"]) == 5
-    assert set(answer["hits"][0]) == {"key", "label", "distance"}
+    assert set(answer["hits"][0]) == {"key", "label", "distance", "distance_percentile"}
 
 
 def test_stdin_a_limit_and_the_table(command: Command, store_url: str, queries: list[Image.Image]) -> None:
@@ -109,7 +112,8 @@ def test_the_running_service_is_asked_by_address_and_holds_the_gallery(command: 
         assert refused.returncode == 5
         assert f"in use by process {service.pid} (encoder-service serve)" in refused.stderr
     alone = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
-    assert json.loads(asked.stdout)["hits"] == json.loads(alone.stdout)["hits"]
+    both = [[(hit["key"], hit["distance"]) for hit in json.loads(done.stdout)["hits"]] for done in (asked, alone)]
+    assert both[0] == both[1]
 
 
 def test_the_serving_process_never_loads_tensorflow(store_url: str, queries: list[Image.Image]) -> None:

@@ -51,10 +51,18 @@ def test_the_decoder_gives_the_picture_back(encoder: Encoder, inputs: NDArray[np
     assert np.mean(np.square(pictures - inputs)) < 0.013
 
 
-def test_the_seed_encoder_still_gives_its_canonical_code(encoder: Encoder, inputs: NDArray[np.float32]) -> None:
-    expected = json.loads((Path(__file__).parent / "canonical_seed.json").read_text())
-    assert encoder.spec.fingerprint == expected["fingerprint"]
-    np.testing.assert_allclose(encoder.encode(inputs[:2]), expected["codes"], atol=1e-4)
+CANONICAL = json.loads((Path(__file__).parent / "canonical_codes.json").read_text())
+
+
+def test_every_shipped_encoder_has_canonical_codes() -> None:
+    assert sorted(CANONICAL) == sorted(card.parent.name for card in MODELS.glob("*/encoder.json"))
+
+
+@pytest.mark.parametrize("name", CANONICAL)
+def test_the_shipped_encoders_still_give_their_canonical_codes(name: str, inputs: NDArray[np.float32]) -> None:
+    encoder = load_encoder(name)
+    assert encoder.spec.fingerprint == CANONICAL[name]["fingerprint"]
+    np.testing.assert_allclose(encoder.encode(inputs[:2]), CANONICAL[name]["codes"], atol=1e-4)
 
 
 def test_inputs_of_another_shape_are_refused(encoder: Encoder) -> None:
