@@ -54,7 +54,7 @@ def main() -> None:
         mse = float(np.square(pca.inverse_transform(reduced[1]) - test.pixels).mean())
         _print(f"PCA-{_PCA[dataset]}", precision(train, reduced[0], test, reduced[1]), _PCA[dataset], mse)
         for name in names:
-            _measure(load_encoder(name), dataset, train, test)
+            _measure(load_encoder(name), train, test, pictured=name == names[-1])
         print(f"{'all black':<14}{'':>8}{'':>13}{np.square(test.inputs).mean():>10.5f}\n")
 
 
@@ -68,17 +68,22 @@ def precision(train: Split, codes: NDArray[np.float32], test: Split, queries: ND
     return sum(right) / len(right)
 
 
-def _measure(encoder: Encoder, dataset: str, train: Split, test: Split) -> None:
+def _measure(encoder: Encoder, train: Split, test: Split, pictured: bool) -> None:
     codes, queries = encoder.encode(train.inputs), encoder.encode(test.inputs)
     mse = float(encoder.reconstruction_errors(test.inputs, queries).mean())
     _print(encoder.spec.name, precision(train, codes, test, queries), encoder.spec.code_size, mse)
+    if pictured:
+        _draw_hits(encoder.spec.name, train, codes, test, queries)
+
+
+def _draw_hits(name: str, train: Split, codes: NDArray[np.float32], test: Split, queries: NDArray[np.float32]) -> None:
     shown = [test.labels.index(label) for label in sorted(set(test.labels))][:_SHOWN]
     figure, rows = plt.subplots(_SHOWN, 6, figsize=(7.2, 13), layout="constrained")
     for row, query, hits in zip(rows, shown, _search(train, codes, queries[shown]), strict=True):
         _draw(row[0], test.inputs[query], f"query: {test.labels[query]}")
         for axes, hit in zip(row[1:], hits, strict=True):
             _draw(axes, train.inputs[int(hit.key)], f"{hit.label}  {hit.distance:.2f}")
-    figure.savefig(_FIGURES / f"hits-{encoder.spec.name}.png", dpi=72)
+    figure.savefig(_FIGURES / f"hits-{name}.png", dpi=72)
     plt.close(figure)
 
 

@@ -81,7 +81,7 @@ def _article_search() -> Callable[[], object]:
 
     images = [item.image for item in open_source("mnist", "train")]
     inputs = normalise(images, (28, 28, 1))
-    neighbours = NearestNeighbors(n_neighbors=5).fit(load_encoder().encode(inputs))
+    neighbours = NearestNeighbors(n_neighbors=5).fit(load_encoder("seed").encode(inputs))
     keras_encoder = seed().encoder
     return lambda: neighbours.kneighbors(keras_encoder.predict(inputs[:1], verbose=0))
 
