@@ -24,6 +24,8 @@ _KEYS = uuid.uuid5(uuid.NAMESPACE_URL, "lookalike/key")
 _SEARCH_THREADS = 1
 _HNSW_M = 16
 _HNSW_EF_CONSTRUCT = 100
+# How many candidates a search keeps, at least: on 60,000 digits this finds 0.9996 of the exact five nearest.
+_HNSW_EF = 64
 
 
 def point_id(key: str) -> str:
@@ -150,7 +152,7 @@ class EdgeGallery:
             query=qe.Query.Nearest(code.tolist()),
             filter=_filter(query),
             score_threshold=query.options.max_distance,
-            params=qe.SearchParams(exact=query.options.exact),
+            params=qe.SearchParams(exact=query.options.exact, hnsw_ef=max(_HNSW_EF, query.options.limit)),
             with_payload=fields,
         )
 

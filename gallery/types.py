@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -112,11 +113,11 @@ class Calibration:
 
     def error_percentile(self, error: float) -> float:
         """Return which part of the gallery's images has a smaller error, 0 to 100."""
-        return float(np.interp(error, self.errors, np.arange(101)))
+        return _percentile(error, self.errors)
 
     def distance_percentile(self, distance: float) -> float:
         """Return which part of the gallery's images has its nearest neighbour nearer, 0 to 100."""
-        return float(np.interp(distance, self.distances, np.arange(101)))
+        return _percentile(distance, self.distances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,15 @@ class GallerySpec:
         """
         self.check_encoder(other.encoder, other.fingerprint)
         return replace(self, sources=tuple(dict.fromkeys((*self.sources, *other.sources))))
+
+
+def _percentile(value: float, quantiles: tuple[float, ...]) -> float:
+    """Return where a value lies among 101 quantiles, 0 to 100, between two of them in proportion."""
+    above = bisect_right(quantiles, value)
+    if above in (0, len(quantiles)):
+        return 100.0 if above else 0.0
+    low, high = quantiles[above - 1], quantiles[above]
+    return above - 1 + (value - low) / (high - low)
 
 
 def check_name(name: str) -> str:
