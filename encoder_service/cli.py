@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import sys
 from contextlib import closing
 from importlib.metadata import entry_points
@@ -14,6 +15,7 @@ from PIL import Image
 
 from encoder_service import images, terminal
 from encoder_service.encoder import DEFAULT_ENCODER, load_encoder
+from encoder_service.errors import ImageError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
 from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
 from gallery import MAX_LIMIT, SearchOptions, open_store
@@ -76,12 +78,12 @@ def search(
         if isinstance(query.subject, str) and f"'{image}'" in str(error):
             raise KeyNotFoundError(f"'{image}' is no file, no dataset's image and no stored key: {error}") from error
         raise
+    if out:
+        _write_sheet(out, image, query.subject, result)
     if as_json:
         print(json.dumps(_as_dict(result)))
     else:
         terminal.print_hits(result, image)
-    if out:
-        _write_sheet(out, image, query.subject, result)
 
 
 def main() -> None:
@@ -97,8 +99,11 @@ class _Query(NamedTuple):
 def _query(text: str) -> _Query:
     if text == "-":
         return _Query(sys.stdin.buffer.read())
-    if Path(text).is_file():
-        return _Query(Path(text).read_bytes())
+    if os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
+        try:
+            return _Query(Path(text).read_bytes())
+        except OSError as error:
+            raise ImageError(f"{text} can't be read: {error.strerror}") from error
     for lookup in entry_points(group="lookalike.images"):
         image = lookup.load()(text)
         if image is not None:
@@ -143,7 +148,6 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
 
 def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) -> None:
     from encoder_service.sheet import draw_sheet
-    from gallery.files import replace_file
 
     picture: Image.Image | None = None
     if isinstance(subject, Image.Image):
@@ -154,4 +158,4 @@ def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) 
         picture = Image.open(io.BytesIO(result.query_thumbnail_png))
     file = io.BytesIO()
     draw_sheet(picture, name, result.hits).save(file, "PNG", optimize=True)
-    replace_file(path, file.getvalue())
+    terminal.write_out(path, file.getvalue())

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,8 @@ from platformdirs import user_data_path
 
 from encoder_service.searcher import SearchResult
 from encoder_service.status import outcome
-from gallery.errors import LookalikeError
+from gallery.errors import InvalidInputError, LookalikeError
+from gallery.files import replace_file
 
 DEFAULT_STORE = f"edge:{user_data_path('lookalike', appauthor=False)}"
 
@@ -46,6 +48,18 @@ def run(app: Callable[[], None]) -> None:
         # The reader of our output, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """Write the file that a user asked for with --out, whole or not at all.
+
+    Raises:
+        InvalidInputError: It can't be written there.
+    """
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise InvalidInputError(f"--out {path} can't be written: {error.strerror}: name a file in a folder") from error
 
 
 def print_hits(result: SearchResult, query: str) -> None:

@@ -107,7 +107,6 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how well a gallery answers, by the labels of queries. A query never answers itself."""
-    from gallery.files import replace_file
     from ingest.evaluate import evaluate as run_evaluation
     from ingest.progress import Stages
     from ingest.report import html
@@ -121,7 +120,7 @@ def evaluate(
     with closing(galleries.open(name)) as gallery, Stages() as stages:
         evaluation = run_evaluation(gallery, made_by, source, sample, stages)
     if out:
-        replace_file(out, html(spec, evaluation).encode())
+        terminal.write_out(out, html(spec, evaluation).encode())
     figures = evaluation.as_dict()
     if as_json:
         print(json.dumps(figures))

@@ -86,6 +86,12 @@ def test_a_dataset_image_is_searched_for_though_no_gallery_holds_it(command: Com
     [
         (("no such file.png",), 4, "'no such file.png' is no file, no dataset's image and no stored key"),
         (("-",), 3, "expected the bytes of an image file, got none"),
+        (("x" * 300,), 4, "is no file, no dataset's image and no stored key"),
+        (
+            ("digits/train/0", "--json", "--out", "/no/such/folder/sheet.png"),
+            3,
+            "--out /no/such/folder/sheet.png can't be",
+        ),
         (("mnist/test/7", "--name", "none"), 4, "no gallery 'none'"),
         (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),
         (("mnist/test/7", "--limit", "1001"), 2, "'--limit': Input should be less than or equal to 1000"),
