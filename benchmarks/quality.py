@@ -33,7 +33,7 @@ class Split:
     def __init__(self, dataset: str, part: str) -> None:
         """Read it."""
         items = list(open_source(dataset, part))
-        self.inputs = normalise([item.image for item in items], (28, 28, 1))
+        self.inputs = normalise([item.image() for item in items], (28, 28, 1))
         self.labels = [item.label for item in items]
 
     @property

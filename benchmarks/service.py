@@ -35,7 +35,7 @@ _ROUNDS = 30
 
 def main() -> None:
     """Load MNIST, measure, print."""
-    queries = [_png(item.image) for item in open_source("mnist", "test", limit=1000)]
+    queries = [_png(item.image()) for item in open_source("mnist", "test", limit=1000)]
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         store = f"edge:{folder}/store"
@@ -84,7 +84,7 @@ def _article_search() -> Callable[[], object]:
 
     from training.model import seed
 
-    images = [item.image for item in open_source("mnist", "train")]
+    images = [item.image() for item in open_source("mnist", "train")]
     inputs = normalise(images, (28, 28, 1))
     neighbours = NearestNeighbors(n_neighbors=5).fit(load_encoder("seed").encode(inputs))
     keras_encoder = seed().encoder

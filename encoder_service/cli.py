@@ -121,8 +121,11 @@ def _ask(address: str, name: str, request: SearchRequest) -> SearchResult:
 def _search_here(store: str, encoder: str, name: str, request: SearchRequest) -> SearchResult:
     from encoder_service.galleries import Galleries
 
-    with closing(Galleries(open_store(store), load_encoder(encoder) if encoder else None)) as galleries:
-        return galleries.searcher(name).search(request)
+    with (
+        closing(Galleries(open_store(store), load_encoder(encoder) if encoder else None)) as galleries,
+        galleries.searcher(name) as searcher,
+    ):
+        return searcher.search(request)
 
 
 def _as_dict(result: SearchResult) -> dict[str, object]:

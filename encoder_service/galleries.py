@@ -2,14 +2,19 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import EncoderNotFoundError, RequestError
 from encoder_service.searcher import Searcher
 from gallery import Gallery, GallerySpec, Store
-from gallery.errors import EncoderMismatchError, GalleryNotFoundError
+from gallery.errors import EncoderMismatchError, GalleryNotFoundError, LookalikeError
 
 _log = logging.getLogger(__name__)
+
+# How often a service looks whether a gallery has a newer version.
+_LOOK_EVERY_S = 0.5
 
 
 class Galleries:
@@ -24,12 +29,15 @@ class Galleries:
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
-        self._open: dict[str, tuple[Gallery, Searcher]] = {}
+        self._open: dict[str, _Opened] = {}
         self._default = ""
         self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._follower: threading.Thread | None = None
 
-    def searcher(self, name: str = "") -> Searcher:
-        """Return the searcher of a gallery.
+    @contextmanager
+    def searcher(self, name: str = "") -> Iterator[Searcher]:
+        """Yield the searcher of a gallery. Its version stays open until the block ends, even if a newer one is live.
 
         Where no name is given, it is the store's only one, and stays so when others come later.
 
@@ -42,25 +50,67 @@ class Galleries:
             if not name:
                 name = self._default = self._default or self._only_name()
             if name not in self._open:
-                encoder = self._encoder_of(self._store.spec(name))
-                gallery = self._store.open(name)
-                self._open[name] = gallery, Searcher(encoder, gallery)
-            return self._open[name][1]
+                self._open[name] = self._opened(self._store.spec(name))
+            opened = self._open[name]
+            opened.users += 1
+        try:
+            yield opened.searcher
+        finally:
+            with self._lock:
+                opened.users -= 1
+                opened.close_if_left()
 
     def open_all(self) -> None:
         """Open every gallery whose encoder is here, so that no first search has to wait for it."""
         for spec in self._store.list():
             try:
-                self.searcher(spec.name)
+                with self.searcher(spec.name):
+                    pass
             except EncoderMismatchError as error:
                 _log.warning("%s", error)
 
+    def follow(self) -> None:
+        """From now on, move to a gallery's newer version soon after it goes live. Calls under way end on the old."""
+        self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
+        self._follower.start()
+
     def close(self) -> None:
         """Close all galleries."""
+        self._closing.set()
+        if self._follower:
+            self._follower.join()
         with self._lock:
-            for gallery, _ in self._open.values():
-                gallery.close()
+            for opened in self._open.values():
+                opened.gallery.close()
             self._open.clear()
+
+    def _follow(self) -> None:
+        passed_over: dict[str, int] = {}
+        while not self._closing.wait(_LOOK_EVERY_S):
+            for name, opened in list(self._open.items()):
+                version = 0
+                try:
+                    spec = self._store.spec(name)
+                    version = spec.version
+                    if version not in (opened.gallery.spec.version, passed_over.get(name)):
+                        self._move(name, opened, spec)
+                except LookalikeError as error:
+                    if passed_over.get(name) != version:
+                        _log.warning("gallery '%s' stays at v%d: %s", name, opened.gallery.spec.version, error)
+                    passed_over[name] = version
+
+    def _move(self, name: str, old: "_Opened", spec: GallerySpec) -> None:
+        new = self._opened(spec)
+        with self._lock:
+            self._open[name] = new
+            old.replaced = True
+            old.close_if_left()
+        _log.info("gallery '%s' is at v%d now", name, spec.version)
+
+    def _opened(self, spec: GallerySpec) -> "_Opened":
+        encoder = self._encoder_of(spec)
+        gallery = self._store.open(spec.name)
+        return _Opened(gallery, Searcher(encoder, gallery))
 
     def _encoder_of(self, spec: GallerySpec) -> Encoder:
         if spec.fingerprint not in self._encoders:
@@ -82,3 +132,17 @@ class Galleries:
         if len(names) > 1:
             raise RequestError(f"gallery: expected a name where there are several, one of {', '.join(names)}")
         return names[0]
+
+
+class _Opened:
+    """An open version, and how many calls are using it."""
+
+    def __init__(self, gallery: Gallery, searcher: Searcher) -> None:
+        self.gallery = gallery
+        self.searcher = searcher
+        self.users = 0
+        self.replaced = False
+
+    def close_if_left(self) -> None:
+        if self.replaced and not self.users:
+            self.gallery.close()

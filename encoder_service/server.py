@@ -74,6 +74,7 @@ class Server:
         self._grpc.start()
         self._encoder.warm()
         self._galleries.open_all()
+        self._galleries.follow()
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float = _DRAIN_S) -> None:

@@ -84,7 +84,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         """Find the stored images that look like one query."""
         with _errors_as_status(context):
             wanted = wire.search_request(request)
-            return wire.search_response(self._galleries.searcher(request.gallery).search(wanted))
+            with self._galleries.searcher(request.gallery) as searcher:
+                return wire.search_response(searcher.search(wanted))
 
     def BatchSearch(
         self, request: search_pb2.BatchSearchRequest, context: grpc.ServicerContext
@@ -96,7 +97,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             for index, message in enumerate(request.requests):
                 with at(f"requests[{index}]"):
                     wanted.append(wire.search_request(message))
-            results = self._galleries.searcher(gallery).search_batch(wanted)
+            with self._galleries.searcher(gallery) as searcher:
+                results = searcher.search_batch(wanted)
             return search_pb2.BatchSearchResponse(responses=map(wire.search_response, results))
 
 

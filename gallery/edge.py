@@ -5,6 +5,7 @@ translated after.
 """
 
 import base64
+import shutil
 import subprocess
 import sys
 import uuid
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
-from gallery.errors import StoreDamagedError, StoreError, StoreLockedError
+from gallery.errors import StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.types import Entry, GallerySpec, Hit, Query, check_codes
 
 _KEYS = uuid.uuid5(uuid.NAMESPACE_URL, "lookalike/key")
@@ -26,6 +27,8 @@ _HNSW_M = 16
 _HNSW_EF_CONSTRUCT = 100
 # How many candidates a search keeps, at least: on 60,000 digits this finds 0.9996 of the exact five nearest.
 _HNSW_EF = 64
+# Bytes that must be free on the disk before anything is written: two pieces of Edge's log.
+_HEADROOM = 64 * 1024 * 1024
 
 
 def point_id(key: str) -> str:
@@ -68,6 +71,7 @@ class EdgeGallery:
             qe.Point(point_id(entry.key), code.tolist(), _payload(entry))
             for entry, code in zip(entries, codes, strict=True)
         ]
+        self._check_space(_HEADROOM)
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.upsert_points(points))
 
@@ -122,14 +126,17 @@ class EdgeGallery:
         and Ctrl-C would go unheard.
 
         Raises:
+            StoreFullError: The disk has no room for it.
             StoreDamagedError: The index could not be built.
         """
+        self._check_space(_HEADROOM + sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
         self._close_shard()
         command = [sys.executable, "-m", "gallery.edge_index", str(self._folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise StoreDamagedError(f"no index could be built in {self._folder}: {reason}")
+            reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+            self._check_space(_HEADROOM)
+            raise StoreDamagedError(f"no index could be built in {self._folder}: {reason}: run the same again")
         with _translated(self._folder):
             self._shard = qe.EdgeShard.load(str(self._folder))
         self._closed = False
@@ -137,6 +144,15 @@ class EdgeGallery:
     def close(self) -> None:
         """Flush and close the shard."""
         self._close_shard()
+
+    def _check_space(self, needed: int) -> None:
+        # Edge maps files that take up their space only when written to: a full disk would kill the process.
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise StoreFullError(
+                f"the disk of {self._folder} is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: "
+                "make space and run the same again"
+            )
 
     def _close_shard(self) -> None:
         if not self._closed:
@@ -208,6 +224,8 @@ def _translated(folder: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "WouldBlock" in reason:
             raise StoreLockedError(f"{folder} is open in another process: stop it, or wait for it to end") from error
-        if "No space left" in reason or "Permission denied" in reason:
+        if "No space left" in reason:
+            raise StoreFullError(f"the disk of {folder} is full: make space and run the same again") from error
+        if "Permission denied" in reason:
             raise StoreError(f"{folder} can't be written: {reason}") from error
         raise StoreDamagedError(f"Qdrant Edge can't use {folder}: {reason}") from error

@@ -3,22 +3,27 @@
 DIR/NAME/CURRENT             "v2": the live version, replaced by an atomic rename
 DIR/NAME/LOADING             the lock of the one process that may build
 DIR/NAME/v2/gallery.json     what it is, see `GallerySpec`
+DIR/NAME/v2/manifest.json    its files with their sums, while no load into it is under way
 DIR/NAME/v2/OPEN             the lock of the one process that may have it open
 DIR/NAME/v2/shard/           Qdrant's own files
 """
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from gallery.backup import pack, unpack
 from gallery.base import Gallery
 from gallery.edge import EdgeGallery
-from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
+from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.files import Lock, replace_file
+from gallery.manifest import MANIFEST, differences, write_manifest
 from gallery.types import Calibration, GallerySpec, check_name
 
 _CURRENT = "CURRENT"
@@ -63,17 +68,65 @@ class EdgeStore:
         try:
             return EdgeBuild(home, lock, self._begin(home, spec, rebuild))
         except BaseException:
-            lock.release()
+            lock.close()
             raise
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of the live version."""
+        return self._live(name)
+
+    def differences(self, name: str) -> Sequence[str]:
+        """Compare the live version's files with its manifest."""
+        return differences(self._live(name))
+
+    def clean(self, name: str) -> Sequence[int]:
+        """Remove the versions that are not live, nor open anywhere."""
+        live = self._live(name)
+        removed = []
+        with _file_errors(self.url), closing(Lock(live.parent / "LOADING", f"gallery '{name}'")):
+            for folder in sorted(live.parent.glob("v*"), key=_number):
+                with suppress(StoreLockedError):
+                    if folder != live:
+                        Lock(folder / "OPEN", f"gallery '{name}'").close()
+                        shutil.rmtree(folder)
+                        removed.append(_number(folder))
+        return removed
+
+    def backup(self, name: str, file: Path) -> GallerySpec:
+        """Write the live version into one file."""
+        live = self._live(name)
+        with _file_errors(self.url), closing(Lock(live.parent / "LOADING", f"gallery '{name}'")):
+            pack(live, file)
+            return _read_spec(live)
+
+    def restore(self, file: Path, name: str = "") -> GallerySpec:
+        """Make what a backup holds the live version, beside the one before."""
+        with _file_errors(self.url):
+            self._root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self._root, prefix=".restoring-") as scratch:
+                unpacked = Path(scratch) / "version"
+                unpacked.mkdir()
+                unpack(file, unpacked)
+                spec = _read_spec(unpacked)
+                home = self._root / check_name(name or spec.name)
+                home.mkdir(exist_ok=True)
+                with closing(Lock(home / "LOADING", f"gallery '{home.name}'")):
+                    number = max((_number(folder) for folder in home.glob("v*")), default=0) + 1
+                    spec = replace(spec, name=home.name, version=number)
+                    _write_spec(unpacked, spec)
+                    write_manifest(unpacked)
+                    unpacked.replace(home / f"v{number}")
+                    replace_file(home / _CURRENT, f"v{number}\n".encode())
+        return spec
 
     def drop(self, name: str) -> None:
         """Remove a gallery with all its versions."""
-        live = self._live(name)
+        home = self._live(name).parent
         with ExitStack() as locks, _file_errors(self.url):
-            for path in (live.parent / "LOADING", live / "OPEN"):
-                locks.callback(Lock(path, f"gallery '{name}'").release)
-            (live.parent / _CURRENT).unlink()
-            shutil.rmtree(live.parent)
+            for path in (home / "LOADING", *home.glob("v*/OPEN")):
+                locks.callback(Lock(path, f"gallery '{name}'").close)
+            (home / _CURRENT).unlink()
+            shutil.rmtree(home)
 
     def _live(self, name: str) -> Path:
         current = self._root / check_name(name) / _CURRENT
@@ -98,8 +151,10 @@ class EdgeStore:
     def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> "_Version":
         live = self._live(spec.name) if (home / _CURRENT).exists() else None
         if live and not rebuild:
-            return _Version(live, _read_spec(live).extended_by(spec))
-        number = int(live.name[1:]) if live else 0
+            version = _Version(live, _read_spec(live).extended_by(spec))
+            (live / MANIFEST).unlink(missing_ok=True)  # its files are about to change
+            return version
+        number = _number(live) if live else 0
         folder = home / f"v{number + 1}"
         wanted = replace(spec, version=number + 1)
         if folder.exists() and not _can_resume(folder, wanted):
@@ -119,6 +174,11 @@ class EdgeBuild:
         self._home = home
         self._lock = lock
 
+    @property
+    def folder(self) -> Path:
+        """The version's folder."""
+        return self.gallery.folder
+
     def index(self) -> None:
         """Build the search index."""
         self.gallery.index()
@@ -130,13 +190,14 @@ class EdgeBuild:
         version.close()
         with _file_errors(f"edge:{self._home.parent}"):
             _write_spec(version.folder, spec)
+            write_manifest(version.folder)
             replace_file(self._home / _CURRENT, f"{version.folder.name}\n".encode())
         return spec
 
     def close(self) -> None:
         """Close the version and let others build."""
         self.gallery.close()
-        self._lock.release()
+        self._lock.close()
 
 
 class _Version(EdgeGallery):
@@ -149,12 +210,17 @@ class _Version(EdgeGallery):
         try:
             super().__init__(folder / "shard", spec)
         except BaseException:
-            self._open_lock.release()
+            self._open_lock.close()
             raise
 
     def close(self) -> None:
         super().close()
-        self._open_lock.release()
+        self._open_lock.close()
+
+
+def _number(folder: Path) -> int:
+    """Return the version that a folder holds, 0 for a folder of another name."""
+    return int(folder.name[1:]) if folder.name[1:].isdecimal() else 0
 
 
 def _can_resume(folder: Path, wanted: GallerySpec) -> bool:
@@ -184,5 +250,7 @@ def _file_errors(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError(f"store {url}: the disk is full: make space and run the same again") from error
         name = os.fsdecode(error.filename) if error.filename else url
         raise StoreError(f"store {url} can't be used: {name}: {error.strerror}: name another with --store") from error

@@ -3,13 +3,15 @@
     LookalikeError
     ├── InvalidInputError          the caller's mistake: fix the input
     │   ├── InvalidCodeError       a code with NaN, infinity or a wrong size
-    │   └── InvalidQueryError      a limit, bound or name out of range
+    │   ├── InvalidQueryError      a limit, bound or name out of range
+    │   └── BackupError            a backup that is not whole, or can't be written
     ├── NotFoundError              what was named is not there
     │   ├── GalleryNotFoundError
     │   └── KeyNotFoundError
     ├── EncoderMismatchError       codes of two encoders would be compared
     └── UnavailableError           something this needs can't be used now
         ├── StoreError             the store's folder is not one, or can't be used
+        ├── StoreFullError         its disk has no space left
         ├── StoreLockedError       another process holds it
         └── StoreDamagedError      its files are not whole
 
@@ -31,6 +33,10 @@ class InvalidCodeError(InvalidInputError):
 
 class InvalidQueryError(InvalidInputError):
     """A field of a query or a name is out of its range."""
+
+
+class BackupError(InvalidInputError):
+    """A backup is cut off or altered, or can't be made."""
 
 
 class NotFoundError(LookalikeError):
@@ -55,6 +61,10 @@ class UnavailableError(LookalikeError):
 
 class StoreError(UnavailableError):
     """The store can't be opened or written where it is."""
+
+
+class StoreFullError(UnavailableError):
+    """The store's disk is full, or would be."""
 
 
 class StoreLockedError(UnavailableError):

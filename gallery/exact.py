@@ -1,12 +1,16 @@
 """Exact search in memory, with NumPy: the ground truth for the other galleries, and a test's quick store."""
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.errors import GalleryNotFoundError
+from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.types import Calibration, Entry, GallerySpec, Hit, Query, check_codes, check_name
 
 _QUERIES_AT_ONCE = 256
@@ -115,6 +119,7 @@ class ExactBuild:
         """Prepare a build; `publish` makes it the live version."""
         self.gallery = gallery
         self._store = store
+        self.folder = store.folder(gallery.spec.name)
 
     def index(self) -> None:
         """Do nothing: exact search has no index."""
@@ -135,6 +140,8 @@ class ExactStore:
     def __init__(self) -> None:
         """Begin empty."""
         self._live: dict[str, ExactGallery] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="lookalike-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def list(self) -> list[GallerySpec]:
         """Return what the galleries are, by name."""
@@ -163,6 +170,28 @@ class ExactStore:
         gallery._spec = replace(gallery.spec, count=gallery.count(), calibration=calibration)
         self._live[gallery.spec.name] = gallery
         return gallery.spec
+
+    def folder(self, name: str) -> Path:
+        """Return a folder that goes with this process."""
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def differences(self, name: str) -> Sequence[str]:
+        """Do nothing: memory has no files."""
+        return []
+
+    def clean(self, name: str) -> Sequence[int]:
+        """Do nothing: no version outlives its successor."""
+        return []
+
+    def backup(self, name: str, file: Path) -> GallerySpec:
+        """Refuse: there are no files."""
+        raise BackupError(f"gallery '{name}' is in memory and has no files to keep: load it into --store edge:DIR")
+
+    def restore(self, file: Path, name: str = "") -> GallerySpec:
+        """Refuse: memory holds no files."""
+        raise BackupError(f"backup {file}: memory can't take its files: restore it into --store edge:DIR")
 
     def drop(self, name: str) -> None:
         """Remove a gallery."""

@@ -2,25 +2,37 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import portalocker
 
 from gallery.errors import StoreLockedError
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, meets the old content or the new, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes the place of `path` when the block ends well.
+
+    A reader, or a crash, meets the old content or the new, never a part.
+    """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         with part.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole, or leave what was there."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 class Lock:
@@ -52,6 +64,6 @@ class Lock:
         )
         self._file.flush()
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let go; doing it twice is fine."""
         self._file.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,11 @@ class Build(Protocol):
     @property
     def gallery(self) -> Gallery:
         """The gallery to fill."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """A folder of this machine for what else belongs to the version, such as its ledger."""
         ...
 
     def index(self) -> None:
@@ -68,6 +74,61 @@ class Store(Protocol):
         Raises:
             EncoderMismatchError: The live gallery was made by another encoder.
             StoreLockedError: Another process is building this gallery, or has it open.
+        """
+        ...
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of this machine with what else belongs to the live version of a gallery.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+        """
+        ...
+
+    def differences(self, name: str) -> Sequence[str]:
+        """Compare the live version's files with its manifest.
+
+        Returns:
+            One line for each difference.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+            StoreDamagedError: It has no manifest, as after a load into it that was cut off.
+        """
+        ...
+
+    def clean(self, name: str) -> Sequence[int]:
+        """Remove the versions of a gallery that are not live, nor open anywhere.
+
+        Returns:
+            The versions that were removed.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+            StoreLockedError: Another process is building this gallery.
+        """
+        ...
+
+    def backup(self, name: str, file: Path) -> GallerySpec:
+        """Write the live version of a gallery into one file. A service may have it open meanwhile.
+
+        Raises:
+            GalleryNotFoundError: There is none.
+            StoreLockedError: Another process is building this gallery.
+            BackupError: The file can't be written, or the version is not worth it.
+        """
+        ...
+
+    def restore(self, file: Path, name: str = "") -> GallerySpec:
+        """Make what a backup holds the live version of a gallery, beside the one before.
+
+        Args:
+            file: The backup.
+            name: The gallery's name; empty for that which it had.
+
+        Raises:
+            BackupError: The file is no backup, cut off or altered; then nothing has changed.
+            StoreLockedError: Another process is building this gallery.
         """
         ...
 

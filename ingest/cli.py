@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from encoder_service import terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
 from gallery import GallerySpec, open_store
+from gallery.errors import InvalidInputError, StoreDamagedError
+from ingest.errors import GalleryUnsoundError, StoppedError
 
 app = typer.Typer(
     help="Load images into galleries, and see to the galleries.",
@@ -23,47 +26,84 @@ app = typer.Typer(
 )
 
 
+def _percent(text: str | float) -> float:
+    try:
+        value = float(str(text).removesuffix("%"))
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 100:
+        raise typer.BadParameter(f"expected 0 to 100 percent, got {text!r}")
+    return value
+
+
 @app.command()
 def load(
-    source: Annotated[str, typer.Argument(help="mnist, fashion-mnist, or a folder of images.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="mnist, fashion-mnist, or the path of a folder, a .tar, a .zip, an .npz or an IDX file."),
+    ],
     name: Annotated[str, typer.Option(help="Name of the gallery; the source's name if not given.")] = "",
     split: Annotated[str, typer.Option(help="Part of the dataset: train, test or all.")] = "train",
     limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many images.")] = None,
+    label_from: Annotated[
+        str, typer.Option(metavar="folder", help="Label each image with the name of the folder that it is in.")
+    ] = "",
+    labels: Annotated[Path | None, typer.Option(help="Take labels from a CSV or JSONL file.")] = None,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Keep only the first of images with the same content.")
+    ] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove images that the source no longer has.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a single image is bad.")] = False,
+    max_rejected: Annotated[
+        float, typer.Option(parser=_percent, metavar="PERCENT", help="Exit with 3 if more images than this are bad.")
+    ] = 10.0,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Load a source into a gallery. Loading it again adds only what is not there yet."""
-    from ingest.pipeline import calibrate
-    from ingest.pipeline import load as run_pipeline
+    """Load a source into a gallery. Loading it again goes on where it stopped, and takes only what is new or changed.
+
+    Bad images are left out, and named in the gallery's rejected.jsonl.
+    """
+    from ingest.build import REJECTED, Terms, check_rejected, fill
     from ingest.progress import Stages
-    from ingest.sources import default_encoder, default_gallery, open_source
+    from ingest.sources import default_encoder, default_gallery, open_source, place_of
 
     begun = time.perf_counter()
-    images = open_source(source, split, limit)
+    if prune and limit:
+        raise InvalidInputError("expected one of --prune and --limit, got both: all beyond the limit would be removed")
+    images = open_source(source, split, limit, label_from=label_from, labels=labels)
     galleries = open_store(store)
     name = name or default_gallery(source)
-    live = None if rebuild else next((spec for spec in galleries.list() if spec.name == name), None)
-    made_by = load_encoder(encoder or (live.encoder if live else default_encoder(source)))
+    live = next((spec for spec in galleries.list() if spec.name == name), None)
+    made_by = load_encoder(encoder or (live.encoder if live and not rebuild else default_encoder(source)))
     made = made_by.spec
     wanted = GallerySpec(name, made.name, made.fingerprint, made.code_size, sources=(images.name,))
-    with closing(galleries.build(wanted, rebuild=rebuild)) as build, Stages() as stages:
-        done = run_pipeline(images, made_by, build.gallery, stages)
-        with stages.stage("indexing", None), done.timed("index"):
-            build.index()
-        spec = build.publish(calibrate(done.errors, build.gallery))
+    # a new version is to be like the source, and one of bad images must not take the place of a good one
+    terms = Terms(dedupe, prune or rebuild, 0.0 if strict else max_rejected, publish_anyway=not (rebuild and live))
+    try:
+        with closing(galleries.build(wanted, rebuild=rebuild)) as build, Stages() as stages:
+            spec, done = fill(build, images, place_of(source, split), made_by, stages, terms)
+    except (StoppedError, KeyboardInterrupt) as error:
+        print(str(error) or "stopped: the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from error
     done.seconds["total"] = time.perf_counter() - begun
-    for key, reason in images.rejected:
-        print(f"rejected {key}: {reason}", file=sys.stderr)
+    rejected = galleries.folder(name) / REJECTED
     if as_json:
-        counts = {"added": done.added, "unchanged": done.unchanged, "rejected": len(images.rejected)}
+        counts = {key: getattr(done, key) for key in ("added", "unchanged", "duplicates", "rejected", "pruned")}
         seconds = {stage: round(value, 3) for stage, value in done.seconds.items()}
         print(json.dumps({**_as_dict(spec, store), **counts, "seconds": seconds}))
     else:
         parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in done.seconds.items())
         print(f"{spec.name} v{spec.version}: {done.added:,} images added, {done.unchanged:,} were there already")
+        if done.duplicates or done.pruned:
+            print(f"{done.duplicates:,} duplicates left out, {done.pruned:,} removed that the source no longer has")
         print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({parts})")
+    if done.rejected:
+        print(f"{done.rejected:,} bad images left out, named in {rejected}, such as:", file=sys.stderr)
+        _print_first_lines(rejected)
+    check_rejected(done, terms.max_rejected, "the others are in")
 
 
 @app.command("list")
@@ -92,6 +132,74 @@ def drop(
         typer.confirm(f"Remove gallery '{name}' with {spec.count:,} images from {store}?", abort=True, err=True)
     galleries.drop(name)
     print(f"dropped {name}")
+
+
+@app.command()
+def clean(
+    name: Annotated[str, typer.Argument(help="Name of the gallery; all if not given.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Remove the versions of a gallery that are no longer live, nor open in a service."""
+    galleries = open_store(store)
+    for spec in [galleries.spec(name)] if name else galleries.list():
+        removed = galleries.clean(spec.name)
+        versions = ", ".join(f"v{version}" for version in removed) or "nothing"
+        print(f"{spec.name} v{spec.version}: removed {versions}")
+
+
+@app.command()
+def backup(
+    name: Annotated[str, typer.Argument(help="Name of the gallery.")],
+    file: Annotated[Path, typer.Argument(help="File to write, such as mnist.tar.gz.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write a gallery into one file, with the sum of everything in it. A service may have the gallery open."""
+    from ingest.progress import Stages
+
+    with Stages() as stages, stages.stage("writing", None):
+        spec = open_store(store).backup(name, file)
+    print(f"{file}: {spec.name} v{spec.version}, {spec.count:,} images, {file.stat().st_size / 1e6:,.1f} MB")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file from `ingest backup`.")],
+    name: Annotated[str, typer.Option(help="Name for the gallery; that which it had if not given.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Make what a backup holds the live version of a gallery, beside the one before. A damaged file is refused."""
+    from ingest.progress import Stages
+
+    with Stages() as stages, stages.stage("restoring", None):
+        spec = open_store(store).restore(file, name)
+    print(f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, {store}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Name of the gallery.")],
+    sample: Annotated[int, typer.Option(min=0, help="How many images to encode again.")] = 200,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Compare a gallery with its ledger, its files with their sums, and a sample of its codes with its sources."""
+    from ingest.progress import Stages
+    from ingest.verify import check as check_gallery
+
+    galleries = open_store(store)
+    try:
+        with Stages() as stages:
+            problems, compared = check_gallery(galleries, name, sample, stages)
+    except StoreDamagedError as error:
+        problems, compared = [str(error)], 0
+    for problem in problems:
+        print(f"{name}: {problem}")
+    if problems:
+        raise GalleryUnsoundError(
+            f"gallery '{name}' is not sound: build it again with `ingest load … --name {name} --rebuild`, or bring "
+            f"back a backup with `ingest restore FILE --name {name}`"
+        )
+    spec = galleries.spec(name)
+    print(f"{name} v{spec.version}: sound: {spec.count:,} images, its files as built, {compared:,} codes made again")
 
 
 @app.command()
@@ -135,6 +243,13 @@ def evaluate(
 def main() -> None:
     """Run the command."""
     terminal.run(app)
+
+
+def _print_first_lines(rejected: Path) -> None:
+    with rejected.open(encoding="utf-8") as lines:
+        for line in islice(lines, 5):
+            row = json.loads(line)
+            print(f"  {row['key']!r}: {row['reason']}", file=sys.stderr)
 
 
 def _as_dict(spec: GallerySpec, store: str) -> dict[str, object]:

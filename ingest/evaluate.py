@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from encoder_service.encoder import Encoder
+from encoder_service.errors import ImageError
 from encoder_service.images import thumbnail_png
 from gallery import Entry, Gallery, Hit, Query, SearchOptions
 from ingest.errors import SourceError
 from ingest.progress import Stages
-from ingest.sources import Item, Source
+from ingest.sources import Source
 
 _NEIGHBOURS = 5
 _BATCH = 64
@@ -103,13 +104,13 @@ def evaluate(
     Raises:
         SourceError: No query has a label, or the gallery is empty.
     """
-    total = len(queries) if queries is not None else gallery.count()
+    total = (queries.count or 0) if queries is not None else gallery.count()
     step = max(1, total // sample) if sample else 1
     every = _from_source(queries, encoder, step) if queries is not None else _from_gallery(gallery, step)
     answered: list[Answered] = []
-    wanted = -(-total // step) if sample is None else min(sample, total)
-    with stages.stage("searching", wanted, "queries") as advance:
-        entries = islice((entry for entry in every if entry.label), wanted)
+    wanted = -(-total // step) if sample is None else min(sample, total or sample)
+    with stages.stage("searching", wanted or None, "queries") as advance:
+        entries = islice((entry for entry in every if entry.label), wanted or None)
         while batch := list(islice(entries, _BATCH)):
             answered += _answer(gallery, batch)
             advance(len(batch))
@@ -119,14 +120,12 @@ def evaluate(
 
 
 def _from_source(source: Source, encoder: Encoder, step: int) -> Iterable[Entry]:
-    items = islice(source, 0, None, step)
-    while batch := list(islice(items, _BATCH)):
-        codes = encoder.encode_images([item.image for item in batch])
-        yield from map(_entry, batch, codes)
-
-
-def _entry(item: Item, code: np.ndarray) -> Entry:
-    return Entry(item.key, code, item.label, item.sha256, thumbnail_png(item.image))
+    for item in islice(source, 0, None, step):
+        try:
+            image = item.image()
+        except ImageError:
+            continue  # a query that is no image asks nothing
+        yield Entry(item.key, encoder.encode_images([image])[0], item.label, item.sha256, thumbnail_png(image))
 
 
 def _from_gallery(gallery: Gallery, step: int) -> Iterable[Entry]:

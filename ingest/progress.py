@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -18,8 +19,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-Advance = Callable[[int], None]
-"""Tells that so many more are done."""
+
+class Advance(Protocol):
+    """Tells that so many more are done, and where that has become clearer, of how many."""
+
+    def __call__(self, count: int, total: int | None = None) -> None:
+        """Show it."""
+        ...
+
 
 _LINE_EVERY_S = 2.0
 
@@ -68,8 +75,12 @@ class Stages:
             return
         bars = self._bars
         task = bars.add_task(name, total=total)
-        yield lambda count: bars.advance(task, count)
-        if total is None:
+
+        def advance(count: int, total: int | None = None) -> None:
+            bars.update(task, advance=count, total=total)
+
+        yield advance
+        if not bars.tasks[task].completed:
             bars.update(task, total=1, completed=1)
 
 
@@ -83,8 +94,9 @@ class _Lines:
         if total is None:
             print(f"{name} …", file=sys.stderr, flush=True)
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, total: int | None = None) -> None:
         self._done += count
+        self._total = total or self._total
         now = time.monotonic()
         if now - self._told < _LINE_EVERY_S:
             return

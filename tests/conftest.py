@@ -12,7 +12,7 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.server import Server
 from gallery import GallerySpec, Store, open_store
-from ingest.pipeline import calibrate, load
+from ingest.build import fill
 from ingest.progress import Stages
 from tests import digits
 
@@ -38,9 +38,7 @@ def build(store: Store, encoder: Encoder, name: str = "digits", count: int = 400
         name, encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size, sources=("digits/train",)
     )
     with closing(store.build(spec, rebuild=rebuild)) as building:
-        done = load(digits.Digits(count), encoder, building.gallery, Stages())
-        building.index()
-        return building.publish(calibrate(done.errors, building.gallery))
+        return fill(building, digits.Digits(count), "digits", encoder, Stages())[0]
 
 
 @pytest.fixture(scope="session")

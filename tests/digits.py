@@ -13,13 +13,13 @@ from gallery import Entry
 from ingest.sources import Item
 from ingest.sources.idx import parse_idx
 
-_FOLDER = Path(__file__).parent / "data" / "digits"
+FOLDER = Path(__file__).parent / "data" / "digits"
 
 
 def read(stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return images (n, 28, 28) and labels (n,) of `train` (400) or `t10k` (100)."""
     images, labels = (
-        parse_idx(gzip.decompress((_FOLDER / f"{stem}-{kind}-ubyte.gz").read_bytes()), kind)
+        parse_idx(gzip.decompress((FOLDER / f"{stem}-{kind}-ubyte.gz").read_bytes()), kind)
         for kind in ("images-idx3", "labels-idx1")
     )
     return images, labels
@@ -29,17 +29,14 @@ class Digits:
     """A source of the 400 train digits, or the first of them."""
 
     name = "digits/train"
-    rejected = ()
 
     def __init__(self, count: int = 400) -> None:
         self._images, self._labels = (part[:count] for part in read("train"))
-
-    def __len__(self) -> int:
-        return len(self._images)
+        self.count = len(self._images)
 
     def __iter__(self) -> Iterator[Item]:
         for index, (pixels, label) in enumerate(zip(self._images, self._labels, strict=True)):
-            yield Item(f"digits/train/{index}", Image.fromarray(pixels), str(label), f"{index:064x}")
+            yield Item(f"digits/train/{index}", pixels, str(label))
 
 
 def png(image: Image.Image) -> bytes:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from encoder_service.errors import ImageError
 from encoder_service.images import normalise
 from ingest.progress import Stages
 from ingest.sources import Source
@@ -23,7 +24,7 @@ def read_pixels(
         source: Images; bad ones are passed over and told.
         input_shape: (height, width, channels) to bring them to.
         background: Grey level under transparent parts, 0 to 255.
-        file: Where to write the array, as .npy.
+        file: Where to write the array, row after row.
         stages: Shows how far it is.
 
     Returns:
@@ -32,19 +33,23 @@ def read_pixels(
     Raises:
         RecipeError: There are too few good images to train on.
     """
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(source), *input_shape))
     count = 0
-    with stages.stage(f"reading {source.name}", len(source)) as advance:
+    bad: list[str] = []
+    with file.open("wb") as rows, stages.stage(f"reading {source.name}", source.count) as advance:
         for item in source:
-            pixels[count] = (normalise([item.image], input_shape, background)[0] * 255).round()
-            count += 1
-            advance(1)
-    if source.rejected:
-        (key, reason), more = source.rejected[0], len(source.rejected) - 1
-        stages.say(f"passed over {key}: {reason}" + (f", and {more:,} more" if more else ""))
+            try:
+                values = normalise([item.image()], input_shape, background)
+            except ImageError as error:
+                bad.append(f"{item.key}: {error}")
+            else:
+                rows.write((values * 255).round().astype(np.uint8).tobytes())
+                count += 1
+            advance(1, source.count)
+    if bad:
+        stages.say(f"passed over {bad[0]}" + (f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""))
     if count < _FEWEST:
         raise RecipeError(f"{source.name}: expected at least {_FEWEST} images to train on, got {count}")
-    return pixels[:count]
+    return np.memmap(file, np.uint8, "r+", shape=(count, *input_shape))
 
 
 def held_apart(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

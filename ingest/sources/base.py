@@ -1,31 +1,54 @@
 """What every source of images can do."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from encoder_service import images
+from encoder_service.errors import ImageError
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a source.
+    """One image of a source, not decoded yet.
 
     Attributes:
         key: Its name for people: the same source gives the same keys.
-        image: The image, of mode L, RGB or RGBA.
+        content: An image file's bytes, or pixels, (h, w) or (h, w, channels) uint8.
         label: What it is said to show; empty for none.
-        sha256: Hash of its content, 64 hex digits.
+        problem: Why its content could not be read; empty where it could.
     """
 
     key: str
-    image: Image.Image
-    label: str
-    sha256: str
+    content: bytes | NDArray[np.uint8]
+    label: str = ""
+    problem: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its content, 64 hex digits; empty where that could not be read."""
+        if self.problem:
+            return ""
+        return hashlib.sha256(self.content if isinstance(self.content, bytes) else self.content.tobytes()).hexdigest()
+
+    def image(self) -> Image.Image:
+        """Decode the image, to mode L, RGB or RGBA.
+
+        Raises:
+            ImageError: It could not be read, or is no image, or too large a one.
+        """
+        if self.problem:
+            raise ImageError(self.problem)
+        return images.decode(self.content) if isinstance(self.content, bytes) else images.from_pixels(self.content)
 
 
 class Source(Protocol):
-    """Images with keys, read one after the other."""
+    """Images with keys, read one after the other. No more than one of them is in memory at a time."""
 
     @property
     def name(self) -> str:
@@ -33,14 +56,14 @@ class Source(Protocol):
         ...
 
     @property
-    def rejected(self) -> Sequence[tuple[str, str]]:
-        """Key and reason of each image that could not be decoded, so far."""
-        ...
-
-    def __len__(self) -> int:
-        """Count the images, those that may turn out bad among them."""
+    def count(self) -> int | None:
+        """How many images there are; while a stream is read, an estimate; None where nothing is known yet."""
         ...
 
     def __iter__(self) -> Iterator[Item]:
-        """Read the images, in the same order each time."""
+        """Read the images, in the same order each time.
+
+        Raises:
+            SourceError: The source changed or went away while it was read.
+        """
         ...

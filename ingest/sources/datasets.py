@@ -1,9 +1,8 @@
 """The datasets that have a name: `mnist` and `fashion-mnist`."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +106,6 @@ def cache_folder(name: str) -> Path:
 class DatasetSource:
     """The images of one dataset, of one split or of all."""
 
-    rejected = ()
-
     def __init__(self, dataset: Dataset, split: str = "train", limit: int | None = None) -> None:
         """Fetch and read the files.
 
@@ -127,25 +124,16 @@ class DatasetSource:
         self._dataset = dataset
         self._parts = [(part, *dataset.read(part)) for part in SPLITS[split]]
         whole = sum(len(images) for _, images, _ in self._parts)
-        self._count = whole if limit is None else min(limit, whole)
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return self._count
+        self.count = whole if limit is None else min(limit, whole)
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images, the train split first."""
         every = chain.from_iterable(self._items(*part) for part in self._parts)
-        return (item for item, _ in zip(every, range(self._count), strict=False))
+        return islice(every, self.count)
 
     def _items(self, part: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterator[Item]:
         for index, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-            yield Item(
-                key=f"{self._dataset.name}/{part}/{index}",
-                image=Image.fromarray(pixels),
-                label=self._dataset.labels[label],
-                sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
-            )
+            yield Item(f"{self._dataset.name}/{part}/{index}", pixels, self._dataset.labels[label])
 
 
 def dataset_image(key: str) -> Image.Image | None:

@@ -1,60 +1,66 @@
 """A folder of images, with the folders below it."""
 
-import hashlib
 import os
+import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
-from encoder_service import images
-from encoder_service.errors import ImageError
 from ingest.errors import SourceError
 from ingest.sources.base import Item
 
-# Only these are tried, so that a folder's other files are not each reported as bad images.
-_ENDINGS = frozenset(Image.registered_extensions())
+# What desktops leave in folders by themselves.
+_CLUTTER = frozenset({"Thumbs.db", "desktop.ini"})
 
 
 class FolderSource:
-    """The images below a folder, by their paths. A key is the folder's name and the path in it: `photos/cat.jpg`."""
+    """The images below a folder, by their paths. A key is the folder's name and the path in it: `photos/cat.jpg`.
+
+    Every file is taken for an image, whatever its name ends in, except hidden ones.
+    """
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
-        """List the files; none is read yet.
+        """Count the files; none is read yet.
 
         Args:
             folder: Where to look. Links to other folders are not followed.
             limit: Read at most so many files; None for all.
 
         Raises:
-            SourceError: There is no image file.
+            SourceError: There is no file.
         """
         self._folder = folder.resolve()
+        self._limit = limit
         self.name = self._folder.name + (f"[:{limit}]" if limit else "")
-        self.rejected: list[tuple[str, str]] = []
-        self._paths = sorted(
-            Path(parent, file)
-            for parent, _, files in os.walk(self._folder)
-            for file in files
-            if Path(file).suffix.lower() in _ENDINGS
-        )[:limit]
-        if not self._paths:
+        self.count = sum(1 for _ in islice(self._paths(), limit))
+        if not self.count:
             raise SourceError(f"folder {folder}: expected image files, such as .png or .jpg, and found none")
 
-    def __len__(self) -> int:
-        """Count the files."""
-        return len(self._paths)
-
     def __iter__(self) -> Iterator[Item]:
-        """Read the images, ordered by path; a bad one is passed over and listed in `rejected`."""
-        self.rejected.clear()
-        for path in self._paths:
+        """Read the images, ordered by path."""
+        for path in islice(self._paths(), self._limit):
             key = f"{self._folder.name}/{path.relative_to(self._folder).as_posix()}"
-            key = key.encode("utf-8", "backslashreplace").decode()
+            key = os.fsencode(key).decode("utf-8", "backslashreplace")
             try:
-                content = path.read_bytes()
-                yield Item(key, images.decode(content), "", hashlib.sha256(content).hexdigest())
+                # a pipe would keep us waiting for ever
+                if not stat.S_ISREG(path.stat().st_mode):
+                    yield Item(key, b"", problem="expected a file of bytes, got a pipe, a socket or a device")
+                    continue
+                yield Item(key, path.read_bytes())
             except OSError as error:
-                self.rejected.append((key, str(error.strerror)))
-            except ImageError as error:
-                self.rejected.append((key, str(error)))
+                if not self._folder.is_dir():
+                    raise SourceError(
+                        f"folder {self._folder}: it went away while it was read: load it again"
+                    ) from error
+                yield Item(key, b"", problem=f"can't be read: {error.strerror}")
+
+    def _paths(self) -> Iterator[Path]:
+        def refuse(error: OSError) -> None:
+            raise SourceError(f"folder {error.filename}: can't be listed: {error.strerror}") from error
+
+        for parent, folders, files in os.walk(self._folder, onerror=refuse):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(files):
+                path = Path(parent, name)
+                if not name.startswith(".") and name not in _CLUTTER:
+                    yield path

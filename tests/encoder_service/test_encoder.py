@@ -18,7 +18,7 @@ from tests.digits import Digits
 @pytest.fixture(scope="module")
 def inputs() -> NDArray[np.float32]:
     items: list[Item] = list(Digits(150))
-    return normalise([item.image for item in items], (28, 28, 1))
+    return normalise([item.image() for item in items], (28, 28, 1))
 
 
 def test_a_code_is_128_finite_numbers(encoder: Encoder, inputs: NDArray[np.float32]) -> None:

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -24,6 +25,7 @@ from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search
 from gallery import GallerySpec, SearchOptions, open_store
 from gallery.errors import EncoderMismatchError, InvalidInputError, NotFoundError
 from gallery.exact import ExactGallery
+from ingest.ledger import Ledger
 from ingest.pipeline import load
 from ingest.progress import Stages
 from tests.conftest import BIN, build
@@ -44,10 +46,10 @@ def search(channel: grpc.Channel) -> Callable[[search_pb2.SearchRequest], search
 
 
 def test_a_search_gives_the_five_nearest_of_the_gallery(
-    client: Client, encoder: Encoder, queries: list[Image.Image]
+    client: Client, encoder: Encoder, queries: list[Image.Image], tmp_path: Path
 ) -> None:
     truth = ExactGallery(GallerySpec("truth", "seed", encoder.spec.fingerprint, 128))
-    load(Digits(), encoder, truth, Stages())
+    load(Digits(), encoder, truth, Ledger(tmp_path), Stages())
     for query in queries[:20]:
         result = client.search(png(query))
         code = encoder.encode_images([query])[0]

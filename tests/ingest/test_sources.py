@@ -1,13 +1,21 @@
 import gzip
 import hashlib
+import io
+import lzma
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from encoder_service.errors import ImageError
 from ingest.errors import SourceError, SourceNotFoundError, SourceUnavailableError
-from ingest.sources import dataset_image, default_gallery, open_source
+from ingest.sources import Item, dataset_image, default_gallery, open_source
 from ingest.sources.datasets import DATASETS
 from ingest.sources.fetch import Way, fetch, folder, mirror, npm_package
 from ingest.sources.idx import parse_idx
@@ -22,12 +30,12 @@ def test_mnist_has_its_keys_labels_and_pictures() -> None:
     images, labels = digits.read("train")
     assert [item.key for item in items] == [f"mnist/train/{i}" for i in range(400)]
     assert [item.label for item in items] == [str(label) for label in labels]
-    np.testing.assert_array_equal(np.stack([np.asarray(item.image) for item in items]), images)
+    np.testing.assert_array_equal(np.stack([np.asarray(item.image()) for item in items]), images)
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000), ("all", 70_000)])
 def test_the_splits_have_their_sizes(split: str, count: int) -> None:
-    assert len(open_source("mnist", split)) == count
+    assert open_source("mnist", split).count == count
 
 
 def test_all_is_train_and_then_test() -> None:
@@ -118,25 +126,227 @@ def test_what_is_no_idx_file_is_refused(content: bytes, says: str) -> None:
         parse_idx(content, "labels")
 
 
-def test_a_folder_gives_its_images_by_path_and_names_the_bad_ones(tmp_path: Path) -> None:
+def test_a_folder_gives_every_file_by_path_except_hidden_ones(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     (photos / "deep" / "er").mkdir(parents=True)
-    for path in ("b.png", "deep/er/a.jpg", "deep/c.TIFF", "line\nbreak.png"):
+    for path in ("b.png", "deep/er/a.jpg", "deep/c.TIFF", "line\nbreak's.png"):
         Image.new("RGB", (40, 30), "red").save(photos / path)
-    (photos / "deep" / "cut.png").write_bytes((photos / "b.png").read_bytes()[:50])
+    Image.new("RGB", (40, 30), "red").save(photos / ".hidden.png")
     (photos / "empty.gif").touch()
-    (photos / "notes.txt").write_text("no image, and not taken for one")
+    (photos / "Thumbs.db").write_bytes(b"clutter")
+    (photos / "notes.txt").write_text("no image")
     (photos / "deep" / "round").symlink_to(photos)
-    source = open_source(str(photos))
-    keys = [item.key for item in source]
-    assert keys == ["photos/b.png", "photos/deep/c.TIFF", "photos/deep/er/a.jpg", "photos/line\nbreak.png"]
-    assert [key for key, _ in source.rejected] == ["photos/deep/cut.png", "photos/empty.gif"]
-    assert [item.key for item in open_source(str(photos), limit=1)] == keys[:1]
+    (photos / "nowhere.png").symlink_to(photos / "nowhere.png")
+    os.mkfifo(photos / "pipe.png")
+    Path(os.fsdecode(os.fsencode(photos) + b"/not-utf8-\xff.png")).write_bytes((photos / "b.png").read_bytes())
+    items = {item.key: item for item in open_source(str(photos))}
+    good = ["photos/b.png", "photos/line\nbreak's.png", "photos/not-utf8-\\xff.png", "photos/deep/c.TIFF"]
+    assert [key for key in items if is_image(items[key])] == [*good, "photos/deep/er/a.jpg"]
+    assert {key: items[key].problem for key in items if items[key].problem} == {
+        "photos/nowhere.png": "can't be read: Too many levels of symbolic links",
+        "photos/pipe.png": "expected a file of bytes, got a pipe, a socket or a device",
+    }
+    assert {"photos/empty.gif", "photos/notes.txt"} <= set(items)
+    assert len(items) == 9
+    assert [item.key for item in open_source(str(photos), limit=1)] == good[:1]
 
 
-def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+def is_image(item: Item) -> bool:
+    try:
+        item.image()
+    except ImageError:
+        return False
+    return True
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"expected image files, such as \.png or \.jpg, and found none"):
         open_source(str(tmp_path))
+
+
+def test_a_folder_that_goes_away_is_an_error_and_not_an_end(tmp_path: Path) -> None:
+    photos = picture_folder(tmp_path / "photos", 5)
+    items = iter(open_source(str(photos)))
+    next(items)
+    shutil.rmtree(photos)
+    with pytest.raises(SourceError, match="it went away while it was read"):
+        list(items)
+
+
+def picture_folder(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True)
+    for index, pixels in enumerate(digits.read("train")[0][:count]):
+        Image.fromarray(pixels).save(folder / f"{index:03}.png")
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip"])
+def test_an_archive_gives_the_same_images_as_the_folder_it_was_made_of(tmp_path: Path, ending: str) -> None:
+    photos = picture_folder(tmp_path / "photos" / "inner", 20).parent
+    archive = tmp_path / f"photos{ending}"
+    pack(archive, {f"./{path.relative_to(photos)}": path.read_bytes() for path in sorted(photos.rglob("*.png"))})
+    of_folder, of_archive = (
+        {item.key: (item.sha256, item.image().size) for item in open_source(str(path))} for path in (photos, archive)
+    )
+    assert of_archive == of_folder
+    assert len(of_archive) == 20
+    assert default_gallery(str(archive)) == "photos"
+    assert len(list(open_source(str(archive), limit=3))) == 3
+
+
+def pack(archive: Path, files: dict[str, bytes]) -> None:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as packed:
+            for name, content in files.items():
+                packed.writestr(name, content)
+        return
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as packed_tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            packed_tar.addfile(member, io.BytesIO(content))
+    compress: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".tgz": gzip.compress, ".xz": lzma.compress}
+    archive.write_bytes(compress.get(archive.suffix, bytes)(file.getvalue()))
+
+
+@pytest.mark.parametrize("ending", [".tar", ".zip"])
+def test_a_path_that_climbs_out_of_an_archive_is_only_a_key(tmp_path: Path, ending: str) -> None:
+    content = digits.png(Image.fromarray(digits.read("train")[0][0]))
+    pack(tmp_path / f"a{ending}", {"../../etc/passwd": content, "/etc/shadow": content, ".hidden": content})
+    before = sorted(tmp_path.rglob("*"))
+    assert [item.key for item in open_source(str(tmp_path / f"a{ending}"))] == ["a/../../etc/passwd", "a//etc/shadow"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_links_in_an_archive_and_files_too_large_are_told_and_not_read(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as packed:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        packed.addfile(link)
+        huge = tarfile.TarInfo("huge.png")
+        huge.size = 11 * 2**20
+        packed.addfile(huge, io.BytesIO(bytes(huge.size)))
+    problems = [item.problem for item in open_source(str(archive))]
+    assert problems == [
+        "expected a file of bytes, got a link or a device",
+        "expected at most 10,485,760 bytes, got 11,534,336",
+    ]
+
+
+@pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
+@pytest.mark.parametrize("harm", ["cut", "altered"])
+def test_a_damaged_archive_is_an_error_and_not_an_end(tmp_path: Path, ending: str, harm: str) -> None:
+    archive = tmp_path / f"a{ending}"
+    pack(archive, {f"{i}.png": digits.png(Image.fromarray(p)) for i, p in enumerate(digits.read("train")[0][:50])})
+    content = bytearray(archive.read_bytes())
+    if harm == "cut":
+        del content[len(content) // 2 :]
+    else:
+        begin = len(content) // 2 // 512 * 512
+        content[begin : begin + 2048] = b"x" * 2048
+    archive.write_bytes(content)
+    try:
+        items = list(open_source(str(archive)))
+    except SourceError as error:
+        assert "can't be read" in str(error)
+    else:  # a .zip says where each file is: the others are still to be had
+        assert ending == ".zip"
+        assert 0 < sum(is_image(item) for item in items) < len(items)
+
+
+def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"text" * 1000)
+    with pytest.raises(SourceError, match=r"a\.tar: expected a whole \.tar or \.zip of images"):
+        open_source(str(tmp_path / "a.tar"))
+
+
+def test_an_idx_pair_is_read_row_by_row(tmp_path: Path) -> None:
+    for kind in ("images-idx3", "labels-idx1"):
+        name = f"t10k-{kind}-ubyte.gz"
+        shutil.copy(digits.FOLDER / name, tmp_path / name)
+    items = list(open_source(str(tmp_path / "t10k-images-idx3-ubyte.gz")))
+    images, labels = digits.read("t10k")
+    assert [item.label for item in items] == [str(label) for label in labels]
+    np.testing.assert_array_equal(np.stack([np.asarray(item.image()) for item in items]), images)
+    assert items[7].key == "t10k-images-idx3-ubyte/7"
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert {item.label for item in open_source(str(tmp_path / "t10k-images-idx3-ubyte.gz"))} == {""}
+
+
+def test_an_npz_gives_each_array_of_images_with_its_labels(tmp_path: Path) -> None:
+    (x, y), (q, z) = digits.read("train"), digits.read("t10k")
+    np.savez_compressed(tmp_path / "digits.npz", x_train=x, y_train=y, x_test=q, y_test=z, note=np.array("text"))
+    source = open_source(str(tmp_path / "digits.npz"))
+    items = list(source)
+    assert source.count == len(items) == 500
+    assert (items[0].key, items[-1].key) == ("digits/x_train/0", "digits/x_test/99")
+    assert [item.label for item in items] == [str(label) for label in (*y, *z)]
+    np.testing.assert_array_equal(np.asarray(items[-1].image()), q[-1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"x": np.zeros((3, 4, 4))}, r"expected an array of uint8, .* found x float64 \(3, 4, 4\)"),
+        ({"x": np.zeros((3, 4, 4), np.uint8), "y": np.zeros(2)}, r"expected 3 labels, got them of shape \(2,\)"),
+        ({"x": np.zeros((3, 4, 4, 7), np.uint8)}, r"expected images of shape .* got \(3, 4, 4, 7\)"),
+    ],
+)
+def test_an_npz_without_images_is_refused(tmp_path: Path, arrays: dict[str, np.ndarray], says: str) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **arrays)
+    with pytest.raises(SourceError, match=says):
+        open_source(str(tmp_path / "a.npz"))
+
+
+def test_an_npz_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((300, 28, 28), np.uint8))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:1000])
+    with pytest.raises(SourceError, match=r"expected an NPZ file, got one that can't be read"):
+        open_source(str(tmp_path / "a.npz"))
+
+
+def test_labels_come_from_folders(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    picture_folder(photos / "cats" / "black", 1)
+    shutil.copy(photos / "cats" / "black" / "000.png", photos / "top.png")
+    labels = {item.key: item.label for item in open_source(str(photos), label_from="folder")}
+    assert labels == {"photos/top.png": "", "photos/cats/black/000.png": "black"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", "file,label\n000.png,zero\n./001.png,one\n"),
+        ("labels.csv", "000.png,zero\n001.png,one\n"),
+        ("labels.csv", 'score,class,name\n0.5,zero,000.png\n0.1,"one",photos/001.png\n'),
+        ("labels.jsonl", '{"file": "000.png", "label": "zero"}\n\n{"key": "photos/001.png", "label": "one"}\n'),
+    ],
+)
+def test_labels_come_from_a_file(tmp_path: Path, name: str, content: str) -> None:
+    photos = picture_folder(tmp_path / "photos", 3)
+    (photos / name).write_text(content)
+    labels = [item.label for item in open_source(str(photos), labels=photos / name)]
+    assert labels == ["zero", "one", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("labels.csv", b"file,label\n000.png\n", "line 2: expected a file and its label, got '000.png'"),
+        ("labels.csv", b"", "found none"),
+        ("labels.csv", b"\xff\xfe", "expected a CSV or JSONL file in UTF-8"),
+        ("labels.jsonl", b'{"file": "000.png"}', "line 1: expected {"),
+        ("none.csv", None, "No such file"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    photos = picture_folder(tmp_path / "photos", 1)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"labels .*{says}"):
+        open_source(str(photos), labels=tmp_path / name)
 
 
 @pytest.mark.parametrize(("path", "name"), [("My Photos!", "my-photos"), ("mnist/test", "mnist"), ("x", "x")])

@@ -1,0 +1,190 @@
+"""What became of each image of a gallery's sources, in an SQLite file beside the gallery's version.
+
+A row is written only after the store has acknowledged the image, so whatever the ledger calls ok is there. A load that
+died between the two stores that image again, which changes nothing.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from gallery.errors import StoreDamagedError, StoreError, StoreFullError
+
+FILE = "ledger.sqlite"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, name TEXT UNIQUE, place TEXT);
+CREATE TABLE IF NOT EXISTS items (
+    key TEXT PRIMARY KEY, source INTEGER, status TEXT, sha256 TEXT, label TEXT, reason TEXT, error REAL
+) WITHOUT ROWID;
+CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+class Status(StrEnum):
+    """What became of an image."""
+
+    OK = "ok"
+    DUPLICATE = "duplicate"
+    BAD = "bad"
+
+
+class Row(NamedTuple):
+    """One image in the ledger.
+
+    Attributes:
+        key: Its name.
+        status: What became of it.
+        sha256: Hash of its content; empty where that could not be read.
+        label: What it is said to show.
+        reason: Why it is bad, or the key of which it is a duplicate; of an ok one, why it could not be read again.
+        error: Its reconstruction's mean squared error, where that was sampled.
+    """
+
+    key: str
+    status: Status
+    sha256: str
+    label: str = ""
+    reason: str = ""
+    error: float | None = None
+
+
+class Ledger:
+    """The ledger of one version of a gallery. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger in a version's folder, or begin one.
+
+        Raises:
+            StoreDamagedError: The file is no ledger.
+        """
+        self._path = folder / FILE
+        with self._errors():
+            self._rows = sqlite3.connect(self._path, check_same_thread=False)
+            self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+        self._source = 0
+
+    def begin(self, source: str, place: str) -> None:
+        """Say which source the rows that follow are of, and what `open_source` finds it by."""
+        with self._errors(), self._rows:
+            self._rows.execute(
+                "INSERT INTO sources (name, place) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET place = ?2",
+                (source, place),
+            )
+            self._source = self._rows.execute("SELECT id FROM sources WHERE name = ?", (source,)).fetchone()[0]
+
+    def look_up(self, keys: Sequence[str]) -> dict[str, Row]:
+        """Return the rows of those keys that have one."""
+        return {row.key: row for row in self._select("key", keys)}
+
+    def kept(self, sha256s: Sequence[str]) -> dict[str, str]:
+        """Return, by content, the key under which it is in the gallery."""
+        if not sha256s:
+            return {}
+        with self._errors():
+            self._rows.execute("CREATE INDEX IF NOT EXISTS kept ON items (sha256) WHERE status = 'ok'")
+        rows = self._select("status = 'ok' AND sha256", sha256s)
+        return {row.sha256: row.key for row in sorted(rows, key=lambda row: row.key, reverse=True)}
+
+    def record(self, rows: Iterable[Row]) -> None:
+        """Write rows, replacing those of the same keys; all or none."""
+        with self._errors(), self._rows:
+            self._rows.executemany(
+                "INSERT OR REPLACE INTO items (key, status, sha256, label, reason, error, source) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((*row, self._source) for row in rows),
+            )
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Remove the rows of these keys."""
+        with self._errors(), self._rows:
+            self._rows.executemany("DELETE FROM items WHERE key = ?", ((key,) for key in keys))
+
+    def see(self, keys: Iterable[str]) -> None:
+        """Note that the source still has these keys. The notes go with the connection."""
+        with self._errors(), self._rows:
+            self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
+
+    def unseen(self, count: int) -> list[Row]:
+        """Return at most `count` rows of the source whose keys have not been seen."""
+        with self._errors():
+            found = self._rows.execute(
+                f"SELECT {_COLUMNS} FROM items WHERE source = ? AND key NOT IN (SELECT key FROM seen) LIMIT ?",
+                (self._source, count),
+            )
+            return [_row(values) for values in found]
+
+    def orphaned(self) -> bool:
+        """Tell whether a duplicate's original is no longer in the gallery."""
+        with self._errors():
+            return bool(
+                self._rows.execute(
+                    "SELECT 1 FROM items AS d WHERE status = 'duplicate' AND NOT EXISTS "
+                    "(SELECT 1 FROM items AS o WHERE o.key = d.reason AND o.status = 'ok' AND o.sha256 = d.sha256)"
+                ).fetchone()
+            )
+
+    def counts(self) -> Counter[str]:
+        """Count the rows by status."""
+        with self._errors():
+            return Counter(dict(self._rows.execute("SELECT status, COUNT(*) FROM items GROUP BY status")))
+
+    def bad(self) -> Iterator[tuple[str, Row]]:
+        """Yield each image that is bad, or could not be read again, with its source's name, by key."""
+        with self._errors():
+            for *values, source in self._rows.execute(
+                f"SELECT {_COLUMNS}, (SELECT name FROM sources WHERE id = source) FROM items "
+                "WHERE status = 'bad' OR (status = 'ok' AND reason != '') ORDER BY key"
+            ):
+                yield source, _row(values)
+
+    def errors(self) -> list[float]:
+        """Return the reconstruction errors that were sampled."""
+        with self._errors():
+            return [value for (value,) in self._rows.execute("SELECT error FROM items WHERE error IS NOT NULL")]
+
+    def sample(self, count: int) -> dict[str, list[Row]]:
+        """Return `count` random rows of images in the gallery, by the place of their source."""
+        with self._errors():
+            found = self._rows.execute(
+                f"SELECT {_COLUMNS}, (SELECT place FROM sources WHERE id = source) FROM items "
+                "WHERE status = 'ok' ORDER BY random() LIMIT ?",
+                (count,),
+            )
+            rows: dict[str, list[Row]] = {}
+            for *values, place in found:
+                rows.setdefault(place, []).append(_row(values))
+            return rows
+
+    def close(self) -> None:
+        """Close the file, so that it is whole by itself."""
+        self._rows.close()
+
+    def _select(self, condition: str, values: Sequence[str]) -> list[Row]:
+        marks = ", ".join("?" * len(values))
+        with self._errors():
+            found = self._rows.execute(f"SELECT {_COLUMNS} FROM items WHERE {condition} IN ({marks})", values)
+            return [_row(row) for row in found]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise StoreFullError(f"{self._path}: the disk is full: make space and load again") from error
+            raise StoreError(f"{self._path} can't be used: {error}: name another store with --store") from error
+        except sqlite3.DatabaseError as error:
+            raise StoreDamagedError(f"{self._path} is no ledger: {error}: build it again with --rebuild") from error
+
+
+_COLUMNS = ", ".join(Row._fields)
+
+
+def _row(values: Sequence[object]) -> Row:
+    row = Row(*values)  # type: ignore[arg-type]
+    return row._replace(status=Status(row.status))

@@ -1,0 +1,361 @@
+"""Loading that can be trusted: nothing lost, nothing twice, bad images named."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from encoder_service.encoder import Encoder
+from gallery import Entry, GallerySpec, Query, Store, open_store
+from gallery.errors import StoreDamagedError
+from ingest.build import Terms, fill
+from ingest.errors import SourceError
+from ingest.pipeline import Loaded
+from ingest.progress import Stages
+from ingest.sources import Source, open_source
+from tests import digits
+from tests.conftest import BIN, Command
+
+AS_USUAL = Terms()
+
+
+@pytest.fixture
+def store(store_url: str) -> Store:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, pixels in enumerate(digits.read("train")[0][:12]):
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    return folder
+
+
+def load(
+    store: Store, encoder: Encoder, source: Path | Source, terms: Terms = AS_USUAL, rebuild: bool = False
+) -> Loaded:
+    place = str(source) if isinstance(source, Path) else source.name
+    images = open_source(place) if isinstance(source, Path) else source
+    made = encoder.spec
+    spec = GallerySpec("g", made.name, made.fingerprint, made.code_size, sources=(images.name,))
+    with closing(store.build(spec, rebuild=rebuild)) as build:
+        return fill(build, images, place, encoder, Stages(), terms)[1]
+
+
+def stored(store: Store) -> dict[str, Entry]:
+    with closing(store.open("g")) as gallery:
+        return {entry.key: entry for batch in gallery.scroll() for entry in batch}
+
+
+def rejected(store: Store) -> list[dict[str, str]]:
+    path = store.folder("g") / "rejected.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_loading_again_does_no_image_twice(store: Store, encoder: Encoder, photos: Path) -> None:
+    first, before = load(store, encoder, photos), stored(store)
+    again = load(store, encoder, photos)
+    assert (first.added, first.unchanged) == (12, 0)
+    assert (again.added, again.unchanged) == (0, 12)
+    assert stored(store).keys() == before.keys() == {f"photos/{i:02}.png" for i in range(12)}
+
+
+def test_a_changed_image_is_encoded_again_and_the_others_are_not(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+    before = stored(store)
+    shutil.copy(photos / "00.png", photos / "01.png")
+    again = load(store, encoder, photos)
+    assert (again.added, again.unchanged) == (1, 11)
+    after = stored(store)
+    np.testing.assert_array_equal(after["photos/01.png"].code, after["photos/00.png"].code)
+    assert after["photos/01.png"].sha256 != before["photos/01.png"].sha256
+
+
+def test_new_labels_reach_the_gallery(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+    made = encoder.spec
+    spec = GallerySpec("g", made.name, made.fingerprint, made.code_size, sources=("photos",))
+    with closing(store.build(spec)) as build:
+        done = fill(build, open_source(str(photos), label_from="folder"), str(photos), encoder, Stages())[1]
+        assert done.added == 0  # they lie in the folder itself
+        (photos.parent / "labels.csv").write_text("03.png,three\n")
+    with closing(store.build(spec)) as build:
+        source = open_source(str(photos), labels=photos.parent / "labels.csv")
+        assert fill(build, source, str(photos), encoder, Stages())[1].added == 1
+    assert {entry.label for entry in stored(store).values()} == {"", "three"}
+
+
+def test_prune_removes_what_has_left_its_own_source_only(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+    load(store, encoder, digits.Digits(5))
+    (photos / "00.png").unlink()
+    assert load(store, encoder, photos).pruned == 0
+    assert len(stored(store)) == 17
+    assert load(store, encoder, photos, Terms(prune=True)).pruned == 1
+    assert stored(store).keys() == {f"photos/{i:02}.png" for i in range(1, 12)} | {
+        f"digits/train/{i}" for i in range(5)
+    }
+
+
+def test_nothing_is_pruned_when_the_source_goes_away(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+
+    class Leaving:
+        name, count = "photos", 12
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            yield from list(open_source(str(photos), limit=3))
+            raise SourceError("it went away")
+
+    with pytest.raises(SourceError, match="it went away"):
+        load(store, encoder, Leaving(), Terms(prune=True))
+    assert len(stored(store)) == 12
+    assert load(store, encoder, photos).unchanged == 12
+
+
+def test_duplicates_are_kept_unless_dedupe_says_otherwise(store: Store, encoder: Encoder, photos: Path) -> None:
+    shutil.copy(photos / "00.png", photos / "zz.png")
+    shutil.copy(photos / "00.png", photos / "zzz.png")
+    assert load(store, encoder, photos, Terms(dedupe=True)).duplicates == 2
+    assert len(stored(store)) == 12
+    again = load(store, encoder, photos, Terms(dedupe=True))
+    assert (again.added, again.unchanged, again.duplicates) == (0, 12, 2)
+    assert load(store, encoder, photos).added == 2
+    assert len(stored(store)) == 14
+
+
+@pytest.mark.parametrize("fate", ["changed", "pruned"])
+def test_a_duplicate_takes_the_place_of_an_original_that_is_gone(
+    store: Store, encoder: Encoder, photos: Path, fate: str
+) -> None:
+    shutil.copy(photos / "00.png", photos / "zz.png")
+    load(store, encoder, photos, Terms(dedupe=True))
+    if fate == "changed":
+        Image.new("L", (28, 28), 99).save(photos / "00.png")
+    else:
+        (photos / "00.png").unlink()
+    load(store, encoder, photos, Terms(dedupe=True, prune=True))
+    assert "photos/zz.png" in stored(store)
+    assert len(stored(store)) == (13 if fate == "changed" else 12)
+
+
+def test_bad_images_are_named_and_the_others_are_in(store: Store, encoder: Encoder, photos: Path) -> None:
+    (photos / "cut.png").write_bytes((photos / "00.png").read_bytes()[:60])
+    (photos / "empty.png").touch()
+    done = load(store, encoder, photos)
+    assert (done.added, done.rejected) == (12, 2)
+    assert [(row["key"], row["source"]) for row in rejected(store)] == [
+        ("photos/cut.png", "photos"),
+        ("photos/empty.png", "photos"),
+    ]
+    assert "can't be decoded" in rejected(store)[0]["reason"]
+    shutil.copy(photos / "01.png", photos / "cut.png")
+    again = load(store, encoder, photos)
+    assert (again.added, again.unchanged, again.rejected) == (1, 12, 1)
+    assert [row["key"] for row in rejected(store)] == ["photos/empty.png"]
+
+
+def test_an_image_that_went_bad_leaves_and_one_that_cannot_be_read_stays(
+    store: Store, encoder: Encoder, photos: Path
+) -> None:
+    load(store, encoder, photos)
+    (photos / "00.png").write_bytes(b"no longer an image")
+    (photos / "01.png").unlink()
+    (photos / "01.png").symlink_to(photos / "01.png")
+    done = load(store, encoder, photos)
+    assert (done.unchanged, done.rejected) == (10, 2)
+    assert stored(store).keys() == {f"photos/{i:02}.png" for i in range(1, 12)}
+    assert [row["key"] for row in rejected(store)] == ["photos/00.png", "photos/01.png"]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "I;16", "1", "F", "YCbCr"])
+def test_all_kinds_of_pixels_load(store: Store, encoder: Encoder, tmp_path: Path, mode: str) -> None:
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    grey = Image.linear_gradient("L")
+    picture = Image.fromarray(np.asarray(grey, np.uint16) * 257) if mode == "I;16" else grey.convert(mode)
+    picture.save(
+        folder / ("a.png" if mode in ("RGBA", "LA", "P", "I;16", "1") else "a.tiff" if mode == "F" else "a.jpg")
+    )
+    grey.save(folder / "b.png")
+    assert load(store, encoder, folder).added == 2
+    a, b = (stored(store)[key].code for key in sorted(stored(store)))
+    assert float(np.linalg.norm(a - b)) < 0.35 * float(np.linalg.norm(b))
+
+
+def test_a_folder_of_nothing_but_bad_files_makes_no_gallery(command: Command, store_url: str, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("text")
+    done = command("ingest", "load", str(tmp_path / "texts"), "--store", store_url)
+    assert done.returncode == 3
+    assert "none of its 1 files is an image" in done.stderr
+    assert open_store(store_url).list() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [((), 3), (("--max-rejected", "20%"), 0), (("--max-rejected", "20", "--strict"), 3)],
+)
+def test_the_exit_code_says_when_too_many_are_bad(
+    command: Command, store_url: str, photos: Path, options: tuple[str, ...], code: int
+) -> None:
+    for name in ("a.png", "b.png"):
+        (photos / name).write_bytes(b"bad")
+    done = command("ingest", "load", str(photos), "--store", store_url, "--json", *options)
+    assert done.returncode == code, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["added"], summary["rejected"], summary["count"]) == (12, 2, 12)
+    assert "2 bad images left out, named in" in done.stderr
+    assert "'photos/a.png': image: expected a whole image file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--prune", "--limit", "3"), "expected one of --prune and --limit"),
+        (("--label-from", "name"), "--label-from 'name': expected folder"),
+        (("--label-from", "folder", "--labels", "x.csv"), "expected one of --label-from and --labels"),
+    ],
+)
+def test_options_that_contradict_are_refused(
+    command: Command, store_url: str, photos: Path, options: tuple[str, ...], says: str
+) -> None:
+    done = command("ingest", "load", str(photos), "--store", store_url, *options)
+    assert done.returncode == 3
+    assert says in done.stderr
+
+
+def test_a_rebuild_of_bad_images_leaves_the_live_version(command: Command, store_url: str, photos: Path) -> None:
+    command("ingest", "load", str(photos), "--store", store_url)
+    for path in sorted(photos.iterdir())[:6]:
+        path.write_bytes(b"bad")
+    done = command("ingest", "load", str(photos), "--rebuild", "--store", store_url)
+    assert done.returncode == 3
+    assert "6 of 12 images are bad, more than 10 %: the live version stays as it is" in done.stderr
+    (spec,) = open_store(store_url).list()
+    assert (spec.version, spec.count) == (1, 12)
+    assert (
+        command("ingest", "load", str(photos), "--rebuild", "--max-rejected", "50", "--store", store_url).returncode
+        == 0
+    )
+    assert [(spec.version, spec.count) for spec in open_store(store_url).list()] == [(2, 6)]
+
+
+def test_a_rebuild_is_like_the_source_and_the_old_version_stays_until_clean(
+    command: Command, store_url: str, photos: Path
+) -> None:
+    command("ingest", "load", str(photos), "--store", store_url)
+    (photos / "00.png").unlink()
+    command("ingest", "load", str(photos), "--rebuild", "--store", store_url)
+    folder = Path(store_url.removeprefix("edge:")) / "photos"
+    assert sorted(path.name for path in folder.glob("v*")) == ["v1", "v2"]
+    assert [(spec.version, spec.count) for spec in open_store(store_url).list()] == [(2, 11)]
+    cleaned = command("ingest", "clean", "--store", store_url)
+    assert cleaned.stdout == "photos v2: removed v1\n"
+    assert sorted(path.name for path in folder.glob("v*")) == ["v2"]
+
+
+class Wrong:
+    """An encoder that makes codes of another image for the first one, as a bad memory would."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._encoder, name)
+
+    def encode(self, inputs: np.ndarray) -> np.ndarray:
+        self._calls += 1
+        codes = self._encoder.encode(inputs)
+        return codes[::-1] if self._calls == 1 else codes
+
+
+def test_a_version_with_wrong_codes_does_not_go_live(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+    with pytest.raises(StoreDamagedError, match=r"gallery 'g' does not go live: photos/00\.png: its code is"):
+        load(store, Wrong(encoder), photos, rebuild=True)  # type: ignore[arg-type]
+    assert store.spec("g").version == 1
+    with closing(store.open("g")) as gallery:
+        assert (
+            gallery.search(Query(encoder.encode_images([Image.open(photos / "03.png")])[0]))[0].key == "photos/03.png"
+        )
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(command: Command, store_url: str) -> None:
+    arguments = ("load", "mnist", "--limit", "30000", "--store", store_url)
+    process = subprocess.Popen([BIN / "ingest", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ledger = Path(store_url.removeprefix("edge:")) / "mnist" / "v1" / "ledger.sqlite-wal"
+    deadline = time.monotonic() + 60
+    while not (ledger.exists() and ledger.stat().st_size > 100_000):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping after the images in hand" in err
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    again = json.loads(command("ingest", *arguments, "--json").stdout)
+    assert 0 < again["unchanged"] < 30_000
+    assert again["added"] + again["unchanged"] == again["count"] == 30_000
+
+
+def test_check_finds_a_sound_gallery_sound(command: Command, store_url: str, photos: Path) -> None:
+    command("ingest", "load", str(photos), "--store", store_url)
+    done = command("ingest", "check", "photos", "--store", store_url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "photos v1: sound: 12 images, its files as built, 12 codes made again\n"
+    shutil.rmtree(photos)
+    done = command("ingest", "check", "photos", "--store", store_url)
+    assert (done.returncode, "0 codes made again" in done.stdout) == (0, True)
+    assert "note: images of" in done.stderr
+
+
+@pytest.mark.parametrize("harm", ["flip", "missing", "extra", "ledger", "manifest"])
+def test_check_says_what_is_wrong_and_what_to_do(command: Command, store_url: str, photos: Path, harm: str) -> None:
+    command("ingest", "load", str(photos), "--store", store_url)
+    version = Path(store_url.removeprefix("edge:")) / "photos" / "v1"
+    vectors = next(version.rglob("*.dat"))
+    match harm:
+        case "flip":
+            content = bytearray(vectors.read_bytes())
+            content[len(content) // 2] ^= 1
+            vectors.write_bytes(content)
+        case "missing":
+            vectors.unlink()
+        case "extra":
+            (version / "shard" / "stray.dat").touch()
+        case "ledger":
+            (version / "ledger.sqlite").write_bytes(b"not a ledger")
+        case "manifest":
+            (version / "manifest.json").unlink()
+    done = command("ingest", "check", "photos", "--store", store_url)
+    assert done.returncode == 3
+    assert "photos: " in done.stdout
+    assert "build it again with `ingest load … --name photos --rebuild`" in done.stderr
+
+
+def test_a_gallery_without_a_ledger_gets_one(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+    (store.folder("g") / "ledger.sqlite").unlink()
+    assert load(store, encoder, photos).added == 12
+    assert len(stored(store)) == 12
+
+
+def test_the_loader_leaves_no_threads_and_no_open_files(store: Store, encoder: Encoder, photos: Path) -> None:
+    load(store, encoder, photos)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(3):
+        load(store, encoder, photos)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
