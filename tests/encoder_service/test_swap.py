@@ -1,0 +1,79 @@
+"""A running service moves to a gallery's new version, and no call notices."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from encoder_service.client import Client
+from encoder_service.encoder import Encoder
+from encoder_service.server import Server
+from gallery import Store, open_store
+from tests.conftest import build
+from tests.digits import png
+
+
+@pytest.fixture
+def store(store_url: str) -> Store:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def server(store: Store, encoder: Encoder) -> Iterator[Server]:
+    build(store, encoder, count=100)
+    server = Server(store, encoder)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_the_service_follows_a_rebuild_without_failing_a_call(
+    server: Server, store: Store, encoder: Encoder, queries: list[Image.Image]
+) -> None:
+    query, stop = png(queries[0]), threading.Event()
+    versions: list[int] = []
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        with Client(server.address) as client:
+            while not stop.is_set():
+                try:
+                    versions.append(client.search(query).version)
+                except Exception as error:
+                    failures.append(error)
+
+    callers = [threading.Thread(target=ask) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for number in (2, 3):
+        build(store, encoder, count=100 + number, rebuild=True)
+        deadline = time.monotonic() + 30
+        while versions[-1:] != [number] and time.monotonic() < deadline:
+            time.sleep(0.05)
+    stop.set()
+    for caller in callers:
+        caller.join()
+    assert not failures
+    assert sorted(set(versions)) == [1, 2, 3]
+    assert store.clean("digits") == [1, 2]  # the service has let go of them
+
+
+def test_a_version_that_cannot_be_opened_leaves_the_service_on_the_old(
+    server: Server, store: Store, encoder: Encoder, queries: list[Image.Image], caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Path(store.url.removeprefix("edge:")) / "digits"
+    (home / "CURRENT").write_text("v9")
+    deadline = time.monotonic() + 30
+    while "stays at v1" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "gallery 'digits' stays at v1: gallery 'digits' in" in caplog.text
+    with Client(server.address) as client:
+        assert client.search(png(queries[0]), "digits").version == 1
+        (home / "CURRENT").write_text("v1")
+        build(store, encoder, rebuild=True)
+        while client.search(png(queries[0]), "digits").version == 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.search(png(queries[0]), "digits").version == 2
