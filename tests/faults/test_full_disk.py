@@ -1,0 +1,56 @@
+"""A disk that fills up while a gallery is loaded or built anew. Needs the right to mount a tmpfs."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gallery import open_store
+from tests.conftest import Command
+
+ROOM_MB = 130
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM_MB}m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def count(command: Command, store: str) -> object:
+    found = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store)
+    assert found.returncode == 0, found.stderr
+    return json.loads(command("ingest", "list", "--json", "--store", store).stdout)[0]["count"]
+
+
+@pytest.mark.parametrize("how", ["load", "rebuild"])
+def test_a_full_disk_is_told_in_one_line_and_the_load_goes_on_after(command: Command, disk: Path, how: str) -> None:
+    store = f"edge:{disk}"
+    load: tuple[str, ...] = ("load", "mnist", "--store", store, "--limit", "30000")
+    if how == "rebuild":
+        first = command("ingest", "load", "mnist", "--limit", "500", "--store", store)
+        assert first.returncode == 0, first.stderr
+        load = (*load, "--rebuild")
+    full = command("ingest", *load)
+    assert full.returncode == 5
+    assert [line for line in full.stderr.splitlines() if line.startswith("error: ")] == full.stderr.splitlines()[-1:]
+    assert "is full: expected 64 MB free" in full.stderr
+    assert "Traceback" not in full.stderr
+    if how == "rebuild":
+        assert count(command, store) == 500
+    else:
+        assert open_store(store).list() == []
+    subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
+    again = command("ingest", *load, "--json")
+    assert again.returncode == 0, again.stderr
+    summary = json.loads(again.stdout)
+    assert summary["unchanged"] > 0
+    assert summary["added"] + summary["unchanged"] == 30_000
+    assert count(command, store) == 30_000

@@ -1,0 +1,151 @@
+"""SIGKILL at 25 moments of a rebuild, each followed by the same command; a service answers all the while."""
+
+import json
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from encoder_service.client import Client
+from gallery import open_store
+from tests.conftest import BIN, Command
+
+COUNT = 6000
+LOAD = ("load", "mnist", "--limit", str(COUNT))
+# Moments too short to be met by chance: the load is killed when such a file appears.
+WRITTEN = ("v*/gallery.json.part-*", "v*/manifest.json.part-*", "CURRENT.part-*", "v*/rejected.jsonl.part-*")
+
+
+def codes(store: str) -> dict[str, NDArray[np.float32]]:
+    with closing(open_store(store).open("mnist")) as gallery:
+        entries = [entry for batch in gallery.scroll() for entry in batch]
+        assert len(entries) == gallery.count()
+    return {entry.key: entry.code for entry in entries}
+
+
+@pytest.mark.slow
+def test_after_each_of_25_kills_the_same_command_completes_the_gallery(command: Command, tmp_path: Path) -> None:
+    clean, store = f"edge:{tmp_path / 'clean'}", f"edge:{tmp_path / 'store'}"
+    begun = time.monotonic()
+    assert command("ingest", *LOAD, "--store", clean).returncode == 0
+    whole_s = time.monotonic() - begun
+    expected = codes(clean)
+    chance = random.Random(25)
+    kill_s = [chance.uniform(0.3, 1.0) * whole_s for _ in range(25 - 6)]
+    killed: Counter[str] = Counter()
+
+    # the first load, killed over and over
+    for delay in kill_s[:6]:
+        killed[kill(store, (), after(delay))] += 1
+        assert open_store(store).list() == []
+    finish(command, store)
+    assert_same(codes(store), expected)
+
+    # a rebuild of the gallery that a service has open
+    with Service(store) as service:
+        moments: list[Callable[[Path], bool]] = [after(delay) for delay in kill_s[6:]]
+        moments += [appears(pattern) for pattern in WRITTEN[:3] for _ in range(2)]
+        for moment in moments:
+            killed[kill(store, ("--rebuild",), moment)] += 1
+            finish(command, store, "--rebuild")
+            assert command("ingest", "clean", "--store", store).returncode == 0
+    assert service.failures == []
+    assert service.answers > 100
+    assert_same(codes(store), expected)
+    print(f"killed while {dict(killed)}; {service.answers:,} searches answered meanwhile")
+
+
+def assert_same(found: dict[str, NDArray[np.float32]], expected: dict[str, NDArray[np.float32]]) -> None:
+    assert found.keys() == expected.keys()
+    for key, code in expected.items():
+        np.testing.assert_allclose(found[key], code, atol=1e-6)
+
+
+def finish(command: Command, store: str, *options: str) -> None:
+    done = command("ingest", *LOAD, *options, "--store", store, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["count"] == COUNT
+    checked = open_store(store).differences("mnist")
+    assert not checked
+
+
+def after(delay_s: float) -> Callable[[Path], bool]:
+    due = 0.0
+
+    def is_due(home: Path) -> bool:
+        nonlocal due
+        due = due or time.monotonic() + delay_s
+        return time.monotonic() > due
+
+    return is_due
+
+
+def appears(pattern: str) -> Callable[[Path], bool]:
+    return lambda home: any(home.glob(pattern))
+
+
+def kill(store: str, options: tuple[str, ...], moment: Callable[[Path], bool]) -> str:
+    """Begin a load, kill it at the moment, and tell what it was doing."""
+    home = Path(store.removeprefix("edge:")) / "mnist"
+    process = subprocess.Popen(
+        [BIN / "ingest", *LOAD, *options, "--store", store],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not moment(home):
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    _, err = process.communicate()
+    if process.returncode == 0:
+        return "already done"
+    last = (err.splitlines() or ["starting"])[-1]
+    return last.split(" ")[0].rstrip(":")
+
+
+class Service:
+    """A running service that is asked without a pause."""
+
+    def __init__(self, store: str) -> None:
+        self._process = subprocess.Popen(
+            [BIN / "encoder-service", "serve", "--port", "0", "--store", store],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self._address = self._process.stdout.readline().removeprefix("serving on ").strip()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+        self.failures: list[str] = []
+        self.answers = 0
+
+    def _ask(self) -> None:
+        with Client(self._address) as client:
+            while not self._stop.wait(0.02):
+                try:
+                    assert len(client.search("mnist/train/7", "mnist").hits) == 5
+                    self.answers += 1
+                except Exception as error:
+                    self.failures.append(str(error))
+
+    def __enter__(self) -> "Service":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._process.terminate()
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()

@@ -1,0 +1,55 @@
+"""A folder as people have them: 10,000 files, 500 of them no images that anybody could load."""
+
+import json
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gallery import open_store
+from tests import digits
+from tests.conftest import Command
+
+COUNT, BAD = 10_000, 500
+
+
+def bomb() -> bytes:
+    """Return a PNG of a few bytes that says it has 2.5 billion pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(50_000))
+    chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data, b"IEND"))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images = digits.read("train")[0]
+    good = [digits.png(Image.fromarray(pixels)) for pixels in images]
+    bad = [good[0][:90], b"", bomb(), b"<html>not an image</html>"]
+    chance = random.Random(4)
+    is_bad = set(chance.sample(range(COUNT), BAD))
+    for index in range(COUNT):
+        path = tmp_path / "mixed" / f"{index % 100:02}" / f"{index}.{chance.choice(('png', 'jpg', 'PNG'))}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if index in is_bad:
+            path.with_suffix(".bad.png").write_bytes(bad[index % len(bad)])
+        else:
+            path.write_bytes(good[index % len(good)])
+    return tmp_path / "mixed"
+
+
+def test_the_good_are_in_and_the_bad_are_named(command: Command, store_url: str, folder: Path) -> None:
+    done = command("ingest", "load", str(folder), "--encoder", "seed", "--store", store_url, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["added"], summary["rejected"], summary["count"]) == (COUNT - BAD, BAD, COUNT - BAD)
+    lines = (open_store(store_url).folder("mixed") / "rejected.jsonl").read_text().splitlines()
+    assert {json.loads(line)["key"] for line in lines} == {
+        f"mixed/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.bad.png")
+    }
+    reasons = " ".join(json.loads(line)["reason"] for line in lines)
+    for reason in ("got none", "expected at most 64,000,000 pixels", "got 25 bytes that can't be decoded"):
+        assert reason in reasons
