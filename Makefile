@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-slow check stubs docs quality bench lock clean
+.PHONY: help demo test test-slow check stubs docs quality bench bench-load bench-million lock clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,12 @@ quality: .venv/.dev  ## Print how good the codes are: precision@5 and reconstruc
 
 bench: .venv/.dev  ## Print how fast it is, beside the way of the article
 	$(BIN)/python -m benchmarks.service
+
+bench-load: .venv/.dev  ## Print how fast loading is, beside its slowest stage alone
+	$(BIN)/python -m benchmarks.loading
+
+bench-million: .venv/.dev  ## Print how much memory it takes to load 1,000,000 pictures from a .tar
+	$(BIN)/python -m benchmarks.loading --million
 
 lock: .venv/.dev  ## Choose the versions in constraints.txt anew
 	$(PIP) uv

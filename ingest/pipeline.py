@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ _BATCH_BYTES = 32 * 1024 * 1024
 _CHUNK = 64
 # So many of each batch are reconstructed, to learn how large an error is usual.
 _SAMPLED = 128
-_NEIGHBOURS_SAMPLED = 1000
+# Fewer, and the 99th percentile is a matter of luck.
+_NEIGHBOURS_SAMPLED = 5 * _BATCH
 _VERIFIED = 64
 
 
@@ -70,7 +72,7 @@ class Loaded:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """Images on their way, and what has been learned of them.
 
     Attributes:
@@ -123,13 +125,13 @@ def load(
     """
     done = Loaded()
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool:
-        loading = _Load(source, encoder, gallery, ledger, stages, dedupe, stop or threading.Event(), pool, done)
+        loading = Load(source, encoder, gallery, ledger, stages, dedupe, stop or threading.Event(), pool, done)
         loading.run(prune)
         _settle(loading, prune)
     return done
 
 
-def _settle(loading: "_Load", prune: bool) -> None:
+def _settle(loading: "Load", prune: bool) -> None:
     """After the pass through the source: remove what has left it, and see that no duplicate lost its original."""
     done = loading.done
     if not (done.seen or done.stopped):
@@ -146,7 +148,12 @@ def _settle(loading: "_Load", prune: bool) -> None:
 
 
 @dataclass(slots=True)
-class _Load:
+class Load:
+    """One pass through a source, as four steps that `run` lets overlap: read, prepare, encode, store.
+
+    The attributes are what `load` was given, and what it returns.
+    """
+
     source: Source
     encoder: Encoder
     gallery: Gallery
@@ -159,11 +166,11 @@ class _Load:
 
     def run(self, prune: bool) -> None:
         """Go through the source once."""
-        batches = ahead(map(self._encode, ahead(map(self._prepare, ahead(self._read())))))
+        batches = ahead(map(self.encode, ahead(map(self.prepare, ahead(self.read())))))
         with self.stages.stage("loading", self.source.count) as advance:
             for batch in batches:
                 with self.done.timed("store"):
-                    self._store(batch)
+                    self.store(batch)
                     if prune:
                         self.ledger.see(batch.keys)
                 advance(len(batch.keys), self.source.count)
@@ -176,7 +183,8 @@ class _Load:
             self.ledger.forget(keys)
             self.done.pruned += sum(row.status is Status.OK for row in gone)
 
-    def _read(self) -> Iterator[_Batch]:
+    def read(self) -> Iterator[Batch]:
+        """Read the source, and tell what is new from what the ledger has."""
         items = iter(self.source)
         while not self.stop.is_set():
             with self.done.timed("read"):
@@ -188,10 +196,10 @@ class _Load:
                 return
         self.done.stopped = True
 
-    def _sorted(self, items: list[Item]) -> _Batch:
+    def _sorted(self, items: list[Item]) -> Batch:
         """Tell what is new from what the ledger has."""
         rows = self.ledger.look_up([item.key for item in items])
-        batch = _Batch([item.key for item in items], [], [])
+        batch = Batch([item.key for item in items], [], [])
         originals = self.ledger.kept([row.sha256 for row in rows.values() if row.status is Status.DUPLICATE])
         for item in items:
             sha256, row = item.sha256, rows.get(item.key)
@@ -208,7 +216,7 @@ class _Load:
             return not (self.dedupe and has_original)
         return row.status is Status.OK and bool(row.reason)
 
-    def _prepare(self, batch: _Batch) -> _Batch:
+    def prepare(self, batch: Batch) -> Batch:
         """Decode, normalise and make thumbnails, on all processors."""
         with self.done.timed("prepare"):
             chunks = [batch.new[start : start + _CHUNK] for start in range(0, len(batch.new), _CHUNK)]
@@ -238,7 +246,8 @@ class _Load:
             rows.append(Row(item.key, Status.OK, sha256, item.label))
         return np.concatenate(inputs) if inputs else np.empty(0, np.float32), rows, thumbnails, bad
 
-    def _encode(self, batch: _Batch) -> _Batch:
+    def encode(self, batch: Batch) -> Batch:
+        """Make the codes, and of some the reconstruction's error."""
         with self.done.timed("encode"):
             if batch.inputs is not None:
                 batch.codes = self.encoder.encode(batch.inputs)
@@ -249,7 +258,7 @@ class _Load:
                 batch.inputs = None
         return batch
 
-    def _sample(self, batch: _Batch) -> None:
+    def _sample(self, batch: Batch) -> None:
         """Keep the batch's first input, in place of an earlier one when there are enough."""
         samples = self.done.samples
         if len(samples) == _VERIFIED:
@@ -257,7 +266,7 @@ class _Load:
         if batch.inputs is not None:
             samples[batch.rows[0].key] = batch.inputs[0].copy()
 
-    def _store(self, batch: _Batch) -> None:
+    def store(self, batch: Batch) -> None:
         """Store in the gallery, and when it has answered, in the ledger."""
         duplicates = self._duplicates(batch) if self.dedupe else {}
         entries, rows = [], []
@@ -289,7 +298,7 @@ class _Load:
         self.done.duplicates += len(duplicates) + known.count(Status.DUPLICATE)
         self.done.rejected += len(batch.bad) + known.count(Status.BAD)
 
-    def _duplicates(self, batch: _Batch) -> dict[str, str]:
+    def _duplicates(self, batch: Batch) -> dict[str, str]:
         """Return, by key, of which other key an image of the batch is a duplicate."""
         first = self.ledger.kept([row.sha256 for row in batch.rows])
         duplicates = {}
@@ -318,7 +327,8 @@ def calibrate(errors: list[float], gallery: Gallery) -> Calibration | None:
     Returns:
         None where the gallery has too few images to tell.
     """
-    sample = next(gallery.scroll(_NEIGHBOURS_SAMPLED), [])
-    queries = [Query(entry.code, SearchOptions(limit=1, exclude_keys=(entry.key,))) for entry in sample]
-    nearest = [hits[0].distance for hits in gallery.search_batch(queries) if hits]
+    nearest: list[float] = []
+    for sample in islice(gallery.scroll(_BATCH), _NEIGHBOURS_SAMPLED // _BATCH):
+        queries = [Query(entry.code, SearchOptions(limit=1, exclude_keys=(entry.key,))) for entry in sample]
+        nearest += [hits[0].distance for hits in gallery.search_batch(queries) if hits]
     return Calibration.of(errors, nearest) if errors and nearest else None

@@ -85,10 +85,10 @@ def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
     encoder = keras.Model(image, layers.UnitNormalization()(x), name="encoder")  # (n, 128)
 
     code = layers.Input((128,))
-    x = layers.Dense(smallest[0] * smallest[1] * 64, use_bias=False)(code)
-    x = layers.Reshape((*smallest, 64))(layers.ReLU()(_norm()(x)))  # (n, 4, 4, 64)
+    x = layers.Dense(smallest[0] * smallest[1] * 32, use_bias=False)(code)
+    x = layers.Reshape((*smallest, 32))(layers.ReLU()(_norm()(x)))  # (n, 4, 4, 32)
     for size in reversed(sizes[1:]):
-        x = _block(64 if min(size) < 14 else 32)(_resized(*size)(x))  # (n, 7, 7, 64), (n, 14, 14, 32)
+        x = _block(32 if min(size) < 14 else 16)(_resized(*size)(x))  # (n, 7, 7, 32), (n, 14, 14, 16)
     x = layers.Conv2D(channels, 3, padding="same", activation="sigmoid")(_resized(height, width)(x))
     decoder = keras.Model(code, x, name="decoder")  # (n, 28, 28, 1)
     return Autoencoder(encoder, decoder, keras.Model(image, decoder(encoder(image)), name="autoencoder"))

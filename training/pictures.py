@@ -12,6 +12,7 @@ from training.fit import History
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import MaxNLocator
 
 _SHOWN = 10
 _MAPPED = 400
@@ -43,6 +44,7 @@ def _draw_losses(path: Path, name: str, history: History) -> None:
     for axes in (left, right):
         axes.axvline(history.best, color="0.8", linestyle=":", zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs are whole
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

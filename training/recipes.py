@@ -19,14 +19,14 @@ from training.export import export
 from training.fit import Recipe, constant_mse, fit, fix_seed, inputs, mse
 from training.pictures import draw
 from training.pixels import held_apart, read_pixels
-from training.whiten import whitened
+from training.whiten import POWER, whitened
 
 # A new architecture is one function in model.py and one line here.
 ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=6, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
+        Recipe(epochs=20, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
     ),
 }
 # What an encoder of each source is to overlook. Mirrored digits are others; a mirrored shoe is a shoe.
@@ -90,10 +90,10 @@ def train_and_export(
             history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
             whitening = {}
             if recipe.contrast:
-                autoencoder, power = whitened(autoencoder, train, held_out, recipe.views)
-                again = replace(recipe, contrast=0.0, epochs=-(-recipe.epochs // 3))
+                autoencoder = whitened(autoencoder, train)
+                again = replace(recipe, contrast=0.0, epochs=-(-recipe.epochs // 3), views="unchanged")
                 fit(autoencoder, train, held_out, again, seed, state / "decoder", stages)
-                whitening = {"power": power, "decoder_epochs": again.epochs}
+                whitening = {"power": POWER, "decoder_epochs": again.epochs}
     except LookalikeError:
         shutil.rmtree(state)
         raise
@@ -127,10 +127,10 @@ def _read(
     state: Path,
     stages: Stages,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.npy", stages)
+    train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.pixels", stages)
     if source not in DATASETS:
         return held_apart(train, seed)
-    return train, read_pixels(open_source(source, "test"), shape, background, state / "test.npy", stages)
+    return train, read_pixels(open_source(source, "test"), shape, background, state / "test.pixels", stages)
 
 
 def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
