@@ -26,7 +26,8 @@ from ingest.sources import Item, Source
 # What waits between two stages is bounded in images and in bytes.
 _BATCH = 1024
 _BATCH_BYTES = 32 * 1024 * 1024
-_CHUNK = 64
+# Less than this is not worth a second thread: on small images, two would wait for each other.
+_CHUNK_BYTES = 1024 * 1024
 # So many of each batch are reconstructed, to learn how large an error is usual.
 _SAMPLED = 128
 # Fewer, and the 99th percentile is a matter of luck.
@@ -219,8 +220,7 @@ class Load:
     def prepare(self, batch: Batch) -> Batch:
         """Decode, normalise and make thumbnails, on all processors."""
         with self.done.timed("prepare"):
-            chunks = [batch.new[start : start + _CHUNK] for start in range(0, len(batch.new), _CHUNK)]
-            prepared = list(self.pool.map(self._prepare_chunk, chunks))
+            prepared = list(self.pool.map(self._prepare_chunk, _chunks(batch.new)))
             for _, rows, thumbnails, bad in prepared:
                 batch.rows += rows
                 batch.thumbnails += thumbnails
@@ -315,10 +315,24 @@ def _take(items: Iterator[Item]) -> tuple[list[Item], bool]:
     size = 0
     for item in items:
         batch.append(item)
-        size += len(item.content) if isinstance(item.content, bytes) else item.content.nbytes
+        size += item.size
         if len(batch) == _BATCH or size >= _BATCH_BYTES:
             return batch, True
     return batch, False
+
+
+def _chunks(items: list[tuple[Item, str]]) -> Iterator[list[tuple[Item, str]]]:
+    """Yield the items in parts that are worth a thread each."""
+    chunk: list[tuple[Item, str]] = []
+    size = 0
+    for item, sha256 in items:
+        chunk.append((item, sha256))
+        size += item.size
+        if size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def calibrate(errors: list[float], gallery: Gallery) -> Calibration | None:

@@ -36,6 +36,11 @@ class Item:
             return ""
         return hashlib.sha256(self.content if isinstance(self.content, bytes) else self.content.tobytes()).hexdigest()
 
+    @property
+    def size(self) -> int:
+        """Bytes of its content."""
+        return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
+
     def image(self) -> Image.Image:
         """Decode the image, to mode L, RGB or RGBA.
 
