@@ -10,6 +10,9 @@ from gallery.errors import (
     InvalidInputError,
     LookalikeError,
     NotFoundError,
+    StoreBusyError,
+    StoreRefusedError,
+    StoreSlowError,
     UnavailableError,
 )
 
@@ -27,6 +30,9 @@ OUTCOMES: dict[type[LookalikeError], Outcome] = {
     EncoderMismatchError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 3),
     NotFoundError: Outcome(grpc.StatusCode.NOT_FOUND, 4),
     UnavailableError: Outcome(grpc.StatusCode.UNAVAILABLE, 5),
+    StoreSlowError: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, 5),
+    StoreBusyError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
+    StoreRefusedError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 5),
 }
 
 

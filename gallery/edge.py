@@ -4,11 +4,10 @@ Edge takes NaN without a word and raises a bare `Exception` for everything, so c
 translated after.
 """
 
-import base64
+import ctypes
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +17,17 @@ import numpy as np
 import qdrant_edge as qe
 
 from gallery.errors import StoreDamagedError, StoreError, StoreFullError, StoreLockedError
+from gallery.points import entry, fields, hit, payload, point_id
+from gallery.profiles import Memory, Profile, Quantised, profile
 from gallery.types import Entry, GallerySpec, Hit, Query, check_codes
 
-_KEYS = uuid.uuid5(uuid.NAMESPACE_URL, "lookalike/key")
 # One search thread: at this size handing work to Edge's own threads takes longer than the work.
 _SEARCH_THREADS = 1
-_HNSW_M = 16
-_HNSW_EF_CONSTRUCT = 100
-# How many candidates a search keeps, at least: on 60,000 digits this finds 0.9996 of the exact five nearest.
-_HNSW_EF = 64
+_MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
+# Below this a segment is compared in full, which is exact and as quick.
+_FULL_SCAN_KB = 10_000
 # Bytes that must be free on the disk before anything is written: two pieces of Edge's log.
 _HEADROOM = 64 * 1024 * 1024
-
-
-def point_id(key: str) -> str:
-    """Return the UUID (version 5) that a key's point always has, so that storing it again replaces it."""
-    return str(uuid.uuid5(_KEYS, key))
 
 
 class EdgeGallery:
@@ -47,11 +41,12 @@ class EdgeGallery:
             StoreDamagedError: The folder holds something that Edge can't read.
         """
         self._spec = spec
+        self._stored = profile(spec.profile)
         with _translated(folder):
             if (folder / "edge_config.json").exists():
                 self._shard = qe.EdgeShard.load(str(folder))
             else:
-                self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size))
+                self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._stored))
                 keyword = qe.PayloadSchemaType.Keyword
                 self._shard.update(qe.UpdateOperation.create_field_index("label", keyword))
         self._folder = folder
@@ -68,8 +63,7 @@ class EdgeGallery:
             return
         codes = check_codes(np.stack([entry.code for entry in entries]), self._spec.code_size)
         points = [
-            qe.Point(point_id(entry.key), code.tolist(), _payload(entry))
-            for entry, code in zip(entries, codes, strict=True)
+            qe.Point(point_id(one.key), code.tolist(), payload(one)) for one, code in zip(entries, codes, strict=True)
         ]
         self._check_space(_HEADROOM)
         with _translated(self._folder):
@@ -87,14 +81,14 @@ class EdgeGallery:
                 found = [self._shard.query(requests[0])]
             else:
                 found = self._shard.query_batch(qe.QueryBatchRequest(requests))
-        return [[_hit(point) for point in points] for points in found]
+        return [[hit(point.payload, point.score) for point in points] for points in found]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """Return the entry of each key; None where there is none."""
         ids: list[qe.PointId] = [point_id(key) for key in keys]
         with _translated(self._folder):
             records = self._shard.retrieve(ids, with_payload=True, with_vector=True)
-        entries = {entry.key: entry for entry in map(_entry, records)}
+        entries = {one.key: one for one in (entry(record.payload, record.vector) for record in records)}
         return [entries.get(key) for key in keys]
 
     def scroll(self, batch_count: int = 1000) -> Iterator[list[Entry]]:
@@ -104,7 +98,7 @@ class EdgeGallery:
             request = qe.ScrollRequest(offset=offset, limit=batch_count, with_payload=True, with_vector=True)
             with _translated(self._folder):
                 records, offset = self._shard.scroll(request)
-            yield [_entry(record) for record in records]
+            yield [entry(record.payload, record.vector) for record in records]
             if offset is None:
                 return
 
@@ -131,6 +125,9 @@ class EdgeGallery:
         """
         self._check_space(_HEADROOM + sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
         self._close_shard()
+        if sys.platform == "linux":
+            # what Edge has freed would stay with this process, 0.3 KB an entry, while the index takes its own memory
+            ctypes.CDLL(None).malloc_trim(0)
         command = [sys.executable, "-m", "gallery.edge_index", str(self._folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -162,14 +159,22 @@ class EdgeGallery:
 
     def _request(self, query: Query) -> qe.QueryRequest:
         code = check_codes(query.code[None], self._spec.code_size)[0]
-        fields = ["key", "label", "thumbnail_png"] if query.options.with_thumbnails else ["key", "label"]
         return qe.QueryRequest(
             limit=query.options.limit,
             query=qe.Query.Nearest(code.tolist()),
             filter=_filter(query),
             score_threshold=query.options.max_distance,
-            params=qe.SearchParams(exact=query.options.exact, hnsw_ef=max(_HNSW_EF, query.options.limit)),
-            with_payload=fields,
+            params=self._search_params(query),
+            with_payload=fields(query.options),
+        )
+
+    def _search_params(self, query: Query) -> qe.SearchParams:
+        again = qe.QuantizationSearchParams(rescore=True, oversampling=self._stored.oversampling)
+        ignored = qe.QuantizationSearchParams(ignore=True)
+        return qe.SearchParams(
+            hnsw_ef=max(self._stored.ef, query.options.limit),
+            exact=query.options.exact,
+            quantization=ignored if query.options.exact else again,
         )
 
 
@@ -180,10 +185,37 @@ def optimise(folder: str) -> None:
     shard.close()
 
 
-def _config(code_size: int) -> qe.EdgeConfig:
-    hnsw = qe.HnswIndexConfig(m=_HNSW_M, ef_construct=_HNSW_EF_CONSTRUCT, full_scan_threshold=10_000)
-    vectors = qe.EdgeVectorParams(size=code_size, distance=qe.Distance.Euclid, hnsw_config=hnsw)
-    return qe.EdgeConfig(vectors=vectors, max_search_threads=_SEARCH_THREADS)
+def _config(code_size: int, stored: Profile) -> qe.EdgeConfig:
+    hnsw = qe.HnswIndexConfig(stored.m, stored.ef_construct, _FULL_SCAN_KB, memory=_MEMORY[stored.graph])
+    vectors = qe.EdgeVectorParams(
+        code_size,
+        qe.Distance.Euclid,
+        hnsw_config=hnsw,
+        quantization_config=_quantisation(stored),
+        memory=_MEMORY[stored.codes],
+    )
+    return qe.EdgeConfig(
+        vectors,
+        optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, max_segment_size=stored.max_segment_mb * 1024),
+        max_search_threads=_SEARCH_THREADS,
+        payload_memory=_MEMORY[stored.payload],
+        id_tracker_memory=_MEMORY[stored.ids],
+    )
+
+
+def _quantisation(
+    stored: Profile,
+) -> qe.ScalarQuantizationConfig | qe.TurboQuantQuantizationConfig | None:
+    memory = _MEMORY[stored.shortened]
+    match stored.quantised:
+        case Quantised.NONE:
+            return None
+        case Quantised.INT8:
+            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=memory)
+        case Quantised.TURBO4:
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=memory)
+        case Quantised.TURBO2:
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=memory)
 
 
 def _filter(query: Query) -> qe.Filter | None:
@@ -196,24 +228,6 @@ def _filter(query: Query) -> qe.Filter | None:
     if query.options.exclude_keys:
         must_not.append(qe.HasIdCondition({point_id(key) for key in query.options.exclude_keys}))
     return qe.Filter(must=must, must_not=must_not)
-
-
-def _payload(entry: Entry) -> dict[str, str]:
-    thumbnail = base64.b64encode(entry.thumbnail_png).decode()
-    return {"key": entry.key, "label": entry.label, "sha256": entry.sha256, "thumbnail_png": thumbnail}
-
-
-def _hit(point: qe.ScoredPoint) -> Hit:
-    payload = point.payload or {}
-    thumbnail = base64.b64decode(payload.get("thumbnail_png", ""))
-    return Hit(payload["key"], point.score, payload["label"], thumbnail)
-
-
-def _entry(record: qe.Record) -> Entry:
-    payload = record.payload or {}
-    code = np.asarray(record.vector, np.float32)
-    thumbnail = base64.b64decode(payload["thumbnail_png"])
-    return Entry(payload["key"], code, payload["label"], payload["sha256"], thumbnail)
 
 
 @contextmanager

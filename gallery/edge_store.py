@@ -24,7 +24,7 @@ from gallery.edge import EdgeGallery
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.files import Lock, replace_file
 from gallery.manifest import MANIFEST, differences, write_manifest
-from gallery.types import Calibration, GallerySpec, check_name
+from gallery.types import ANYWHERE, Calibration, GallerySpec, Placement, check_name
 
 _CURRENT = "CURRENT"
 _SPEC = "gallery.json"
@@ -59,8 +59,9 @@ class EdgeStore:
         folder = self._live(name)
         return _Version(folder, _read_spec(folder))
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False) -> "EdgeBuild":
+    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = ANYWHERE) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
+        placement.check_none(self.url)
         home = self._root / spec.name
         with _file_errors(self.url):
             home.mkdir(parents=True, exist_ok=True)
@@ -232,13 +233,10 @@ def _can_resume(folder: Path, wanted: GallerySpec) -> bool:
 
 def _read_spec(folder: Path) -> GallerySpec:
     try:
-        fields = json.loads((folder / _SPEC).read_bytes())
-        usual = fields["calibration"] and Calibration(
-            *(tuple(fields["calibration"][n]) for n in ("errors", "distances"))
-        )
-        return GallerySpec(**{**fields, "sources": tuple(fields["sources"]), "calibration": usual})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        facts = json.loads((folder / _SPEC).read_bytes())
+    except (OSError, ValueError) as error:
         raise StoreDamagedError(f"{folder / _SPEC} can't be read as a gallery's description: {error}") from error
+    return GallerySpec.of(facts, str(folder / _SPEC))
 
 
 def _write_spec(folder: Path, spec: GallerySpec) -> None:

@@ -13,7 +13,11 @@
         ├── StoreError             the store's folder is not one, or can't be used
         ├── StoreFullError         its disk has no space left
         ├── StoreLockedError       another process holds it
-        └── StoreDamagedError      its files are not whole
+        ├── StoreDamagedError      its files are not whole
+        ├── StoreUnreachableError  no server answers there
+        ├── StoreSlowError         the server did not answer in time
+        ├── StoreBusyError         the server has too much to do
+        └── StoreRefusedError      the server wants another key, or is too old
 
 Each message is one line: what was expected, what came, and what to do.
 """
@@ -73,3 +77,19 @@ class StoreLockedError(UnavailableError):
 
 class StoreDamagedError(UnavailableError):
     """Files of the store are missing or not what they should be."""
+
+
+class StoreUnreachableError(UnavailableError):
+    """No server answers where the store should be."""
+
+
+class StoreSlowError(UnavailableError):
+    """The store's server did not answer in time."""
+
+
+class StoreBusyError(UnavailableError):
+    """The store's server has too much to do."""
+
+
+class StoreRefusedError(UnavailableError):
+    """The store's server and this client don't suit each other: the key is wrong, or the server too old."""

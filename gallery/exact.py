@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.errors import BackupError, GalleryNotFoundError
-from gallery.types import Calibration, Entry, GallerySpec, Hit, Query, check_codes, check_name
+from gallery.types import ANYWHERE, Calibration, Entry, GallerySpec, Hit, Placement, Query, check_codes, check_name
 
 _QUERIES_AT_ONCE = 256
 # Distances from dot products round at about 1e-3 near 0: this many more candidates are measured again.
@@ -157,8 +157,9 @@ class ExactStore:
             raise GalleryNotFoundError(f"no gallery '{check_name(name)}' in {self.url}")
         return self._live[name]
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False) -> ExactBuild:
+    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = ANYWHERE) -> ExactBuild:
         """Begin or extend a gallery."""
+        placement.check_none(self.url)
         live = self._live.get(spec.name)
         if live and not rebuild:
             live._spec = live.spec.extended_by(spec)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gallery.base import Gallery
 from gallery.errors import InvalidQueryError
-from gallery.types import Calibration, GallerySpec
+from gallery.types import ANYWHERE, Calibration, GallerySpec, Placement
 
 
 class Build(Protocol):
@@ -63,17 +63,19 @@ class Store(Protocol):
         """
         ...
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False) -> Build:
+    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = ANYWHERE) -> Build:
         """Begin a gallery, or extend the live one; with `rebuild`, begin the next version beside it.
 
         Args:
             spec: What to make, from what; version and count are filled in. A build of the very same that was cut
                 off is gone on with; one of anything else makes way.
             rebuild: Make a new version even though there is one.
+            placement: How a new version is spread over a cluster.
 
         Raises:
             EncoderMismatchError: The live gallery was made by another encoder.
             StoreLockedError: Another process is building this gallery, or has it open.
+            InvalidQueryError: The store has no cluster to spread over.
         """
         ...
 
@@ -146,28 +148,36 @@ def open_store(url: str) -> Store:
     """Open a store by its URL.
 
     Args:
-        url: `edge:DIR` for Qdrant Edge in a folder, `exact:` for this process's memory.
+        url: `edge:DIR` for Qdrant Edge in a folder, `http(s)://HOST:6333` for a Qdrant server or cluster, `exact:`
+            for this process's memory.
 
     Raises:
         InvalidQueryError: The URL is of no known kind.
         StoreError: The store can't be used.
     """
     kind, _, place = url.partition(":")
-    if kind not in _KINDS or (kind == "edge" and not place):
-        raise InvalidQueryError(f"store {url!r}: expected edge:DIR or exact:")
-    return _KINDS[kind](place)
+    if kind not in _KINDS or (kind != "exact" and not place):
+        raise InvalidQueryError(f"store {url!r}: expected edge:DIR, http://HOST:6333 or https://HOST:6333")
+    return _KINDS[kind](url)
 
 
-def _edge(place: str) -> Store:
+def _edge(url: str) -> Store:
     from gallery.edge_store import EdgeStore
 
-    return EdgeStore(Path(place).expanduser().absolute())
+    return EdgeStore(Path(url.removeprefix("edge:")).expanduser().absolute())
 
 
-def _exact(place: str) -> Store:
+def _server(url: str) -> Store:
+    from gallery.remote import Server
+    from gallery.remote_store import RemoteStore
+
+    return RemoteStore(Server.connect(url))
+
+
+def _exact(url: str) -> Store:
     from gallery.exact import ExactStore
 
     return ExactStore()
 
 
-_KINDS = {"edge": _edge, "exact": _exact}
+_KINDS = {"edge": _edge, "http": _server, "https": _server, "exact": _exact}

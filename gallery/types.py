@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gallery.errors import EncoderMismatchError, InvalidCodeError, InvalidQueryError
+from gallery.errors import EncoderMismatchError, InvalidCodeError, InvalidQueryError, StoreDamagedError
+from gallery.profiles import DEFAULT_PROFILE, profile
 
 MAX_LIMIT = 1000
 """The most hits that one query may ask for."""
@@ -121,6 +122,36 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """How a gallery is spread over a cluster; None leaves it to the server.
+
+    Attributes:
+        shards: In how many parts.
+        replicas: How many nodes hold each part.
+        write_consistency: How many of them must have taken a write before it is acknowledged.
+    """
+
+    shards: int | None = None
+    replicas: int | None = None
+    write_consistency: int | None = None
+
+    def check_none(self, store: str) -> None:
+        """Refuse to spread a gallery where there is no cluster.
+
+        Raises:
+            InvalidQueryError: Something is set.
+        """
+        if self != ANYWHERE:
+            raise InvalidQueryError(
+                f"store {store}: expected a server for shards and replicas: --store http://HOST:6333"
+            )
+
+
+ANYWHERE = Placement()
+"""Wherever the server puts it."""
+
+
+@dataclass(frozen=True, slots=True)
 class GallerySpec:
     """What a gallery is.
 
@@ -129,13 +160,14 @@ class GallerySpec:
         encoder: Name of the encoder that makes its codes.
         fingerprint: SHA-256 of that encoder's weights file, 64 hex digits.
         code_size: How many numbers a code has.
+        profile: How it is stored and searched, a name in `gallery.profiles`.
         version: The build this is, from 1; 0 before it is one.
         sources: What has been loaded into it, such as "mnist/train".
         count: How many images it holds.
         calibration: What is usual in it; None where that is not known.
 
     Raises:
-        InvalidQueryError: The name can't be a gallery's.
+        InvalidQueryError: The name can't be a gallery's, or there is no such profile.
     """
 
     name: str
@@ -143,12 +175,30 @@ class GallerySpec:
     fingerprint: str
     code_size: int
     version: int = 0
+    profile: str = DEFAULT_PROFILE
     sources: tuple[str, ...] = ()
     count: int = 0
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        profile(self.profile)
+
+    @classmethod
+    def of(cls, facts: object, where: str) -> "GallerySpec":
+        """Make one of what `dataclasses.asdict` and JSON made of another.
+
+        Raises:
+            StoreDamagedError: The facts are not a gallery's; the message says where they are.
+        """
+        try:
+            fields = dict(facts)  # type: ignore[call-overload]
+            usual = fields["calibration"] and Calibration(
+                *(tuple(fields["calibration"][name]) for name in ("errors", "distances"))
+            )
+            return cls(**{**fields, "sources": tuple(fields["sources"]), "calibration": usual})
+        except (KeyError, TypeError, ValueError, InvalidQueryError) as error:
+            raise StoreDamagedError(f"{where} can't be read as a gallery's description: {error}") from error
 
     def check_encoder(self, encoder: str, fingerprint: str) -> None:
         """Refuse codes of another encoder.

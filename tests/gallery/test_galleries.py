@@ -1,28 +1,25 @@
 """One suite for every kind of gallery, compared with plain NumPy."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gallery import Entry, Gallery, GallerySpec, Hit, Query, SearchOptions
-from gallery.edge import EdgeGallery
+from gallery import Entry, Gallery, GallerySpec, Hit, Query, SearchOptions, Store
 from gallery.errors import InvalidCodeError, InvalidQueryError
-from gallery.exact import ExactGallery
 from tests.digits import entries
 
-SPEC = GallerySpec("g", "seed", "f" * 64, 8, version=1)
+SPEC = GallerySpec("g", "seed", "f" * 64, 8)
 CODES = np.random.default_rng(5).random((300, 8), np.float32)
 
 
-@pytest.fixture(params=["exact", "edge"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gallery]:
-    gallery: Gallery = ExactGallery(SPEC) if request.param == "exact" else EdgeGallery(tmp_path / "shard", SPEC)
-    yield gallery
-    gallery.close()
+@pytest.fixture
+def empty(store: Store) -> Iterator[Gallery]:
+    with closing(store.build(SPEC)) as build:
+        yield build.gallery
 
 
 @pytest.fixture

@@ -28,11 +28,6 @@ SPEC = GallerySpec("g", "seed", "f" * 64, 8, sources=("test",))
 CODES = np.random.default_rng(6).random((50, 8), np.float32)
 
 
-@pytest.fixture(params=["exact", "edge"])
-def store(request: pytest.FixtureRequest, store_url: str) -> Store:
-    return open_store("exact:" if request.param == "exact" else store_url)
-
-
 def fill(store: Store, count: int = 50, rebuild: bool = False, spec: GallerySpec = SPEC) -> GallerySpec:
     with closing(store.build(spec, rebuild=rebuild)) as build:
         build.gallery.upsert(entries(CODES[:count]))
@@ -104,9 +99,11 @@ def test_names_that_could_leave_the_folder_are_refused(store: Store, name: str) 
         store.spec(name) if name else GallerySpec(name, "seed", "f" * 64, 8)
 
 
-@pytest.mark.parametrize("url", ["", "edge:", "redis:x", "/a/folder"])
+@pytest.mark.parametrize(
+    "url", ["", "edge:", "redis:x", "/a/folder", "http:", "http://", "http://h:port", "http://h/path"]
+)
 def test_urls_of_no_known_kind_are_refused(url: str) -> None:
-    with pytest.raises(InvalidQueryError, match="expected edge:DIR or exact:"):
+    with pytest.raises(InvalidQueryError, match="expected edge:DIR, http://HOST:6333 or https://HOST:6333"):
         open_store(url)
 
 

@@ -1,0 +1,231 @@
+"""How cost grows with a gallery, and what it takes to serve one that is larger than memory.
+
+`python -m benchmarks.scale grow`  10⁴ to 4·10⁶ codes: load, index, disk, search, recall, as a table and a plot
+`python -m benchmarks.scale fit`   4·10⁶ codes inside 1 GB and inside 512 MB
+`python -m benchmarks.scale try`   what was tried to get there, on 10⁶ codes inside a quarter of that
+"""
+
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from benchmarks.codes import codes_like_real
+from benchmarks.served import Served, serve
+from encoder_service.images import thumbnail_png
+from gallery import Entry, GallerySpec
+from gallery.edge import EdgeGallery
+from gallery.profiles import PROFILES, Memory, Profile, Quantised
+from ingest.progress import Stages
+from ingest.sources import open_source
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+_QUERIES = 4000
+_BATCH = 1024
+_THUMBNAILS = 1000
+_SAMPLE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A gallery that was built, and what that took.
+
+    Attributes:
+        shard: Its folder.
+        load_s: Time to store the codes.
+        index_s: Time to build the index.
+        index_mb: The most resident memory of the index build: in all, and what can't be given back to the disk.
+        disk_mb: Size on disk.
+    """
+
+    shard: Path
+    load_s: float
+    index_s: float
+    index_mb: tuple[float, float]
+    disk_mb: float
+
+
+def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
+    """Store codes in a gallery as a load does, with keys, labels, hashes and thumbnails, and build its index."""
+    PROFILES[stored.name] = stored
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    thumbnails = [
+        thumbnail_png(item.image()) for item, _ in zip(open_source("mnist"), range(_THUMBNAILS), strict=False)
+    ]
+    spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name)
+    with closing(EdgeGallery(folder, spec)) as gallery:
+        begun = time.perf_counter()
+        with stages.stage("storing", len(codes)) as advance:
+            for start in range(0, len(codes), _BATCH):
+                batch = enumerate(codes[start : start + _BATCH], start)
+                gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
+                advance(min(_BATCH, len(codes) - start))
+        load_s = time.perf_counter() - begun
+        begun = time.perf_counter()
+        with stages.stage("indexing", None), _watched() as peak:
+            gallery.index()
+        index_s = time.perf_counter() - begun
+    disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) / 2**20
+    return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
+
+
+def _entry(row: int, code: NDArray[np.float32], thumbnails: list[bytes]) -> Entry:
+    return Entry(f"digits/{row}", code, str(row % 10), f"{row:064x}", thumbnails[row % _THUMBNAILS])
+
+
+@contextmanager
+def _watched() -> Iterator[list[float]]:
+    """Yield the most memory that this process's children take, in MB: resident, and anonymous."""
+    peak, ended = [0.0, 0.0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SAMPLE_S):
+            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+                for index, field in enumerate(("VmRSS", "RssAnon")):
+                    peak[index] = max(peak[index], _status_mb(int(child), field))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _status_mb(pid: int, field: str) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), 0.0)
+
+
+def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple[Path, Path]:
+    """Write queries and the exact answers to their second half; return the two files."""
+    queries = codes_like_real(folder, "test", _QUERIES, stages)
+    answers = folder / f"nearest-{len(codes)}.npy"
+    if not answers.exists():
+        asked = queries[_QUERIES // 2 :]
+        best = np.full((len(asked), 5), -1)
+        distance = np.full((len(asked), 5), np.inf, np.float32)
+        with stages.stage("exact answers", len(codes)) as advance:
+            for start in range(0, len(codes), 50_000):
+                part = np.asarray(codes[start : start + 50_000])
+                squares = np.einsum("ij,ij->i", part, part) - 2 * (asked @ part.T)  # (q, part), less the query's own
+                near = np.argpartition(squares, 4, axis=1)[:, :5]
+                both = np.concatenate([distance, np.take_along_axis(squares, near, 1)], axis=1)
+                rows = np.concatenate([best, near + start], axis=1)
+                kept = np.argsort(both, axis=1)[:, :5]
+                best, distance = np.take_along_axis(rows, kept, 1), np.take_along_axis(both, kept, 1)
+                advance(len(part))
+        np.save(answers, best)
+    return folder / f"codes-test-{_QUERIES}.npy", answers
+
+
+_DISK = PROFILES["disk"]
+LEVERS = {
+    "int8, m 16, ids pinned": replace(_DISK, quantised=Quantised.INT8, m=16, ids=Memory.PINNED, ef=64),
+    "int8, m 16": replace(_DISK, quantised=Quantised.INT8, m=16, ef=64),
+    "4 bits, m 16": replace(_DISK, quantised=Quantised.TURBO4, m=16, ef=64),
+    "4 bits, m 12": replace(_DISK, quantised=Quantised.TURBO4, m=12, ef=64),
+    "4 bits, m 8": replace(_DISK, quantised=Quantised.TURBO4, m=8, ef=64),
+    "2 bits, m 12": replace(_DISK, quantised=Quantised.TURBO2, m=12, ef=64),
+    "2 bits, m 12, ef 128": replace(_DISK, quantised=Quantised.TURBO2, m=12, ef=128),
+    "2 bits, m 12, ef 128, 8 times": replace(_DISK, quantised=Quantised.TURBO2, m=12, ef=128, oversampling=8),
+    "4 bits, m 12, ef 128": replace(_DISK, quantised=Quantised.TURBO4, m=12, ef=128),
+    "4 bits, m 12, ef 128, twice": replace(_DISK, quantised=Quantised.TURBO4, m=12, ef=128, oversampling=2),
+}
+"""What was tried for galleries larger than memory, each beside the one above it."""
+
+_GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
+_FITS = (0, 1024, 512)
+# What a process takes before it has opened a gallery.
+_BASE_MB = 64
+
+FolderOption = Annotated[Path, typer.Option(help="Keeps codes and galleries: 8 GB for 4,000,000.")]
+CountOption = Annotated[int, typer.Option(help="How many codes.")]
+
+
+@app.command("try")
+def try_levers(
+    folder: FolderOption, count: CountOption = 1_000_000, lever: Annotated[list[str] | None, typer.Option()] = None
+) -> None:
+    """Build a gallery with each lever, and serve it in a quarter and in an eighth of the memory of its codes' 2 GB."""
+    print(_machine())
+    print(
+        "| lever | load/s | index s | index MB | disk MB | inside MB | open s | cold ms | p50 ms | p99 ms | recall@5 |"
+    )
+    for name in lever or LEVERS:
+        for memory_mb in (_BASE_MB + count * (whole - _BASE_MB) // 4_000_000 for whole in (1024, 512)):
+            _row(folder, name, LEVERS[name], count, memory_mb)
+
+
+@app.command()
+def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "disk") -> None:
+    """Serve 4,000,000 codes from as much memory as there is, from 1 GB and from 512 MB."""
+    print(_machine())
+    for memory_mb in _FITS:
+        _row(folder, profile, PROFILES[profile], count, memory_mb)
+
+
+def _row(folder: Path, name: str, stored: Profile, count: int, memory_mb: int) -> tuple[Built, Served | None]:
+    with Stages() as stages:
+        codes = codes_like_real(folder, "train", count, stages)
+        queries, answers = questions(folder, codes, stages)
+        made = _built(folder, codes, stored, stages)
+        with stages.stage("searching", None):
+            served = serve(made.shard, stored, queries, answers, memory_mb)
+    print(
+        f"| {name} | {count / made.load_s:,.0f} | {made.index_s:.0f} | {made.index_mb[0]:,.0f} | {made.disk_mb:,.0f} "
+        f"| {memory_mb or 'all'} | {_served(served)} |",
+        flush=True,
+    )
+    return made, served
+
+
+def _served(served: Served | None) -> str:
+    if served is None:
+        return "killed | | | |"
+    return (
+        f"{served.open_s:.2f} | {served.cold_ms:.2f} | {served.p50_ms:.2f} | {served.p99_ms:.2f} "
+        f"| {served.recall_at_5:.4f}"
+    )
+
+
+def _built(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
+    """Build a gallery, or find it where an earlier run built the same."""
+    shard = folder / f"{stored.quantised}-m{stored.m}-{stored.codes}-{stored.ids}-{len(codes)}"
+    record = shard.with_suffix(".json")
+    # what only a search needs does not tell two galleries apart
+    wanted = {**asdict(stored), "name": "", "meaning": "", "ef": 0, "oversampling": 0}
+    if record.exists() and json.loads(record.read_text())["profile"] == wanted:
+        return Built(shard, **json.loads(record.read_text())["built"])
+    made = build(shard, codes, stored, stages)
+    figures = {**asdict(made)}
+    del figures["shard"]
+    record.write_text(json.dumps({"profile": wanted, "built": figures}))
+    return made
+
+
+def _machine() -> str:
+    edge = metadata.version("qdrant-edge-py")
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, qdrant-edge {edge}"
+
+
+if __name__ == "__main__":
+    app()

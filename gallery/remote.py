@@ -1,0 +1,419 @@
+"""A gallery in a collection of a Qdrant server or cluster. The only file that imports `qdrant_client`.
+
+Every call waits for its effect, has a timeout, and is tried again a few times where that may help: after as long as
+the server asks for, or else after longer and longer random pauses, and never beyond the caller's deadline.
+"""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import numpy as np
+import tenacity
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+
+from gallery.deadline import seconds_left
+from gallery.errors import (
+    GalleryNotFoundError,
+    InvalidQueryError,
+    LookalikeError,
+    StoreBusyError,
+    StoreError,
+    StoreRefusedError,
+    StoreSlowError,
+    StoreUnreachableError,
+)
+from gallery.points import entry, fields, hit, payload, point_id
+from gallery.profiles import Memory, Profile, Quantised, profile
+from gallery.types import Entry, GallerySpec, Hit, Placement, Query, check_codes
+
+T = TypeVar("T")
+
+_EXPECTED = "expected edge:DIR, http://HOST:6333 or https://HOST:6333"
+_CALL_S = 10
+# These take no timeout of their own, but have the client's, _CALL_S.
+_OF_FIXED_TIME = ("get_aliases", "get_collections", "get_collection", "info")
+_SLOW_CALL_S = 300
+_ATTEMPTS = 4
+_PAUSE_S = tenacity.wait_random_exponential(multiplier=0.1, max=5)
+# How often, and how many times in a row, a server must say that it has nothing left to index.
+_LOOK_EVERY_S = 0.5
+_GREENS = 3
+_MEMORY = {
+    Memory.COLD: models.Memory.COLD,
+    Memory.CACHED: models.Memory.CACHED,
+    Memory.PINNED: models.Memory.PINNED,
+}
+
+
+class Server:
+    """A Qdrant server: its collections, their facts and aliases. Safe to use from several threads."""
+
+    def __init__(self, client: QdrantClient, url: str, attempts: int = _ATTEMPTS) -> None:
+        """Take a client; `connect` makes one."""
+        self.url = url
+        self._client = client
+        self._attempts = attempts
+
+    @classmethod
+    def connect(cls, url: str) -> "Server":
+        """Connect over gRPC, on the port after that of the URL, and see that the server can be used.
+
+        Environment:
+            QDRANT_API_KEY, or QDRANT_API_KEY_FILE, a file that holds it.
+            QDRANT_CA_FILE: PEM of a private certificate authority, for https.
+            QDRANT_GRPC_PORT: Where gRPC listens, if not on the next port.
+
+        Raises:
+            InvalidQueryError: The URL or a setting is wrong.
+            UnavailableError: The server can't be used; the kind and the message say why.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 6333
+            grpc_port = int(os.environ.get("QDRANT_GRPC_PORT") or port + 1)
+        except ValueError as error:
+            raise InvalidQueryError(f"store {url!r}: {_EXPECTED}, got {error}") from None
+        if not parts.hostname or parts.path.strip("/"):
+            raise InvalidQueryError(f"store {url!r}: {_EXPECTED}")
+        ca_file = os.environ.get("QDRANT_CA_FILE")
+        with warnings.catch_warnings():
+            # it warns of a key without TLS, which is for whoever lays the network to say
+            warnings.simplefilter("ignore", UserWarning)
+            client = QdrantClient(
+                url=url.rstrip("/"),
+                port=port,
+                grpc_port=grpc_port,
+                prefer_grpc=True,
+                api_key=_api_key(),
+                timeout=_CALL_S,
+                grpc_options={"root_certificates": _read(ca_file)} if ca_file else None,
+                check_compatibility=False,
+            )
+        server = cls(client, url)
+        server._check_version()
+        return server
+
+    def call(self, what: Callable[..., T], *arguments: Any, timeout_s: int = _CALL_S, **named: Any) -> T:
+        """Call the client, again where that may help, and turn what it raises into this project's errors."""
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=_pause,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            result: T = attempts(self._once, what, *arguments, timeout_s=timeout_s, **named)
+            return result
+        except LookalikeError:
+            raise
+        except Exception as error:
+            raise self._translated(error) from error
+
+    def _once(self, what: Callable[..., T], *arguments: Any, timeout_s: int, **named: Any) -> T:
+        left = seconds_left()
+        if left is not None and left <= 0:
+            raise StoreSlowError(f"store {self.url}: the caller's time was over before it answered")
+        if what.__name__ not in _OF_FIXED_TIME:
+            named["timeout"] = timeout_s if left is None else min(timeout_s, math.ceil(left))
+        return what(*arguments, **named)
+
+    def _sleep(self, seconds: float) -> None:
+        left = seconds_left()
+        if left is not None and left <= seconds:
+            raise StoreBusyError(f"store {self.url} asks to wait {seconds:.1f} s, longer than the caller can")
+        time.sleep(seconds)
+
+    def _translated(self, error: Exception) -> LookalikeError:
+        text = " ".join(str(getattr(error, "details", lambda: error)() or error).split())[:200]
+        match _code(error):
+            case grpc.StatusCode.UNAVAILABLE:
+                return StoreUnreachableError(
+                    f"store {self.url} can't be reached ({text}): start it, or name another with --store"
+                )
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return StoreSlowError(f"store {self.url} did not answer in time: it is overloaded, or too far away")
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return StoreBusyError(f"store {self.url} is overloaded ({text}): ask less of it, or try later")
+            case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+                return StoreRefusedError(
+                    f"store {self.url} refuses this client ({text}): set QDRANT_API_KEY or QDRANT_API_KEY_FILE"
+                )
+            case grpc.StatusCode.NOT_FOUND:
+                return GalleryNotFoundError(f"store {self.url}: {text}")
+            case code:
+                known = f"{code.name}: {text}" if code else f"{type(error).__name__}: {text}"
+                return StoreError(f"store {self.url} did not answer as Qdrant does: {known}")
+
+    def _check_version(self) -> None:
+        here = version("qdrant-client")
+        there = self.call(self._client.info).version
+        (major, minor), (wanted, newest) = (tuple(map(int, text.split(".")[:2])) for text in (there, here))
+        if (major, minor) < (wanted, newest - 1):
+            raise StoreRefusedError(
+                f"store {self.url} is Qdrant {there}, too old: expected {wanted}.{newest - 1} or newer: upgrade it"
+            )
+
+    def aliases(self) -> dict[str, str]:
+        """Return collections by their aliases."""
+        found = self.call(self._client.get_aliases).aliases
+        return {alias.alias_name: alias.collection_name for alias in found}
+
+    def collections(self) -> list[str]:
+        """Return the names of all collections."""
+        return [one.name for one in self.call(self._client.get_collections).collections]
+
+    def facts(self, collection: str) -> dict[str, Any]:
+        """Return what was noted of a collection.
+
+        Raises:
+            GalleryNotFoundError: There is no such collection.
+        """
+        found = self.call(self._client.get_collection, collection)
+        return dict(found.config.metadata or {})
+
+    def note(self, collection: str, facts: Mapping[str, Any]) -> None:
+        """Note facts of a collection beside those there are."""
+        self.call(self._client.update_collection, collection, metadata=dict(facts), timeout_s=_SLOW_CALL_S)
+
+    def create(self, collection: str, spec: GallerySpec, placement: Placement, facts: Mapping[str, Any]) -> None:
+        """Create a collection whose graph is not built before `RemoteGallery.index`."""
+        stored = profile(spec.profile)
+        self.call(
+            self._client.create_collection,
+            collection,
+            vectors_config=models.VectorParams(
+                size=spec.code_size, distance=models.Distance.EUCLID, memory=_MEMORY[stored.codes]
+            ),
+            shard_number=placement.shards,
+            replication_factor=placement.replicas,
+            write_consistency_factor=placement.write_consistency,
+            hnsw_config=models.HnswConfigDiff(
+                m=0, payload_m=0, ef_construct=stored.ef_construct, memory=_MEMORY[stored.graph]
+            ),
+            optimizers_config=models.OptimizersConfigDiff(max_segment_size=stored.max_segment_mb * 1024),
+            quantization_config=_quantisation(stored),
+            payload=models.PayloadStorageParams(memory=_MEMORY[stored.payload]),
+            id_tracker=models.IdTrackerParams(memory=_MEMORY[stored.ids]),
+            metadata=dict(facts),
+            timeout_s=_SLOW_CALL_S,
+        )
+        for field in ("key", "label"):
+            self.call(
+                self._client.create_payload_index,
+                collection,
+                field,
+                models.KeywordIndexParams(
+                    type=models.KeywordIndexType.KEYWORD, memory=_MEMORY[stored.payload], enable_hnsw=field == "label"
+                ),
+                wait=True,
+                timeout_s=_SLOW_CALL_S,
+            )
+
+    def swap(self, alias: str, collection: str) -> None:
+        """Make an alias mean a collection, whatever it meant before, in one step."""
+        actions: list[models.AliasOperations] = []
+        if alias in self.aliases():
+            actions.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
+        created = models.CreateAlias(collection_name=collection, alias_name=alias)
+        actions.append(models.CreateAliasOperation(create_alias=created))
+        self.call(self._client.update_collection_aliases, actions)
+
+    def remove_alias(self, alias: str) -> None:
+        """Remove an alias; its collection stays."""
+        action = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+        self.call(self._client.update_collection_aliases, [action])
+
+    def remove(self, collection: str) -> None:
+        """Remove a collection."""
+        self.call(self._client.delete_collection, collection, timeout_s=_SLOW_CALL_S)
+
+    def gallery(self, collection: str, spec: GallerySpec) -> "RemoteGallery":
+        """Return the gallery that a collection holds."""
+        return RemoteGallery(self, self._client, collection, spec)
+
+
+class RemoteGallery:
+    """A gallery in one collection. Safe to use from several threads."""
+
+    def __init__(self, server: Server, client: QdrantClient, collection: str, spec: GallerySpec) -> None:
+        """Take the parts; `Server.gallery` has them."""
+        self._server = server
+        self._client = client
+        self._collection = collection
+        self._spec = spec
+        self._stored = profile(spec.profile)
+
+    @property
+    def spec(self) -> GallerySpec:
+        """What the gallery is."""
+        return self._spec
+
+    def upsert(self, entries: Sequence[Entry]) -> None:
+        """Store entries; on return the server has applied them."""
+        if not entries:
+            return
+        codes = check_codes(np.stack([one.code for one in entries]), self._spec.code_size)
+        points = [
+            models.PointStruct(id=point_id(one.key), vector=code.tolist(), payload=payload(one))
+            for one, code in zip(entries, codes, strict=True)
+        ]
+        self._call(self._client.upsert, points=points, wait=True, timeout_s=_SLOW_CALL_S)
+
+    def search(self, query: Query) -> list[Hit]:
+        """Return the nearest entries, nearest first."""
+        asked = self._request(query)
+        found = self._call(
+            self._client.query_points,
+            query=asked.query,
+            query_filter=asked.filter,
+            search_params=asked.params,
+            limit=query.options.limit,
+            score_threshold=asked.score_threshold,
+            with_payload=fields(query.options),
+        )
+        return [hit(point.payload, point.score) for point in found.points]
+
+    def search_batch(self, queries: Sequence[Query]) -> list[list[Hit]]:
+        """Return the hits of each query, in the same order."""
+        if not queries:
+            return []
+        found = self._call(self._client.query_batch_points, requests=[self._request(query) for query in queries])
+        return [[hit(point.payload, point.score) for point in answer.points] for answer in found]
+
+    def get(self, keys: Sequence[str]) -> list[Entry | None]:
+        """Return the entry of each key; None where there is none."""
+        records = self._call(
+            self._client.retrieve, ids=[point_id(key) for key in keys], with_payload=True, with_vectors=True
+        )
+        entries = {one.key: one for one in (entry(record.payload, record.vector) for record in records)}
+        return [entries.get(key) for key in keys]
+
+    def scroll(self, batch_count: int = 1000) -> Iterator[list[Entry]]:
+        """Yield all entries in batches."""
+        offset: Any = None
+        while True:
+            records, offset = self._call(
+                self._client.scroll, limit=batch_count, offset=offset, with_payload=True, with_vectors=True
+            )
+            yield [entry(record.payload, record.vector) for record in records]
+            if offset is None:
+                return
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove the entries of these keys."""
+        selected = models.PointIdsList(points=[point_id(key) for key in keys])
+        self._call(self._client.delete, points_selector=selected, wait=True, timeout_s=_SLOW_CALL_S)
+
+    def count(self) -> int:
+        """Count the entries, exactly."""
+        return int(self._call(self._client.count, exact=True, timeout_s=_SLOW_CALL_S).count)
+
+    def index(self) -> None:
+        """Have the server build the graph, and wait until it has.
+
+        Raises:
+            StoreError: The server could not build it.
+        """
+        hnsw = models.HnswConfigDiff(m=self._stored.m, payload_m=self._stored.m)
+        self._call(self._client.update_collection, hnsw_config=hnsw, timeout_s=_SLOW_CALL_S)
+        greens = 0
+        while greens < _GREENS:
+            found = self._call(self._client.get_collection)
+            if found.optimizer_status != models.OptimizersStatusOneOf.OK:
+                raise StoreError(f"store {self._server.url} can't index {self._collection}: {found.optimizer_status}")
+            greens = greens + 1 if found.status == models.CollectionStatus.GREEN else 0
+            time.sleep(_LOOK_EVERY_S)
+
+    def close(self) -> None:
+        """Do nothing: the connection belongs to the server."""
+
+    def _call(self, what: Callable[..., T], **named: Any) -> T:
+        return self._server.call(what, collection_name=self._collection, **named)
+
+    def _request(self, query: Query) -> models.QueryRequest:
+        code = check_codes(query.code[None], self._spec.code_size)[0]
+        return models.QueryRequest(
+            query=code.tolist(),
+            filter=_filter(query),
+            params=self._search_params(query),
+            limit=query.options.limit,
+            score_threshold=query.options.max_distance,
+            with_payload=fields(query.options),
+        )
+
+    def _search_params(self, query: Query) -> models.SearchParams:
+        if query.options.exact:
+            return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+        return models.SearchParams(
+            hnsw_ef=max(self._stored.ef, query.options.limit),
+            quantization=models.QuantizationSearchParams(rescore=True, oversampling=self._stored.oversampling),
+        )
+
+
+def _filter(query: Query) -> models.Filter | None:
+    if not (query.options.labels or query.options.exclude_keys):
+        return None
+    must: list[Any] = []
+    if query.options.labels:
+        must.append(models.FieldCondition(key="label", match=models.MatchAny(any=list(query.options.labels))))
+    must_not: list[Any] = []
+    if query.options.exclude_keys:
+        must_not.append(models.HasIdCondition(has_id=[point_id(key) for key in query.options.exclude_keys]))
+    return models.Filter(must=must, must_not=must_not)
+
+
+def _quantisation(stored: Profile) -> models.QuantizationConfig | None:
+    memory = _MEMORY[stored.shortened]
+    match stored.quantised:
+        case Quantised.NONE:
+            return None
+        case Quantised.INT8:
+            int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, memory=memory)
+            return models.ScalarQuantization(scalar=int8)
+        case Quantised.TURBO4:
+            return _turbo(models.TurboQuantBitSize.BITS4, memory)
+        case Quantised.TURBO2:
+            return _turbo(models.TurboQuantBitSize.BITS2, memory)
+
+
+def _turbo(bits: models.TurboQuantBitSize, memory: models.Memory) -> models.TurboQuantization:
+    return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=bits, memory=memory))
+
+
+def _code(error: BaseException) -> grpc.StatusCode | None:
+    if isinstance(error, ResourceExhaustedResponse):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
+    return error.code() if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call) else None
+
+
+def _may_pass(error: BaseException) -> bool:
+    return _code(error) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, ResourceExhaustedResponse):
+        return float(error.retry_after_s)
+    return _PAUSE_S(state)
+
+
+def _api_key() -> str | None:
+    file = os.environ.get("QDRANT_API_KEY_FILE")
+    return _read(file).decode().strip() if file else os.environ.get("QDRANT_API_KEY") or None
+
+
+def _read(file: str) -> bytes:
+    try:
+        return Path(file).expanduser().read_bytes()
+    except OSError as error:
+        raise InvalidQueryError(f"{file} can't be read: {error.strerror}") from error
