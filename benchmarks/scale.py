@@ -157,6 +157,10 @@ _FITS = (0, 1024, 512)
 # What a process takes before it has opened a gallery.
 _BASE_MB = 64
 
+_HEAD = """\
+| what | load/s | index s | index MB | of it anonymous | disk MB | inside MB | open s | cold ms | p50 ms | p99 ms | recall@5 |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
 FolderOption = Annotated[Path, typer.Option(help="Keeps codes and galleries: 8 GB for 4,000,000.")]
 CountOption = Annotated[int, typer.Option(help="How many codes.")]
 
@@ -176,22 +180,33 @@ def try_levers(
 
 
 @app.command()
+def grow(folder: FolderOption, profile: str = "disk", out: Path = Path("docs/scale.png")) -> None:
+    """Build and serve galleries of 10,000 to 4,000,000 codes, from as much memory as there is."""
+    print(_machine())
+    print(_HEAD)
+    rows = [_row(folder, f"{count:,}", PROFILES[profile], count, 0) for count in _GROWTH]
+    _plot(rows, out)
+
+
+@app.command()
 def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "disk") -> None:
     """Serve 4,000,000 codes from as much memory as there is, from 1 GB and from 512 MB."""
     print(_machine())
+    print(_HEAD)
     for memory_mb in _FITS:
         _row(folder, profile, PROFILES[profile], count, memory_mb)
 
 
 def _row(folder: Path, name: str, stored: Profile, count: int, memory_mb: int) -> tuple[Built, Served | None]:
     with Stages() as stages:
-        codes = codes_like_real(folder, "train", count, stages)
+        codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
         queries, answers = questions(folder, codes, stages)
         made = _built(folder, codes, stored, stages)
         with stages.stage("searching", None):
             served = serve(made.shard, stored, queries, answers, memory_mb)
     print(
-        f"| {name} | {count / made.load_s:,.0f} | {made.index_s:.0f} | {made.index_mb[0]:,.0f} | {made.disk_mb:,.0f} "
+        f"| {name} | {count / made.load_s:,.0f} | {made.index_s:.0f} | {made.index_mb[0]:,.0f} "
+        f"| {made.index_mb[1]:,.0f} | {made.disk_mb:,.0f} "
         f"| {memory_mb or 'all'} | {_served(served)} |",
         flush=True,
     )
@@ -220,6 +235,30 @@ def _built(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: St
     del figures["shard"]
     record.write_text(json.dumps({"profile": wanted, "built": figures}))
     return made
+
+
+def _plot(rows: list[tuple[Built, Served | None]], out: Path) -> None:
+    """Draw how each cost grows, both axes in powers of ten."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    counts = np.array(_GROWTH)
+    panels = {
+        "load, codes a second": [count / made.load_s for count, (made, _) in zip(counts, rows, strict=True)],
+        "index, s": [made.index_s for made, _ in rows],
+        "on disk, MB": [made.disk_mb for made, _ in rows],
+        "search, ms (p50 and p99)": [served.p50_ms if served else np.nan for _, served in rows],
+    }
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 3.6), constrained_layout=True)
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        axis.plot(counts, values, "o-")
+        axis.set(xscale="log", yscale="log", title=title, xlabel="codes")
+        axis.grid(alpha=0.3)
+    axes[-1].plot(counts, [served.p99_ms if served else np.nan for _, served in rows], "o--")
+    axes[-1].legend(["p50", "p99"])
+    figure.savefig(out, dpi=110)
 
 
 def _machine() -> str:

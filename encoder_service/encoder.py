@@ -62,6 +62,7 @@ class Encoder:
             EncoderNotFoundError: The folder has no encoder.json.
             EncoderDamagedError: A file is missing or not the one that encoder.json was written for.
         """
+        self.folder = folder
         self.spec = _read_spec(folder)
         self._encoder = _Model(_weights(folder / "encoder.tflite", self.spec.fingerprint))
         self._decoder = _Model(_weights(folder / "decoder.tflite", self.spec.decoder_sha256))

@@ -17,6 +17,7 @@ from encoder_service.errors import at
 from encoder_service.galleries import Galleries
 from encoder_service.status import outcome
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
+from gallery.deadline import deadline
 from gallery.errors import LookalikeError
 
 _log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
 def _errors_as_status(context: grpc.ServicerContext) -> Iterator[None]:
     """End the call with the status of an error; what is not expected is logged, and told to nobody."""
     try:
-        yield
+        with deadline(context.time_remaining()):
+            yield
     except LookalikeError as error:
         _abort(context, outcome(error).status, str(error))
     except Exception:

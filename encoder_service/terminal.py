@@ -21,7 +21,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar="LOOKALIKE_STORE",
-        help="Where galleries are kept: edge:DIR.",
+        help="Where galleries are kept: edge:DIR, or http://HOST:6333 for a Qdrant server.",
         metavar="URL",
         show_default="edge: in the user's data folder",
     ),

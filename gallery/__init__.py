@@ -2,7 +2,7 @@
 
 from gallery.base import Gallery
 from gallery.store import Build, Store, open_store
-from gallery.types import MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Query, SearchOptions
+from gallery.types import MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Placement, Query, SearchOptions
 
 __all__ = [
     "MAX_LIMIT",
@@ -12,6 +12,7 @@ __all__ = [
     "Gallery",
     "GallerySpec",
     "Hit",
+    "Placement",
     "Query",
     "SearchOptions",
     "Store",

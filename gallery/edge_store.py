@@ -169,6 +169,8 @@ class EdgeStore:
 class EdgeBuild:
     """A version being built. Until `publish`, searches see the version before it, or none."""
 
+    opened_elsewhere = None
+
     def __init__(self, home: Path, lock: Lock, version: "_Version") -> None:
         """Take over the lock and the open version."""
         self.gallery = version

@@ -115,6 +115,8 @@ class _Table:
 class ExactBuild:
     """The next version of a gallery in memory."""
 
+    opened_elsewhere = None
+
     def __init__(self, store: "ExactStore", gallery: ExactGallery) -> None:
         """Prepare a build; `publish` makes it the live version."""
         self.gallery = gallery

@@ -108,13 +108,13 @@ PROFILES = {
             graph=Memory.CACHED,
             payload=Memory.COLD,
             ids=Memory.COLD,
-            quantised=Quantised.TURBO4,
+            quantised=Quantised.TURBO2,
             shortened=Memory.CACHED,
             m=12,
             ef_construct=100,
             max_segment_mb=4096,
             ef=128,
-            oversampling=4.0,
+            oversampling=8.0,
         ),
     )
 }

@@ -292,6 +292,8 @@ class RemoteGallery:
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """Return the entry of each key; None where there is none."""
+        if not keys:
+            return []
         records = self._call(
             self._client.retrieve, ids=[point_id(key) for key in keys], with_payload=True, with_vectors=True
         )
@@ -311,6 +313,8 @@ class RemoteGallery:
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the entries of these keys."""
+        if not keys:
+            return
         selected = models.PointIdsList(points=[point_id(key) for key in keys])
         self._call(self._client.delete, points_selector=selected, wait=True, timeout_s=_SLOW_CALL_S)
 

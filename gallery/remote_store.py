@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from platformdirs import user_data_path
@@ -165,6 +166,12 @@ class RemoteBuild:
         self._server = server
         self._lock = lock
 
+    @property
+    def opened_elsewhere(self) -> Callable[[], Gallery]:
+        """Opens the gallery in another process, over a connection of its own."""
+        spec = self.gallery.spec
+        return partial(open_collection, self._server.url, _collection(spec.name, spec.version), spec)
+
     def index(self) -> None:
         """Have the server build the graph, and wait for it."""
         self.gallery.index()
@@ -180,6 +187,11 @@ class RemoteBuild:
     def close(self) -> None:
         """Let others build."""
         self._lock.close()
+
+
+def open_collection(url: str, collection: str, spec: GallerySpec) -> Gallery:
+    """Connect to a server and open one of its collections."""
+    return Server.connect(url).gallery(collection, spec)
 
 
 def _collection(name: str, version: int) -> str:

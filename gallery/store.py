@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,11 @@ class Build(Protocol):
     @property
     def folder(self) -> Path:
         """A folder of this machine for what else belongs to the version, such as its ledger."""
+        ...
+
+    @property
+    def opened_elsewhere(self) -> Callable[[], Gallery] | None:
+        """Opens the gallery in another process, and can be sent there; None where only one process may have it."""
         ...
 
     def index(self) -> None:

@@ -16,6 +16,7 @@ from ingest.pipeline import Loaded, calibrate, load
 from ingest.progress import Stages
 from ingest.sources import Source
 from ingest.verify import code_problems, count_problems
+from ingest.workers import load_in_parallel
 
 REJECTED = "rejected.jsonl"
 
@@ -28,12 +29,14 @@ class Terms:
         dedupe: Leave out images whose content is in the gallery under another key.
         prune: Remove images that the source no longer has.
         max_rejected: The most images that may be bad, in percent of the source's.
+        workers: In how many processes to load.
         publish_anyway: Publish even if more are bad, and complain afterwards.
     """
 
     dedupe: bool = False
     prune: bool = False
     max_rejected: float = 10.0
+    workers: int = 1
     publish_anyway: bool = True
 
 
@@ -60,12 +63,13 @@ def fill(
         StoreDamagedError: The version is not what it should be; it does not go live.
     """
     with closing(Ledger(build.folder)) as ledger:
+        if not ledger.counts():
+            if build.gallery.spec.sources == (source.name,):
+                ledger.begin(source.name, place)
+            ledger.adopt(build.gallery.scroll())
         ledger.begin(source.name, place)
         try:
-            with stop_on_signal(stages.say) as stop:
-                done = load(
-                    source, encoder, build.gallery, ledger, stages, dedupe=terms.dedupe, prune=terms.prune, stop=stop
-                )
+            done = _loaded(build, source, place, encoder, ledger, stages, terms)
         finally:
             _write_rejected(ledger, build.folder / REJECTED)
         if done.stopped:
@@ -84,6 +88,15 @@ def fill(
                 )
             calibration = calibrate(ledger.errors(), build.gallery)
     return build.publish(calibration), done
+
+
+def _loaded(
+    build: Build, source: Source, place: str, encoder: Encoder, ledger: Ledger, stages: Stages, terms: Terms
+) -> Loaded:
+    with stop_on_signal(stages.say) as stop:
+        if terms.workers > 1:
+            return load_in_parallel(terms.workers, source, place, encoder, build, ledger, stages, terms.prune)
+        return load(source, encoder, build.gallery, ledger, stages, dedupe=terms.dedupe, prune=terms.prune, stop=stop)
 
 
 def check_rejected(done: Loaded, max_percent: float, outcome: str) -> None:

@@ -13,8 +13,9 @@ import typer
 from encoder_service import terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
-from gallery import GallerySpec, open_store
+from gallery import GallerySpec, Placement, open_store
 from gallery.errors import InvalidInputError, StoreDamagedError
+from gallery.profiles import DEFAULT_PROFILE, PROFILES
 from ingest.errors import GalleryUnsoundError, StoppedError
 
 app = typer.Typer(
@@ -24,6 +25,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
+
+
+ProfileOption = Annotated[
+    str,
+    typer.Option(
+        help="What is kept where; balanced for a new gallery, as it is for another. "
+        + "; ".join(f"{profile.name}: {profile.meaning}" for profile in PROFILES.values())
+        + "."
+    ),
+]
 
 
 def _percent(text: str | float) -> float:
@@ -58,6 +69,13 @@ def load(
     max_rejected: Annotated[
         float, typer.Option(parser=_percent, metavar="PERCENT", help="Exit with 3 if more images than this are bad.")
     ] = 10.0,
+    profile: ProfileOption = "",
+    workers: Annotated[int, typer.Option(min=1, help="Load in so many processes; for a server.")] = 1,
+    shards: Annotated[int | None, typer.Option(min=1, help="Parts to spread over a cluster; the server's own.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Nodes that hold each part.")] = None,
+    write_consistency: Annotated[
+        int | None, typer.Option(min=1, help="Nodes that must have taken a write before it counts.")
+    ] = None,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
@@ -73,17 +91,25 @@ def load(
     begun = time.perf_counter()
     if prune and limit:
         raise InvalidInputError("expected one of --prune and --limit, got both: all beyond the limit would be removed")
+    if dedupe and workers > 1:
+        raise InvalidInputError("expected one of --dedupe and --workers, got both: no worker sees what another stores")
     images = open_source(source, split, limit, label_from=label_from, labels=labels)
     galleries = open_store(store)
     name = name or default_gallery(source)
     live = next((spec for spec in galleries.list() if spec.name == name), None)
     made_by = load_encoder(encoder or (live.encoder if live and not rebuild else default_encoder(source)))
     made = made_by.spec
-    wanted = GallerySpec(name, made.name, made.fingerprint, made.code_size, sources=(images.name,))
+    if live and not rebuild and profile not in ("", live.profile):
+        raise InvalidInputError(f"gallery '{name}' has profile {live.profile}: expected --rebuild to give it another")
+    stored = profile or (live.profile if live else DEFAULT_PROFILE)
+    wanted = GallerySpec(name, made.name, made.fingerprint, made.code_size, profile=stored, sources=(images.name,))
+    placement = Placement(shards, replicas, write_consistency)
     # a new version is to be like the source, and one of bad images must not take the place of a good one
-    terms = Terms(dedupe, prune or rebuild, 0.0 if strict else max_rejected, publish_anyway=not (rebuild and live))
+    terms = Terms(
+        dedupe, prune or rebuild, 0.0 if strict else max_rejected, workers, publish_anyway=not (rebuild and live)
+    )
     try:
-        with closing(galleries.build(wanted, rebuild=rebuild)) as build, Stages() as stages:
+        with closing(galleries.build(wanted, rebuild=rebuild, placement=placement)) as build, Stages() as stages:
             spec, done = fill(build, images, place_of(source, split), made_by, stages, terms)
     except (StoppedError, KeyboardInterrupt) as error:
         print(str(error) or "stopped: the same command goes on", file=sys.stderr)
@@ -116,7 +142,10 @@ def list_galleries(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fal
     if not specs:
         print(f"no galleries in {store}: build one with `ingest load mnist`")
     for spec in specs:
-        print(f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, {', '.join(spec.sources)}")
+        print(
+            f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, profile {spec.profile}, "
+            f"{', '.join(spec.sources)}"
+        )
 
 
 @app.command()
@@ -173,6 +202,31 @@ def restore(
     with Stages() as stages, stages.stage("restoring", None):
         spec = open_store(store).restore(file, name)
     print(f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, {store}")
+
+
+@app.command("copy")
+def copy_gallery(
+    name: Annotated[str, typer.Argument(help="Name of the gallery.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="URL", help="Store that has it: edge:DIR or http://HOST:6333.")
+    ],
+    target: Annotated[str, typer.Option("--to", metavar="URL", help="Store that is to have it.")],
+    profile: ProfileOption = "",
+) -> None:
+    """Copy a gallery from one store to another, without encoding anything again.
+
+    The same command goes on where it was cut off. The copy is verified before it goes live.
+    """
+    from ingest.copy import copy
+    from ingest.progress import Stages
+
+    if source == target:
+        raise InvalidInputError(f"expected two stores, got {source} twice")
+    with Stages() as stages:
+        spec, written = copy(open_store(source), open_store(target), name, stages, profile)
+    print(
+        f"{spec.name} v{spec.version}: {spec.count:,} images in {target}, {written:,} written, profile {spec.profile}"
+    )
 
 
 @app.command()
@@ -259,5 +313,6 @@ def _as_dict(spec: GallerySpec, store: str) -> dict[str, object]:
         "count": spec.count,
         "encoder": spec.encoder,
         "fingerprint": spec.fingerprint,
+        "profile": spec.profile,
         "store": store,
     }

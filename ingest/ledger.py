@@ -6,15 +6,19 @@ died between the two stores that image again, which changes nothing.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from gallery import Entry
 from gallery.errors import StoreDamagedError, StoreError, StoreFullError
 
 FILE = "ledger.sqlite"
+_PRUNED_AT_ONCE = 1024
+# Several processes may write: each waits so long for its turn.
+_TURN_S = 60
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, name TEXT UNIQUE, place TEXT);
@@ -64,7 +68,7 @@ class Ledger:
         """
         self._path = folder / FILE
         with self._errors():
-            self._rows = sqlite3.connect(self._path, check_same_thread=False)
+            self._rows = sqlite3.connect(self._path, _TURN_S, check_same_thread=False)
             self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
         self._source = 0
 
@@ -109,14 +113,41 @@ class Ledger:
         with self._errors(), self._rows:
             self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
 
-    def unseen(self, count: int) -> list[Row]:
-        """Return at most `count` rows of the source whose keys have not been seen."""
-        with self._errors():
-            found = self._rows.execute(
-                f"SELECT {_COLUMNS} FROM items WHERE source = ? AND key NOT IN (SELECT key FROM seen) LIMIT ?",
-                (self._source, count),
-            )
-            return [_row(values) for values in found]
+    def prune(self, delete: Callable[[Sequence[str]], None]) -> int:
+        """Remove the rows of the source whose keys have not been seen.
+
+        Args:
+            delete: Removes keys from the gallery, which comes first.
+
+        Returns:
+            How many of them were in the gallery.
+        """
+        pruned = 0
+        while gone := self._unseen():
+            keys = [row.key for row in gone]
+            delete(keys)
+            self.forget(keys)
+            pruned += sum(row.status is Status.OK for row in gone)
+        return pruned
+
+    def adopt(self, entries: Iterable[Sequence[Entry]]) -> None:
+        """Take over a gallery that another machine has loaded, so that what it holds is not loaded again.
+
+        The entries count as of the source that has begun, or where none has, of none that is known.
+        """
+        with self._errors(), self._rows:
+            self._rows.execute("INSERT OR IGNORE INTO sources (id, name, place) VALUES (0, '', '')")
+            for batch in entries:
+                self._rows.executemany(
+                    "INSERT OR IGNORE INTO items (key, source, status, sha256, label, reason) "
+                    "VALUES (?, ?, 'ok', ?, ?, '')",
+                    ((entry.key, self._source, entry.sha256, entry.label) for entry in batch),
+                )
+
+    def copy_to(self, folder: Path) -> None:
+        """Write the whole ledger into another version's folder."""
+        with self._errors(), closing(sqlite3.connect(folder / FILE)) as other:
+            self._rows.backup(other)
 
     def orphaned(self) -> bool:
         """Tell whether a duplicate's original is no longer in the gallery."""
@@ -163,6 +194,14 @@ class Ledger:
     def close(self) -> None:
         """Close the file, so that it is whole by itself."""
         self._rows.close()
+
+    def _unseen(self) -> list[Row]:
+        with self._errors():
+            found = self._rows.execute(
+                f"SELECT {_COLUMNS} FROM items WHERE source = ? AND key NOT IN (SELECT key FROM seen) LIMIT ?",
+                (self._source, _PRUNED_AT_ONCE),
+            )
+            return [_row(values) for values in found]
 
     def _select(self, condition: str, values: Sequence[str]) -> list[Row]:
         marks = ", ".join("?" * len(values))

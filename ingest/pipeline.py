@@ -59,6 +59,15 @@ class Loaded:
     samples: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def add(self, other: "Loaded") -> None:
+        """Add what another process did of the same load."""
+        for name in ("added", "unchanged", "duplicates", "rejected", "pruned"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.stopped |= other.stopped
+        self.samples |= other.samples
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = max(self.seconds.get(stage, 0.0), seconds)
+
     @property
     def seen(self) -> int:
         """How many images the source had."""
@@ -140,7 +149,7 @@ def _settle(loading: "Load", prune: bool) -> None:
     if done.stopped:
         return
     if prune:
-        loading.prune()
+        done.pruned += loading.ledger.prune(loading.gallery.delete)
     if loading.ledger.orphaned():
         # the images that these were duplicates of have changed or gone: go through the source for them alone
         added, done.unchanged, done.duplicates, done.rejected = done.added, 0, 0, 0
@@ -175,14 +184,6 @@ class Load:
                     if prune:
                         self.ledger.see(batch.keys)
                 advance(len(batch.keys), self.source.count)
-
-    def prune(self) -> None:
-        """Remove what the source no longer has, from the gallery first."""
-        while gone := self.ledger.unseen(_BATCH):
-            keys = [row.key for row in gone]
-            self.gallery.delete(keys)
-            self.ledger.forget(keys)
-            self.done.pruned += sum(row.status is Status.OK for row in gone)
 
     def read(self) -> Iterator[Batch]:
         """Read the source, and tell what is new from what the ledger has."""

@@ -95,6 +95,9 @@ def _sampled_inputs(
     notes: list[str] = []
     for place, rows in sample.items():
         wanted = {row.key: row for row in rows}
+        if not place:
+            notes.append(f"{len(wanted):,} images of the sample were loaded elsewhere, and could not be encoded again")
+            continue
         try:
             source = open_source(place)
             for item in source:

@@ -120,6 +120,12 @@ def test_deleted_entries_are_gone(full: Gallery) -> None:
     assert "k0" not in keys(full.search(Query(CODES[0])))
 
 
+def test_asked_for_nothing_a_gallery_does_nothing(full: Gallery) -> None:
+    full.upsert([])
+    full.delete([])
+    assert (full.get([]), full.search_batch([]), full.count()) == ([], [], 300)
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

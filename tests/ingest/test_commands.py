@@ -30,7 +30,7 @@ def test_load_list_search_drop(command: Command, store_url: str) -> None:
         assert f"{stage}: " in loaded.stderr
 
     (gallery,) = listed(command, store_url)
-    assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "store"}
+    assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "profile", "store"}
     assert (gallery["name"], gallery["version"], gallery["count"]) == ("mnist", 1, 2000)
     assert (gallery["encoder"], gallery["store"]) == ("mnist", store_url)
 

@@ -1,0 +1,136 @@
+"""Galleries on their way from one store to another."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from encoder_service.encoder import Encoder
+from gallery import Entry, GallerySpec, Query, Store, open_store
+from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
+from gallery.remote import RemoteGallery, Server
+from gallery.remote_store import RemoteStore
+from ingest.build import fill
+from ingest.copy import copy
+from ingest.progress import Stages
+from ingest.verify import check
+from tests import digits
+from tests.conftest import build
+
+
+@pytest.fixture
+def edge(tmp_path: Path, encoder: Encoder) -> Store:
+    store = open_store(f"edge:{tmp_path / 'edge'}")
+    build(store, encoder)
+    return store
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Store:
+    return RemoteStore(Server(QdrantClient(":memory:"), "http://memory:6333"), tmp_path / "here")
+
+
+def entries(store: Store) -> dict[str, Entry]:
+    with closing(store.open("digits")) as gallery:
+        return {entry.key: entry for batch in gallery.scroll() for entry in batch}
+
+
+def assert_same(one: Store, other: Store) -> None:
+    left, right = entries(one), entries(other)
+    assert left.keys() == right.keys()
+    for key, entry in left.items():
+        np.testing.assert_array_equal(entry.code, right[key].code)
+        assert (entry.label, entry.sha256, entry.thumbnail_png) == (
+            right[key].label,
+            right[key].sha256,
+            right[key].thumbnail_png,
+        )
+
+
+def test_there_and_back_again_changes_nothing(edge: Store, server: Store, tmp_path: Path) -> None:
+    there, written = copy(edge, server, "digits", Stages())
+    assert (there.count, there.version, written) == (400, 1, 400)
+    assert_same(edge, server)
+    assert there.calibration == edge.spec("digits").calibration is not None
+    back = open_store(f"edge:{tmp_path / 'back'}")
+    assert copy(server, back, "digits", Stages())[1] == 400
+    assert_same(edge, back)
+    assert check(back, "digits", 0, Stages()) == ([], 0)
+
+
+def test_a_copy_knows_what_was_loaded_so_that_loading_adds_nothing(
+    edge: Store, server: Store, encoder: Encoder
+) -> None:
+    spec, _ = copy(edge, server, "digits", Stages())
+    with closing(server.build(spec)) as building:
+        done = fill(building, digits.Digits(), "digits", encoder, Stages())[1]
+    assert (done.added, done.unchanged) == (0, 400)
+
+
+def test_a_gallery_loaded_by_another_machine_is_not_loaded_again(
+    edge: Store, server: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    spec, _ = copy(edge, server, "digits", Stages())
+    assert isinstance(server, RemoteStore)
+    elsewhere = RemoteStore(server._server, tmp_path / "another machine")
+    with closing(elsewhere.build(spec)) as building:
+        done = fill(building, digits.Digits(), "digits", encoder, Stages())[1]
+    assert (done.added, done.unchanged) == (0, 400)
+
+
+def test_a_copy_that_was_cut_off_is_gone_on_with(edge: Store, server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    upsert = RemoteGallery.upsert
+    monkeypatch.setattr("ingest.copy._BATCH", 100)
+
+    def break_off(self: RemoteGallery, new: Sequence[Entry]) -> None:
+        if self.count() == 200:
+            raise StoreError("the server has gone away")
+        upsert(self, new)
+
+    with monkeypatch.context() as broken, pytest.raises(StoreError):
+        broken.setattr(RemoteGallery, "upsert", break_off)
+        copy(edge, server, "digits", Stages())
+    with pytest.raises(GalleryNotFoundError):
+        server.open("digits")
+    assert copy(edge, server, "digits", Stages())[1] == 200
+    assert_same(edge, server)
+
+
+def test_what_the_original_has_lost_since_a_cut_is_not_in_the_copy(edge: Store, server: Store) -> None:
+    spec = edge.spec("digits")
+    begun = GallerySpec(spec.name, spec.encoder, spec.fingerprint, spec.code_size, sources=spec.sources)
+    with closing(server.build(begun)) as building:
+        building.gallery.upsert([Entry("gone", np.zeros(spec.code_size, np.float32))])
+    copy(edge, server, "digits", Stages())
+    assert_same(edge, server)
+
+
+def test_a_copy_takes_the_place_of_what_was_there(edge: Store, server: Store) -> None:
+    copy(edge, server, "digits", Stages())
+    assert copy(edge, server, "digits", Stages())[0].version == 2
+    assert server.clean("digits") == [1]
+    assert_same(edge, server)
+
+
+def test_a_copy_that_is_not_like_the_original_does_not_go_live(
+    edge: Store, server: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upsert = RemoteGallery.upsert
+
+    def spoil(self: RemoteGallery, new: Sequence[Entry]) -> None:
+        upsert(self, [Entry(entry.key, entry.code + 1, entry.label, entry.sha256) for entry in new])
+
+    monkeypatch.setattr(RemoteGallery, "upsert", spoil)
+    with pytest.raises(StoreDamagedError, match=r"does not have digits/train/.* as it was: copy again"):
+        copy(edge, server, "digits", Stages())
+    assert server.list() == []
+
+
+def test_a_profile_may_change_on_the_way(edge: Store, server: Store) -> None:
+    assert copy(edge, server, "digits", Stages(), "disk")[0].profile == "disk"
+    code = entries(edge)["digits/train/7"].code
+    with closing(server.open("digits")) as gallery:
+        assert gallery.search(Query(code))[0].key == "digits/train/7"
