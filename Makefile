@@ -25,6 +25,7 @@ check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cluster.yml
 	$(MAKE) --no-print-directory docs CLI=.venv/cli.md
 	diff .venv/cli.md docs/cli.md
 	$(MAKE) --no-print-directory stubs OUT=.venv/stubs

@@ -157,8 +157,19 @@ _FITS = (0, 1024, 512)
 # What a process takes before it has opened a gallery.
 _BASE_MB = 64
 
+# Files of a shard, by what is in them.
+_PARTS = {
+    "codes_bytes": "vector_storage/matrix.dat",
+    "shortened_bytes": "vector_storage/quantized.*",
+    "graph_bytes": "vector_index/*",
+    "ids_bytes": "id_tracker.*",
+    "payload_bytes": "payload_*/**/*",
+}
+# Images that one process of 2 cores encodes and stores in a second: `python -m benchmarks.loading`.
+_LOADED_PER_S = 8_800
+
 _HEAD = """\
-| what | load/s | index s | index MB | of it anonymous | disk MB | inside MB | open s | cold ms | p50 ms | p99 ms | recall@5 |
+| what | load/s | index s | index MB | anonymous | disk MB | inside MB | open s | cold ms | p50 ms | p99 ms | recall@5 |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 FolderOption = Annotated[Path, typer.Option(help="Keeps codes and galleries: 8 GB for 4,000,000.")]
@@ -195,6 +206,33 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
     print(_HEAD)
     for memory_mb in _FITS:
         _row(folder, profile, PROFILES[profile], count, memory_mb)
+
+
+@app.command()
+def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
+    """Measure each profile, and record what `ingest plan` reckons with, ingest/coefficients.json."""
+    recorded = {}
+    for stored in PROFILES.values():
+        with Stages() as stages:
+            codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
+            made = _built(folder, codes, stored, stages)
+            queries, answers = questions(folder, codes, stages)
+            served = serve(made.shard, stored, queries, answers, 0)
+        assert served
+        sizes = {part: sum(_blocks(made.shard, pattern)) / count for part, pattern in _PARTS.items()}
+        recorded[stored.name] = {
+            **{part: round(size, 1) for part, size in sizes.items()},
+            "base_bytes": round(served.anonymous_mb * 2**20),
+            "load_per_s": _LOADED_PER_S,
+            "index_us": round(made.index_s / count * 1e6 / (np.log10(count) / 6), 1),
+            "cores": os.cpu_count(),
+        }
+        print(stored.name, recorded[stored.name], f"recall@5 {served.recall_at_5:.4f}, p50 {served.p50_ms:.2f} ms")
+    Path("ingest/coefficients.json").write_text(json.dumps(recorded, indent=2) + "\n")
+
+
+def _blocks(shard: Path, pattern: str) -> list[int]:
+    return [path.stat().st_blocks * 512 for path in shard.rglob(pattern) if path.is_file()]
 
 
 def _row(folder: Path, name: str, stored: Profile, count: int, memory_mb: int) -> tuple[Built, Served | None]:

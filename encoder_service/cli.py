@@ -54,6 +54,18 @@ def serve(
 
 
 @app.command()
+def health(
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:50051",
+) -> None:
+    """Ask a running service whether it is ready; exit with 0 if so, with 5 if not."""
+    from encoder_service.client import Client
+
+    with Client(address) as client:
+        client.check_health()
+    print("ready")
+
+
+@app.command()
 def search(
     image: Annotated[
         str, typer.Argument(help="An image file, - for stdin, a dataset's image (mnist/test/7), or a stored key.")

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -82,6 +83,18 @@ class Client:
     def encoder(self) -> encoder_pb2.GetEncoderResponse:
         """Return what the service runs and what it accepts."""
         return self._call(self._encoder.GetEncoder, encoder_pb2.GetEncoderRequest())
+
+    def check_health(self) -> None:
+        """Ask whether the service takes calls.
+
+        Raises:
+            ServiceError: It does not, or can't be reached.
+        """
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        answer = self._call(health.Check, health_pb2.HealthCheckRequest())
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+            raise ServiceError(f"service at {self._address} is not ready: it says {name}")
 
     def close(self) -> None:
         """Close the connection."""

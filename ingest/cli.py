@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from contextlib import closing
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -292,6 +293,34 @@ def evaluate(
     )
     for key in ("precision_at_1", "precision_at_5", "map_at_5", "recall_at_5"):
         print(f"{key:<16}{figures[key]:.4f}")
+
+
+@app.command("plan")
+def plan_gallery(
+    images: Annotated[str, typer.Option(help="How many, such as 60000, 100M or 1B.")],
+    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = DEFAULT_PROFILE,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Qdrant nodes; as few as will do if not given.")] = None,
+    ram: Annotated[str, typer.Option(help="Memory of a node.")] = "16GB",
+    replicas: Annotated[int, typer.Option(min=1, help="Nodes that hold each code.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Reckon the memory, disk, time and nodes that a gallery takes, from what was measured."""
+    from ingest.plan import amount, as_bytes, as_time, plan
+
+    count = amount(images, "--images")
+    planned = plan(count, profile, amount(ram, "--ram"), nodes, replicas)
+    if as_json:
+        print(json.dumps(asdict(planned)))
+        return
+    print(f"{count:,.0f} images, profile {profile}, {replicas} replica{'s' * (replicas > 1)}, nodes of {ram}")
+    print(f"nodes   {planned.nodes:,}")
+    print(f"RAM     {as_bytes(planned.ram_bytes)} in all, {as_bytes(planned.ram_bytes / planned.nodes)} a node")
+    print(f"disk    {as_bytes(planned.disk_bytes)} in all, {as_bytes(planned.disk_bytes / planned.nodes)} a node")
+    print(f"load    {as_time(planned.load_s)}")
+    print(f"index   {as_time(planned.index_s)}")
+    print()
+    for line in planned.formula:
+        print(line)
 
 
 def main() -> None:

@@ -112,12 +112,15 @@ def test_errors_are_one_line_and_an_exit_code(
 
 def test_the_running_service_is_asked_by_address_and_holds_the_gallery(command: Command, store_url: str) -> None:
     with serving(store_url) as (service, address):
+        assert command("encoder-service", "health", "--address", address).stdout == "ready\n"
         asked = command("encoder-service", "search", "digits/train/0", "--address", address, "--json")
         assert asked.returncode == 0, asked.stderr
         refused = command("encoder-service", "search", "digits/train/0", "--store", store_url)
         assert refused.returncode == 5
         assert f"in use by process {service.pid} (encoder-service serve)" in refused.stderr
     alone = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
+    gone = command("encoder-service", "health", "--address", address)
+    assert (gone.returncode, gone.stderr.count("\n")) == (5, 1)
     both = [[(hit["key"], hit["distance"]) for hit in json.loads(done.stdout)["hits"]] for done in (asked, alone)]
     assert both[0] == both[1]
 
