@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-slow check stubs docs quality bench bench-load bench-million lock clean
+.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-scale image-size lock clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +17,10 @@ test: .venv/.dev  ## Run the tests
 
 test-slow: .venv/.dev  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
+
+QDRANT_URL := http://127.0.0.1:6333
+test-server: .venv/.dev  ## Run the suite of all stores against a real Qdrant server too; QDRANT_URL says where
+	QDRANT_URL=$(QDRANT_URL) $(BIN)/pytest tests/gallery
 
 check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
 	$(BIN)/ruff format --check .
@@ -54,6 +58,13 @@ bench-load: .venv/.dev  ## Print how fast loading is, beside its slowest stage a
 
 bench-million: .venv/.dev  ## Print how much memory it takes to load 1,000,000 pictures from a .tar
 	$(BIN)/python -m benchmarks.loading --million
+
+bench-scale: .venv/.dev  ## Print how cost grows to 4,000,000 codes, and serve them inside 1 GB and 512 MB (root, 8 GB of disk)
+	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale
+	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
+
+image-size: .venv/bin/python  ## Print what the Docker image is made of
+	$(BIN)/python -m benchmarks.image_size
 
 lock: .venv/.dev  ## Choose the versions in constraints.txt anew
 	$(PIP) uv

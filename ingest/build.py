@@ -86,7 +86,8 @@ def fill(
                 raise StoreDamagedError(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
-            calibration = calibrate(ledger.errors(), build.gallery)
+            # a ledger that was adopted has no errors, but the gallery has what was learned of it before
+            calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
     return build.publish(calibration), done
 
 

@@ -1,0 +1,65 @@
+"""What `ingest plan` reckons."""
+
+import json
+
+import pytest
+
+from gallery.errors import InvalidInputError
+from gallery.profiles import PROFILES
+from ingest.plan import amount, plan
+from tests.conftest import Command
+
+GB = 1e9
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("60000", 6e4), ("60,000", 6e4), ("100M", 1e8), ("1.5b", 1.5e9), ("16GB", 16e9), ("512 MB", 512e6)]
+)
+def test_amounts_are_read_as_people_write_them(text: str, value: float) -> None:
+    assert amount(text, "--images") == value
+
+
+@pytest.mark.parametrize("text", ["", "many", "-5", "0", "1X", "nan", "1e9"])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="--images .*: expected a number above 0 such as"):
+        amount(text, "--images")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_ten_times_the_images_take_ten_times_the_room_and_a_little_more_than_ten_times_the_indexing(
+    profile: str,
+) -> None:
+    small, large = (plan(images, profile, 64 * GB, 1, 1) for images in (1e7, 1e8))
+    assert large.disk_bytes == pytest.approx(10 * small.disk_bytes)
+    assert large.load_s == pytest.approx(10 * small.load_s)
+    assert 10 < large.index_s / small.index_s < 13
+
+
+def test_profiles_take_less_memory_the_more_is_left_on_disk() -> None:
+    memory, balanced, disk = (plan(1e8, name, 64 * GB, None, 1) for name in PROFILES)
+    assert memory.ram_bytes > balanced.ram_bytes * 0.9 > 2 * disk.ram_bytes
+
+
+def test_nodes_hold_what_has_to_be_in_memory_and_every_replica() -> None:
+    once, twice = (plan(1e9, "balanced", 16 * GB, None, replicas) for replicas in (1, 2))
+    assert once.ram_bytes <= once.nodes * 16 * GB
+    assert 2 * once.nodes - 1 <= twice.nodes <= 2 * once.nodes + 1
+    assert plan(1000, "disk", 16 * GB, None, 3).nodes == 3
+    with pytest.raises(InvalidInputError, match="--nodes 2: expected at least 3, as many as there are replicas"):
+        plan(1000, "disk", 16 * GB, 2, 3)
+
+
+def test_a_node_too_small_for_anything_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="--ram 1 MB: expected more than"):
+        plan(1000, "disk", 1e6, None, 1)
+
+
+def test_the_plan_is_printed_with_its_formula(command: Command) -> None:
+    printed = command("ingest", "plan", "--images", "100M", "--profile", "disk", "--ram", "16GB")
+    assert printed.returncode == 0, printed.stderr
+    for line in ("nodes   ", "RAM     ", "disk    ", "load    ", "index   ", "RAM   = images × replicas × ("):
+        assert f"\n{line}" in printed.stdout
+    as_json = json.loads(command("ingest", "plan", "--images", "100M", "--json").stdout)
+    assert as_json["nodes"] >= 1
+    refused = command("ingest", "plan", "--images", "lots")
+    assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
