@@ -11,10 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import wire
+from encoder_service.adder import NewImage
 from encoder_service.errors import ServiceError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
 from encoder_service.status import error_of
-from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
+from encoder_service.v1 import (
+    encoder_pb2,
+    encoder_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
 
@@ -38,6 +46,7 @@ class Client:
         self._channel = grpc.insecure_channel(address, options)
         self._encoder = encoder_pb2_grpc.EncoderServiceStub(self._channel)
         self._search = search_pb2_grpc.SearchServiceStub(self._channel)
+        self._gallery = gallery_pb2_grpc.GalleryServiceStub(self._channel)
 
     def search(self, subject: Subject, gallery: str = "", options: SearchOptions = SearchOptions()) -> SearchResult:
         """Find the stored images that look like the subject.
@@ -83,6 +92,44 @@ class Client:
     def encoder(self) -> encoder_pb2.GetEncoderResponse:
         """Return what the service runs and what it accepts."""
         return self._call(self._encoder.GetEncoder, encoder_pb2.GetEncoderRequest())
+
+    def galleries(self) -> list[gallery_pb2.Gallery]:
+        """Return what galleries there are, by name."""
+        return list(self._call(self._gallery.ListGalleries, gallery_pb2.ListGalleriesRequest()).galleries)
+
+    def gallery(self, name: str = "") -> gallery_pb2.Gallery:
+        """Return what a gallery is; empty for the service's only one. Errors as for `search`."""
+        return self._call(self._gallery.GetGallery, gallery_pb2.GetGalleryRequest(gallery=name)).gallery
+
+    def add(self, images: Iterable[NewImage], gallery: str) -> Iterator[bool | LookalikeError]:
+        """Add images to a gallery, and yield for each, in order, when the service has stored it.
+
+        Yields:
+            Whether it was there already, unchanged; for a bad image, the error.
+
+        Raises:
+            NotFoundError: There is no such gallery.
+            ServiceError: The service can't be reached, or failed; what has been yielded is stored.
+        """
+        requests = (
+            gallery_pb2.AddImagesRequest(
+                gallery=gallery, key=image.key, image=wire.image_message(image.picture), label=image.label
+            )
+            for image in images
+        )
+        try:
+            for response in self._gallery.AddImages(requests):
+                if response.WhichOneof("result") == "added":
+                    yield response.added.unchanged
+                else:
+                    yield error_of(grpc.StatusCode[response.error.status], response.error.message)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def delete(self, keys: Sequence[str], gallery: str = "") -> int:
+        """Remove images by key, at most 1,000, and return how many of them were there."""
+        request = gallery_pb2.DeleteImagesRequest(gallery=gallery, keys=keys)
+        return self._call(self._gallery.DeleteImages, request).deleted_count
 
     def check_health(self) -> None:
         """Ask whether the service takes calls.

@@ -4,7 +4,9 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from encoder_service.adder import Adder
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import EncoderNotFoundError, RequestError
 from encoder_service.searcher import Searcher
@@ -29,7 +31,7 @@ class Galleries:
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
-        self._open: dict[str, _Opened] = {}
+        self._open: dict[str, Opened] = {}
         self._default = ""
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -37,7 +39,13 @@ class Galleries:
 
     @contextmanager
     def searcher(self, name: str = "") -> Iterator[Searcher]:
-        """Yield the searcher of a gallery. Its version stays open until the block ends, even if a newer one is live.
+        """Yield the searcher of a gallery; see `opened`."""
+        with self.opened(name) as opened:
+            yield opened.searcher
+
+    @contextmanager
+    def opened(self, name: str = "") -> "Iterator[Opened]":
+        """Yield a gallery's live version. It stays open until the block ends, even if a newer one goes live.
 
         Where no name is given, it is the store's only one, and stays so when others come later.
 
@@ -54,11 +62,23 @@ class Galleries:
             opened = self._open[name]
             opened.users += 1
         try:
-            yield opened.searcher
+            yield opened
         finally:
             with self._lock:
                 opened.users -= 1
                 opened.close_if_left()
+
+    def list(self) -> "list[GallerySpec]":
+        """Return what the live galleries are, by name; of those that are open, with the count of now."""
+        specs = self._store.list()
+        with self._lock:
+            opened = {name: one.gallery for name, one in self._open.items()}
+        return [
+            replace(spec, count=opened[spec.name].count())
+            if spec.name in opened and opened[spec.name].spec.version == spec.version
+            else spec
+            for spec in specs
+        ]
 
     def open_all(self) -> None:
         """Open every gallery whose encoder is here, so that no first search has to wait for it."""
@@ -99,7 +119,7 @@ class Galleries:
                         _log.warning("gallery '%s' stays at v%d: %s", name, opened.gallery.spec.version, error)
                     passed_over[name] = version
 
-    def _move(self, name: str, old: "_Opened", spec: GallerySpec) -> None:
+    def _move(self, name: str, old: "Opened", spec: GallerySpec) -> None:
         new = self._opened(spec)
         with self._lock:
             self._open[name] = new
@@ -107,10 +127,10 @@ class Galleries:
             old.close_if_left()
         _log.info("gallery '%s' is at v%d now", name, spec.version)
 
-    def _opened(self, spec: GallerySpec) -> "_Opened":
+    def _opened(self, spec: GallerySpec) -> "Opened":
         encoder = self._encoder_of(spec)
         gallery = self._store.open(spec.name)
-        return _Opened(gallery, Searcher(encoder, gallery))
+        return Opened(gallery, encoder)
 
     def _encoder_of(self, spec: GallerySpec) -> Encoder:
         if spec.fingerprint not in self._encoders:
@@ -134,15 +154,22 @@ class Galleries:
         return names[0]
 
 
-class _Opened:
-    """An open version, and how many calls are using it."""
+class Opened:
+    """An open version, what searches it and adds to it, and how many calls are using it."""
 
-    def __init__(self, gallery: Gallery, searcher: Searcher) -> None:
+    def __init__(self, gallery: Gallery, encoder: Encoder) -> None:
+        """Take the parts.
+
+        Raises:
+            EncoderMismatchError: The gallery was made by another encoder.
+        """
         self.gallery = gallery
-        self.searcher = searcher
+        self.searcher = Searcher(encoder, gallery)
+        self.adder = Adder(encoder, gallery)
         self.users = 0
         self.replaced = False
 
     def close_if_left(self) -> None:
+        """Close the version when a newer one has taken its place and the last call has ended."""
         if self.replaced and not self.users:
             self.gallery.close()

@@ -14,8 +14,15 @@ from grpc_reflection.v1alpha import reflection
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
-from encoder_service.servicers import EncoderServicer, SearchServicer
-from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
+from encoder_service.servicers import EncoderServicer, GalleryServicer, SearchServicer
+from encoder_service.v1 import (
+    encoder_pb2,
+    encoder_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
 from encoder_service.wire import MAX_MESSAGE_BYTES
 from gallery import Store
 
@@ -26,6 +33,7 @@ _DRAIN_S = 10.0
 SERVICES = (
     encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name,
     search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
+    gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name,
 )
 
 
@@ -58,6 +66,7 @@ class Server:
         )
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(encoder), self._grpc)
         search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(self._galleries), self._grpc)
+        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(GalleryServicer(self._galleries), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, HEALTH_NAME, reflection.SERVICE_NAME), self._grpc)
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NoReturn
 
 import grpc
@@ -12,11 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images, wire
+from encoder_service.adder import Adder, NewImage
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from encoder_service.galleries import Galleries
 from encoder_service.status import outcome
-from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
+from encoder_service.v1 import (
+    encoder_pb2,
+    encoder_pb2_grpc,
+    gallery_pb2,
+    gallery_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
+from encoder_service.waiting import waiting
 from gallery.deadline import deadline
 from gallery.errors import LookalikeError
 
@@ -50,7 +60,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             try:
                 response.code.CopyFrom(wire.code_message(self._code(request.image)))
             except LookalikeError as error:
-                response.error.CopyFrom(encoder_pb2.ItemError(status=outcome(error).status.name, message=str(error)))
+                response.error.CopyFrom(wire.item_error(error))
             yield response
 
     def Decode(self, request: encoder_pb2.DecodeRequest, context: grpc.ServicerContext) -> encoder_pb2.DecodeResponse:
@@ -101,6 +111,72 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             with self._galleries.searcher(gallery) as searcher:
                 results = searcher.search_batch(wanted)
             return search_pb2.BatchSearchResponse(responses=map(wire.search_response, results))
+
+
+class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
+    """Answers GalleryService with the galleries of one store."""
+
+    def __init__(self, galleries: Galleries) -> None:
+        """Take the galleries."""
+        self._galleries = galleries
+
+    def ListGalleries(
+        self, request: gallery_pb2.ListGalleriesRequest, context: grpc.ServicerContext
+    ) -> gallery_pb2.ListGalleriesResponse:
+        """List the galleries."""
+        with _errors_as_status(context):
+            return gallery_pb2.ListGalleriesResponse(galleries=map(wire.gallery_message, self._galleries.list()))
+
+    def GetGallery(
+        self, request: gallery_pb2.GetGalleryRequest, context: grpc.ServicerContext
+    ) -> gallery_pb2.GetGalleryResponse:
+        """Describe one gallery."""
+        with _errors_as_status(context), self._galleries.opened(request.gallery) as opened:
+            spec = replace(opened.gallery.spec, count=opened.gallery.count())
+            return gallery_pb2.GetGalleryResponse(gallery=wire.gallery_message(spec))
+
+    def AddImages(
+        self, request_iterator: Iterator[gallery_pb2.AddImagesRequest], context: grpc.ServicerContext
+    ) -> Iterator[gallery_pb2.AddImagesResponse]:
+        """Add images as they arrive, those that wait together; each is answered when the store has it."""
+        with _errors_as_status(context):
+            name, index = "", 0
+            for batch in waiting(request_iterator, wire.MAX_ADDED_AT_ONCE):
+                name = wire.check_same_gallery(name, batch)
+                with self._galleries.opened(name) as opened:
+                    yield from _added(opened.adder, batch, index)
+                index += len(batch)
+
+    def DeleteImages(
+        self, request: gallery_pb2.DeleteImagesRequest, context: grpc.ServicerContext
+    ) -> gallery_pb2.DeleteImagesResponse:
+        """Remove images by key."""
+        with _errors_as_status(context):
+            keys = wire.check_keys(request.keys)
+            with self._galleries.opened(request.gallery) as opened:
+                return gallery_pb2.DeleteImagesResponse(deleted_count=opened.adder.delete(keys))
+
+
+def _added(
+    adder: Adder, requests: list[gallery_pb2.AddImagesRequest], first: int
+) -> Iterator[gallery_pb2.AddImagesResponse]:
+    """Store what can be stored, and yield the answers in order."""
+    errors: dict[int, LookalikeError] = {}
+    new: dict[int, NewImage] = {}
+    for index, request in enumerate(requests):
+        try:
+            new[index] = NewImage(request.key, wire.picture(request.image), request.label)
+        except LookalikeError as error:
+            errors[index] = error
+    results = dict(zip(new, adder.add(list(new.values())), strict=True)) if new else {}
+    for index, request in enumerate(requests):
+        response = gallery_pb2.AddImagesResponse(index=first + index, key=request.key)
+        result = errors.get(index) or results[index]
+        if isinstance(result, LookalikeError):
+            response.error.CopyFrom(wire.item_error(result))
+        else:
+            response.added.unchanged = result
+        yield response
 
 
 @contextmanager

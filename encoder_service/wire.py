@@ -11,10 +11,13 @@ from encoder_service import images
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
-from encoder_service.v1 import encoder_pb2, search_pb2
-from gallery import MAX_LIMIT, Hit, SearchOptions
+from encoder_service.status import outcome
+from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
+from gallery import MAX_LIMIT, GallerySpec, Hit, SearchOptions
+from gallery.errors import LookalikeError
 
 MAX_BATCH = 256
+MAX_ADDED_AT_ONCE = 64
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 _DEFAULT_LIMIT = 5
@@ -202,6 +205,55 @@ def encoder_response(spec: EncoderSpec) -> encoder_pb2.GetEncoderResponse:
             max_message_bytes=MAX_MESSAGE_BYTES,
         ),
     )
+
+
+def gallery_message(spec: GallerySpec) -> gallery_pb2.Gallery:
+    """Return the message that describes a gallery."""
+    return gallery_pb2.Gallery(
+        name=spec.name,
+        version=spec.version,
+        image_count=spec.count,
+        encoder=spec.encoder,
+        encoder_fingerprint=spec.fingerprint,
+        code_size=spec.code_size,
+        profile=spec.profile,
+        sources=spec.sources,
+    )
+
+
+def item_error(error: LookalikeError) -> encoder_pb2.ItemError:
+    """Return the message that says why one item of a stream failed."""
+    return encoder_pb2.ItemError(status=outcome(error).status.name, message=str(error))
+
+
+def check_same_gallery(name: str, requests: Sequence[gallery_pb2.AddImagesRequest]) -> str:
+    """Return the gallery that a stream is for.
+
+    Args:
+        name: What the messages before have named; empty for the stream's beginning.
+        requests: The next messages.
+
+    Raises:
+        RequestError: The first message names none, or another names another.
+    """
+    name = name or requests[0].gallery
+    if not name:
+        raise RequestError("gallery: expected a name in the first message, got none")
+    for request in requests:
+        if request.gallery not in ("", name):
+            raise RequestError(f"gallery: expected '{name}' all through the stream, got '{request.gallery}'")
+    return name
+
+
+def check_keys(keys: Sequence[str]) -> list[str]:
+    """Return the keys of a request.
+
+    Raises:
+        RequestError: There are more than 1,000.
+    """
+    if len(keys) > MAX_LIMIT:
+        raise RequestError(f"keys: expected at most {MAX_LIMIT:,}, got {len(keys):,}")
+    return list(keys)
 
 
 def check_batch(requests: Sequence[search_pb2.SearchRequest]) -> str:

@@ -24,7 +24,7 @@ from gallery.edge import EdgeGallery
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.files import Lock, replace_file
 from gallery.manifest import MANIFEST, differences, write_manifest
-from gallery.types import ANYWHERE, Calibration, GallerySpec, Placement, check_name
+from gallery.types import ANYWHERE, Calibration, Entry, GallerySpec, Placement, check_name
 
 _CURRENT = "CURRENT"
 _SPEC = "gallery.json"
@@ -57,7 +57,7 @@ class EdgeStore:
     def open(self, name: str) -> Gallery:
         """Open the live version of a gallery, which this process then holds alone."""
         folder = self._live(name)
-        return _Version(folder, _read_spec(folder))
+        return _Live(folder, _read_spec(folder))
 
     def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = ANYWHERE) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
@@ -219,6 +219,35 @@ class _Version(EdgeGallery):
     def close(self) -> None:
         super().close()
         self._open_lock.close()
+
+
+class _Live(_Version):
+    """A version that is searched, and may be written to at the same time; then its files are described anew."""
+
+    _changed = False
+
+    def upsert(self, entries: Sequence[Entry]) -> None:
+        self._change()
+        super().upsert(entries)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._change()
+        super().delete(keys)
+
+    def close(self) -> None:
+        count = self.count() if self._changed else 0
+        self._close_shard()
+        if self._changed:
+            self._changed = False
+            with _file_errors(str(self.folder)):
+                _write_spec(self.folder, replace(self.spec, count=count))
+                write_manifest(self.folder)
+        super().close()
+
+    def _change(self) -> None:
+        if not self._changed:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            self._changed = True
 
 
 def _number(folder: Path) -> int:

@@ -11,7 +11,7 @@ from gallery.errors import StoreDamagedError
 from gallery.files import replacing
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
-from ingest.ledger import Ledger
+from ingest.ledger import Ledger, Status
 from ingest.pipeline import Loaded, calibrate, load
 from ingest.progress import Stages
 from ingest.sources import Source
@@ -63,10 +63,10 @@ def fill(
         StoreDamagedError: The version is not what it should be; it does not go live.
     """
     with closing(Ledger(build.folder)) as ledger:
-        if not ledger.counts():
+        if ledger.counts()[Status.OK] != build.gallery.count():
             if build.gallery.spec.sources == (source.name,):
                 ledger.begin(source.name, place)
-            ledger.adopt(build.gallery.scroll())
+            ledger.match(build.gallery.scroll())
         ledger.begin(source.name, place)
         try:
             done = _loaded(build, source, place, encoder, ledger, stages, terms)

@@ -130,19 +130,26 @@ class Ledger:
             pruned += sum(row.status is Status.OK for row in gone)
         return pruned
 
-    def adopt(self, entries: Iterable[Sequence[Entry]]) -> None:
-        """Take over a gallery that another machine has loaded, so that what it holds is not loaded again.
+    def match(self, entries: Iterable[Sequence[Entry]]) -> None:
+        """Make the ledger say what a gallery holds that others have written to: another machine, or a service.
 
-        The entries count as of the source that has begun, or where none has, of none that is known.
+        Args:
+            entries: All that it holds. What the ledger did not know counts as of the source that has begun, or where
+                none has, of none that is known.
         """
         with self._errors(), self._rows:
             self._rows.execute("INSERT OR IGNORE INTO sources (id, name, place) VALUES (0, '', '')")
+            self._rows.execute("CREATE TEMP TABLE held (key TEXT PRIMARY KEY) WITHOUT ROWID")
             for batch in entries:
+                self._rows.executemany("INSERT INTO held VALUES (?)", ((entry.key,) for entry in batch))
                 self._rows.executemany(
-                    "INSERT OR IGNORE INTO items (key, source, status, sha256, label, reason) "
-                    "VALUES (?, ?, 'ok', ?, ?, '')",
+                    "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?1, ?2, 'ok', ?3, ?4, '') "
+                    "ON CONFLICT (key) DO UPDATE SET status = 'ok', sha256 = ?3, label = ?4, reason = '' "
+                    "WHERE status != 'ok' OR sha256 != ?3 OR label != ?4",
                     ((entry.key, self._source, entry.sha256, entry.label) for entry in batch),
                 )
+            self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM held)")
+            self._rows.execute("DROP TABLE held")
 
     def copy_to(self, folder: Path) -> None:
         """Write the whole ledger into another version's folder."""

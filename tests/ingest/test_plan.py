@@ -13,7 +13,8 @@ GB = 1e9
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("60000", 6e4), ("60,000", 6e4), ("100M", 1e8), ("1.5b", 1.5e9), ("16GB", 16e9), ("512 MB", 512e6)]
+    ("text", "value"),
+    [("60000", 6e4), ("60,000", 6e4), ("100M", 1e8), ("1.5b", 1.5e9), ("16GB", 16e9), ("512 MB", 512e6)],
 )
 def test_amounts_are_read_as_people_write_them(text: str, value: float) -> None:
     assert amount(text, "--images") == value
@@ -21,7 +22,7 @@ def test_amounts_are_read_as_people_write_them(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "many", "-5", "0", "1X", "nan", "1e9"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match="--images .*: expected a number above 0 such as"):
+    with pytest.raises(InvalidInputError, match=r"--images .*: expected a number above 0 such as"):
         amount(text, "--images")
 
 

@@ -1,0 +1,100 @@
+"""Images into a gallery that is being searched: decode, encode, store. No gRPC in it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from encoder_service import images
+from encoder_service.encoder import Encoder
+from encoder_service.errors import RequestError
+from gallery import Entry, Gallery
+from gallery.errors import LookalikeError
+
+MAX_KEY_LENGTH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image to be stored.
+
+    Attributes:
+        key: Its name, unique in its gallery, 1 to 1,024 characters.
+        picture: An image file's bytes, or an image.
+        label: What it is said to show, at most 1,024 characters; empty for none.
+    """
+
+    key: str
+    picture: bytes | Image.Image
+    label: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file's bytes or of the pixels, 64 hex digits."""
+        content = self.picture if isinstance(self.picture, bytes) else self.picture.tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+
+class Adder:
+    """Stores images with one encoder in one gallery. Safe to use from several threads."""
+
+    def __init__(self, encoder: Encoder, gallery: Gallery) -> None:
+        """Take the two parts.
+
+        Raises:
+            EncoderMismatchError: The gallery was made by another encoder.
+        """
+        gallery.spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
+        self._encoder = encoder
+        self._gallery = gallery
+
+    def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:
+        """Store images; on return those without an error are kept, even if the process dies.
+
+        Args:
+            new: The images; of two with the same key, the later one counts.
+
+        Returns:
+            For each, whether it was there already with the same content and label, or why it can't be stored.
+
+        Raises:
+            UnavailableError: The store can't take them.
+        """
+        latest = {image.key: image for image in new}
+        held = {entry.key: entry for entry in self._gallery.get(list(latest)) if entry}
+        results: dict[str, bool | LookalikeError] = {}
+        pictures: dict[str, Image.Image] = {}
+        for key, image in latest.items():
+            entry = held.get(key)
+            if entry and (entry.sha256, entry.label) == (image.sha256, image.label):
+                results[key] = True
+                continue
+            try:
+                pictures[key] = _decoded(image)
+                results[key] = False
+            except LookalikeError as error:
+                results[key] = error
+        if pictures:
+            codes = self._encoder.encode_images(list(pictures.values()))
+            self._gallery.upsert(
+                [
+                    Entry(key, code, latest[key].label, latest[key].sha256, images.thumbnail_png(picture))
+                    for (key, picture), code in zip(pictures.items(), codes, strict=True)
+                ]
+            )
+        return [results[image.key] for image in new]
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Remove images by key, and return how many of them were there."""
+        held = [entry.key for entry in self._gallery.get(keys) if entry]
+        self._gallery.delete(held)
+        return len(set(held))
+
+
+def _decoded(image: NewImage) -> Image.Image:
+    if not 1 <= len(image.key) <= MAX_KEY_LENGTH:
+        raise RequestError(f"key: expected 1 to {MAX_KEY_LENGTH:,} characters, got {len(image.key):,}")
+    if len(image.label) > MAX_KEY_LENGTH:
+        raise RequestError(f"label: expected at most {MAX_KEY_LENGTH:,} characters, got {len(image.label):,}")
+    return images.decode(image.picture) if isinstance(image.picture, bytes) else image.picture

@@ -1,0 +1,94 @@
+from encoder_service.v1 import encoder_pb2 as _encoder_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Gallery(_message.Message):
+    __slots__ = ("name", "version", "image_count", "encoder", "encoder_fingerprint", "code_size", "profile", "sources")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FIELD_NUMBER: _ClassVar[int]
+    ENCODER_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    CODE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    image_count: int
+    encoder: str
+    encoder_fingerprint: str
+    code_size: int
+    profile: str
+    sources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., image_count: _Optional[int] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., code_size: _Optional[int] = ..., profile: _Optional[str] = ..., sources: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListGalleriesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListGalleriesResponse(_message.Message):
+    __slots__ = ("galleries",)
+    GALLERIES_FIELD_NUMBER: _ClassVar[int]
+    galleries: _containers.RepeatedCompositeFieldContainer[Gallery]
+    def __init__(self, galleries: _Optional[_Iterable[_Union[Gallery, _Mapping]]] = ...) -> None: ...
+
+class GetGalleryRequest(_message.Message):
+    __slots__ = ("gallery",)
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    def __init__(self, gallery: _Optional[str] = ...) -> None: ...
+
+class GetGalleryResponse(_message.Message):
+    __slots__ = ("gallery",)
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    gallery: Gallery
+    def __init__(self, gallery: _Optional[_Union[Gallery, _Mapping]] = ...) -> None: ...
+
+class AddImagesRequest(_message.Message):
+    __slots__ = ("gallery", "key", "image", "label")
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    key: str
+    image: _encoder_pb2.Image
+    label: str
+    def __init__(self, gallery: _Optional[str] = ..., key: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., label: _Optional[str] = ...) -> None: ...
+
+class AddImagesResponse(_message.Message):
+    __slots__ = ("index", "key", "added", "error")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ADDED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    key: str
+    added: Added
+    error: _encoder_pb2.ItemError
+    def __init__(self, index: _Optional[int] = ..., key: _Optional[str] = ..., added: _Optional[_Union[Added, _Mapping]] = ..., error: _Optional[_Union[_encoder_pb2.ItemError, _Mapping]] = ...) -> None: ...
+
+class Added(_message.Message):
+    __slots__ = ("unchanged",)
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
+    unchanged: bool
+    def __init__(self, unchanged: _Optional[bool] = ...) -> None: ...
+
+class DeleteImagesRequest(_message.Message):
+    __slots__ = ("gallery", "keys")
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, gallery: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DeleteImagesResponse(_message.Message):
+    __slots__ = ("deleted_count",)
+    DELETED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    deleted_count: int
+    def __init__(self, deleted_count: _Optional[int] = ...) -> None: ...

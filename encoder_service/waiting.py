@@ -1,0 +1,46 @@
+"""What has arrived on a stream and waits, taken together."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def waiting(items: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Yield what has arrived since the last time, one item or more, in order.
+
+    No more than `most` are read ahead, so a stream that is faster than its reader has to wait. What the items raise
+    is raised after those that came before.
+    """
+    arrived: queue.Queue[T | _End] = queue.Queue(most)
+
+    def read() -> None:
+        end = _End()
+        try:
+            for item in items:
+                arrived.put(item)
+        except Exception as error:
+            end.error = error
+        arrived.put(end)
+
+    threading.Thread(target=read, name="waiting", daemon=True).start()
+    while True:
+        batch: list[T] = []
+        item = arrived.get()
+        while not isinstance(item, _End):
+            batch.append(item)
+            if len(batch) == most or arrived.empty():
+                break
+            item = arrived.get()
+        if batch:
+            yield batch
+        if isinstance(item, _End):
+            if item.error:
+                raise item.error
+            return
+
+
+class _End:
+    error: Exception | None = None

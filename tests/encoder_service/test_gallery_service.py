@@ -1,0 +1,170 @@
+"""Galleries that grow and shrink while they are searched, over a socket."""
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from PIL import Image
+
+from encoder_service.adder import NewImage
+from encoder_service.client import Client
+from encoder_service.encoder import Encoder
+from encoder_service.server import Server
+from gallery import SearchOptions, Store, open_store
+from gallery.errors import InvalidInputError, LookalikeError, NotFoundError
+from tests.conftest import BIN, build
+from tests.digits import png
+
+
+@pytest.fixture
+def store(store_url: str, encoder: Encoder) -> Store:
+    store = open_store(store_url)
+    build(store, encoder)
+    return store
+
+
+@pytest.fixture
+def server(store: Store, encoder: Encoder) -> Iterator[Server]:
+    server = Server(store, encoder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own(server: Server) -> Iterator[Client]:
+    """A client of a service that this test may change."""
+    with Client(server.address) as client:
+        yield client
+
+
+def new(queries: list[Image.Image], count: int) -> list[NewImage]:
+    return [NewImage(f"new/{index}", png(picture), "new") for index, picture in enumerate(queries[:count])]
+
+
+def test_galleries_are_listed_and_described(own: Client) -> None:
+    (listed,) = own.galleries()
+    assert (listed.name, listed.version, listed.image_count, listed.encoder) == ("digits", 1, 400, "seed")
+    assert own.gallery("digits") == own.gallery() == listed
+    with pytest.raises(NotFoundError, match="no gallery 'other'"):
+        own.gallery("other")
+
+
+def test_added_images_are_found_at_once_and_removed_ones_no_more(own: Client, queries: list[Image.Image]) -> None:
+    assert list(own.add(new(queries, 5), "digits")) == [False] * 5
+    assert own.gallery().image_count == own.galleries()[0].image_count == 405
+    hit = own.search(png(queries[3]), options=SearchOptions(with_thumbnails=True)).hits[0]
+    assert (hit.key, hit.label) == ("new/3", "new")
+    assert hit.distance == pytest.approx(0, abs=1e-3)
+    assert hit.thumbnail_png
+    assert own.delete(["new/3", "new/4", "no such key"]) == 2
+    assert own.gallery().image_count == 403
+    assert own.search(png(queries[3])).hits[0].key != "new/3"
+
+
+def test_what_is_there_already_is_said_and_what_has_changed_is_replaced(
+    own: Client, queries: list[Image.Image]
+) -> None:
+    images = new(queries, 2)
+    assert list(own.add(images, "digits")) == [False, False]
+    assert list(own.add(images, "digits")) == [True, True]
+    assert list(own.add([NewImage("new/0", images[1].picture, "other")], "digits")) == [False]
+    assert own.gallery().image_count == 402
+    found = {hit.key: hit.label for hit in own.search(png(queries[1])).hits[:2]}
+    assert found == {"new/0": "other", "new/1": "new"}
+
+
+def test_of_two_images_with_one_key_the_later_counts(own: Client, queries: list[Image.Image]) -> None:
+    first, second = png(queries[0]), png(queries[1])
+    assert len(list(own.add([NewImage("twice", first), NewImage("twice", second)], "digits"))) == 2
+    assert own.gallery().image_count == 401
+    assert own.search(second).hits[0].key == "twice"
+
+
+def test_a_bad_image_is_an_item_error_and_the_stream_goes_on(own: Client, queries: list[Image.Image]) -> None:
+    images = [
+        NewImage("ok", png(queries[0])),
+        NewImage("torn", png(queries[1])[:50]),
+        NewImage("", png(queries[2])),
+        NewImage("k" * 1025, png(queries[2])),
+        NewImage("label", png(queries[2]), "l" * 1025),
+        NewImage("pixels", queries[3]),
+    ]
+    answers = list(own.add(images, "digits"))
+    assert [answer for answer in answers if not isinstance(answer, LookalikeError)] == [False, False]
+    says = [str(answer) for answer in answers if isinstance(answer, InvalidInputError)]
+    for text, expected in zip(
+        says,
+        ["whole image file", "key: expected 1 to 1,024", "key: expected 1 to 1,024", "label: expected at most 1,024"],
+        strict=True,
+    ):
+        assert expected in text
+    assert own.gallery().image_count == 402
+
+
+def test_a_stream_for_no_gallery_or_for_two_is_refused(own: Client, queries: list[Image.Image]) -> None:
+    with pytest.raises(InvalidInputError, match="expected a name in the first message"):
+        list(own.add(new(queries, 1), ""))
+    with pytest.raises(NotFoundError, match="no gallery 'other'"):
+        list(own.add(new(queries, 1), "other"))
+    with pytest.raises(InvalidInputError, match=r"keys: expected at most 1,000, got 1,001"):
+        own.delete(["k"] * 1001)
+
+
+def test_searches_go_on_while_images_come(own: Client, queries: list[Image.Image]) -> None:
+    ended = threading.Event()
+    found: list[int] = []
+
+    def search() -> None:
+        while not ended.is_set():
+            found.append(len(own.search(png(queries[0])).hits))
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    images = [NewImage(f"{turn}/{i}", picture) for turn in range(5) for i, picture in enumerate(queries)]
+    assert list(own.add(images, "digits")) == [False] * 500
+    ended.set()
+    searching.join()
+    assert found
+    assert set(found) == {5}
+
+
+def test_a_gallery_that_grew_is_whole_when_the_service_has_ended(
+    store: Store, server: Server, own: Client, queries: list[Image.Image]
+) -> None:
+    list(own.add(new(queries, 7), "digits"))
+    server.stop()
+    assert store.spec("digits").count == 407
+    assert store.differences("digits") == []
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(store_url: str, store: Store, queries: list[Image.Image]) -> None:
+    command = [str(BIN / "encoder-service"), "serve", "--port", "0", "--store", store_url, "--encoder", "seed"]
+    service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert service.stdout is not None
+    address = service.stdout.readline().split()[-1]
+    acknowledged = 0
+    with Client(address) as client, pytest.raises(LookalikeError):
+        images = (NewImage(f"{turn}/{i}", picture) for turn in range(1000) for i, picture in enumerate(queries))
+        for _ in client.add(images, "digits"):
+            acknowledged += 1
+            if acknowledged == 300:
+                service.send_signal(signal.SIGKILL)
+    service.communicate()
+    with closing(store.open("digits")) as gallery:
+        keys = [f"{turn}/{i}" for turn in range(1000) for i in range(100)][:acknowledged]
+        assert None not in gallery.get(keys)
+        everything = [entry.key for batch in gallery.scroll() for entry in batch]
+    assert len(everything) == len(set(everything))
+
+
+def test_a_load_after_the_service_knows_what_came_and_went(
+    store: Store, server: Server, own: Client, encoder: Encoder, queries: list[Image.Image]
+) -> None:
+    list(own.add(new(queries, 7), "digits"))
+    own.delete(["digits/train/0", "digits/train/1"])
+    server.stop()
+    assert build(store, encoder).count == 407
