@@ -108,8 +108,8 @@ def check_rejected(done: Loaded, max_percent: float, outcome: str) -> None:
     """
     if done.rejected * 100 > max_percent * done.seen:
         raise RejectedError(
-            f"{done.rejected:,} of {done.seen:,} images are bad, more than {max_percent:g} %: {outcome}: see "
-            f"{REJECTED}, mend or remove them, or allow more with --max-rejected"
+            f"{done.rejected:,} of {done.seen:,} images are bad, more than {max_percent:g} %: {outcome}: mend or "
+            "remove those, or allow more with --max-rejected"
         )
 
 

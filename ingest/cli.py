@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from gallery.errors import InvalidInputError, StoreDamagedError
 from gallery.profiles import DEFAULT_PROFILE, PROFILES
 from ingest.errors import GalleryUnsoundError, StoppedError
 
+if TYPE_CHECKING:
+    from ingest.sources import Source
+
 app = typer.Typer(
     help="Load images into galleries, and see to the galleries.",
     no_args_is_help=True,
@@ -27,6 +30,9 @@ app = typer.Typer(
     add_completion=False,
 )
 
+
+# So many bad images are named on the terminal.
+_SHOWN = 5
 
 ProfileOption = Annotated[
     str,
@@ -77,6 +83,9 @@ def load(
     write_consistency: Annotated[
         int | None, typer.Option(min=1, help="Nodes that must have taken a write before it counts.")
     ] = None,
+    service: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Add to a gallery of a running service, which encodes and stores.")
+    ] = "",
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
@@ -95,8 +104,15 @@ def load(
     if dedupe and workers > 1:
         raise InvalidInputError("expected one of --dedupe and --workers, got both: no worker sees what another stores")
     images = open_source(source, split, limit, label_from=label_from, labels=labels)
-    galleries = open_store(store)
     name = name or default_gallery(source)
+    if service:
+        if dedupe or prune or rebuild or workers > 1:
+            raise InvalidInputError(
+                "--service only adds: expected it without --dedupe, --prune, --rebuild and --workers"
+            )
+        _load_through(service, name, images, 0.0 if strict else max_rejected, as_json)
+        return
+    galleries = open_store(store)
     live = next((spec for spec in galleries.list() if spec.name == name), None)
     made_by = load_encoder(encoder or (live.encoder if live and not rebuild else default_encoder(source)))
     made = made_by.spec
@@ -328,9 +344,30 @@ def main() -> None:
     terminal.run(app)
 
 
+def _load_through(address: str, name: str, images: "Source", allowed: float, as_json: bool) -> None:
+    from encoder_service.client import Client
+    from ingest.build import check_rejected
+    from ingest.progress import Stages
+    from ingest.through_service import load_through
+
+    with Client(address) as client, Stages() as stages:
+        done, bad = load_through(client, name, images, stages)
+        count = client.gallery(name).image_count
+    counts = {"added": done.added, "unchanged": done.unchanged, "rejected": done.rejected}
+    if as_json:
+        print(json.dumps({"name": name, "count": count, "service": address, **counts}))
+    else:
+        print(
+            f"{name}: {done.added:,} images added, {done.unchanged:,} were there already, {count:,} in all, {address}"
+        )
+    for row in bad[:_SHOWN]:
+        print(f"  {row.key!r}: {row.reason}", file=sys.stderr)
+    check_rejected(done, allowed, "the others are in")
+
+
 def _print_first_lines(rejected: Path) -> None:
     with rejected.open(encoding="utf-8") as lines:
-        for line in islice(lines, 5):
+        for line in islice(lines, _SHOWN):
             row = json.loads(line)
             print(f"  {row['key']!r}: {row['reason']}", file=sys.stderr)
 

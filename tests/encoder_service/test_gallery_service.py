@@ -5,6 +5,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from encoder_service.encoder import Encoder
 from encoder_service.server import Server
 from gallery import SearchOptions, Store, open_store
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError
-from tests.conftest import BIN, build
+from tests.conftest import BIN, Command, build
 from tests.digits import png
 
 
@@ -168,3 +169,23 @@ def test_a_load_after_the_service_knows_what_came_and_went(
     own.delete(["digits/train/0", "digits/train/1"])
     server.stop()
     assert build(store, encoder).count == 407
+
+
+def test_a_folder_is_loaded_through_the_service(
+    command: Command, server: Server, own: Client, queries: list[Image.Image], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index, picture in enumerate(queries[:20]):
+        picture.save(folder / f"{index}.png")
+    (folder / "torn.png").write_bytes(png(queries[0])[:40])
+    load = ("ingest", "load", str(folder), "--name", "digits", "--service", server.address)
+    first = command(*load)
+    assert first.returncode == 0, first.stderr
+    assert "digits: 20 images added, 0 were there already\n420 in all" in first.stdout
+    assert "'photos/torn.png': image: expected a whole image file" in first.stderr
+    again = command(*load, "--strict")
+    assert "0 images added, 20 were there already\n420 in all" in again.stdout
+    assert (again.returncode, "1 of 21 images are bad" in again.stderr) == (3, True)
+    assert command(*load, "--rebuild").returncode == 3
+    assert own.search(png(queries[7])).hits[0].key == "photos/7.png"
