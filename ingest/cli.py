@@ -357,9 +357,8 @@ def _load_through(address: str, name: str, images: "Source", allowed: float, as_
     if as_json:
         print(json.dumps({"name": name, "count": count, "service": address, **counts}))
     else:
-        print(
-            f"{name}: {done.added:,} images added, {done.unchanged:,} were there already, {count:,} in all, {address}"
-        )
+        print(f"{name}: {done.added:,} images added, {done.unchanged:,} were there already")
+        print(f"{count:,} in all, service {address}")
     for row in bad[:_SHOWN]:
         print(f"  {row.key!r}: {row.reason}", file=sys.stderr)
     check_rejected(done, allowed, "the others are in")
