@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import sys
 from contextlib import closing
@@ -14,10 +13,18 @@ import typer
 from PIL import Image
 
 from encoder_service import images, terminal
-from encoder_service.encoder import DEFAULT_ENCODER, load_encoder
+from encoder_service.config import Config, configured
+from encoder_service.encoder import load_encoder
 from encoder_service.errors import ImageError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
-from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
+from encoder_service.terminal import (
+    DEFAULT_STORE,
+    CaFileOption,
+    EncoderOption,
+    JsonOption,
+    StoreOption,
+    TokenFileOption,
+)
 from gallery import MAX_LIMIT, SearchOptions, open_store
 from gallery.errors import KeyNotFoundError, NotFoundError
 
@@ -31,19 +38,14 @@ app = typer.Typer(
 
 
 @app.command()
-def serve(
-    store: StoreOption = DEFAULT_STORE,
-    encoder: EncoderOption = DEFAULT_ENCODER,
-    host: Annotated[str, typer.Option(envvar="LOOKALIKE_HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(envvar="LOOKALIKE_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
-    ] = 50051,
-) -> None:
+@configured
+def serve(config: Config) -> None:
     """Answer encodings and searches over gRPC, until SIGTERM or Ctrl-C."""
+    from encoder_service.logs import begin_logging
     from encoder_service.server import Server
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    server = Server(open_store(store), load_encoder(encoder), host, port)
+    begin_logging(config.log_format, config.log_level)
+    server = Server(open_store(config.store), load_encoder(config.encoder), config)
     try:
         server.start()
     except BaseException:
@@ -53,14 +55,20 @@ def serve(
     server.wait_for_signal()
 
 
+@app.command("config")
+@configured
+def show_config(config: Config) -> None:
+    """Print what would be in force for `serve` with the same flags, environment and file, as JSON."""
+    print(json.dumps(config.shown(), indent=2))
+
+
 @app.command()
 def health(
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:50051",
+    ca_file: CaFileOption = None,
 ) -> None:
     """Ask a running service whether it is ready; exit with 0 if so, with 5 if not."""
-    from encoder_service.client import Client
-
-    with Client(address) as client:
+    with terminal.connect(address, None, ca_file) as client:
         client.check_health()
     print("ready")
 
@@ -76,6 +84,8 @@ def search(
     name: Annotated[str, typer.Option(help="Gallery to search; the store's only one if not given.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="The most hits wanted.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Write a picture of the query beside its hits, as PNG.")] = None,
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
     store: StoreOption = DEFAULT_STORE,
     encoder: EncoderOption = "",
     as_json: JsonOption = False,
@@ -85,7 +95,11 @@ def search(
     options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
     request = SearchRequest(query.subject, options)
     try:
-        result = _ask(address, name, request) if address else _search_here(store, encoder, name, request)
+        if address:
+            with terminal.connect(address, token_file, ca_file) as client:
+                result = client.search(request.subject, name, request.options)
+        else:
+            result = _search_here(store, encoder, name, request)
     except NotFoundError as error:
         if isinstance(query.subject, str) and f"'{image}'" in str(error):
             raise KeyNotFoundError(f"'{image}' is no file, no dataset's image and no stored key: {error}") from error
@@ -121,13 +135,6 @@ def _query(text: str) -> _Query:
         if image is not None:
             return _Query(image, (text,))
     return _Query(text)
-
-
-def _ask(address: str, name: str, request: SearchRequest) -> SearchResult:
-    from encoder_service.client import Client
-
-    with Client(address) as client:
-        return client.search(request.subject, name, request.options)
 
 
 def _search_here(store: str, encoder: str, name: str, request: SearchRequest) -> SearchResult:

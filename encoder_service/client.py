@@ -33,17 +33,30 @@ _Response = TypeVar("_Response")
 class Client:
     """A connection to one service. Safe to use from several threads; close it, or use it in a `with`."""
 
-    def __init__(self, address: str = "127.0.0.1:50051", timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        timeout_s: float = 10.0,
+        token: str = "",
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         """Connect at the first call.
 
         Args:
             address: HOST:PORT of the service.
             timeout_s: How long any one call may take, in seconds.
+            token: Says who calls, where the service wants to know.
+            credentials: For TLS, as from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
         """
         self._address = address
         self._timeout_s = timeout_s
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = [("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES)]
-        self._channel = grpc.insecure_channel(address, options)
+        self._channel = (
+            grpc.secure_channel(address, credentials, options)
+            if credentials
+            else grpc.insecure_channel(address, options)
+        )
         self._encoder = encoder_pb2_grpc.EncoderServiceStub(self._channel)
         self._search = search_pb2_grpc.SearchServiceStub(self._channel)
         self._gallery = gallery_pb2_grpc.GalleryServiceStub(self._channel)
@@ -84,7 +97,7 @@ class Client:
         """Yield the code of each image as it comes, in order; for a bad image, the error instead of a code."""
         requests = (encoder_pb2.EncodeStreamRequest(image=wire.image_message(image)) for image in images)
         try:
-            for response in self._encoder.EncodeStream(requests):
+            for response in self._encoder.EncodeStream(requests, metadata=self._metadata):
                 yield self._item(response)
         except grpc.RpcError as error:
             raise self._error(error) from error
@@ -118,7 +131,7 @@ class Client:
             for image in images
         )
         try:
-            for response in self._gallery.AddImages(requests):
+            for response in self._gallery.AddImages(requests, metadata=self._metadata):
                 if response.WhichOneof("result") == "added":
                     yield response.added.unchanged
                 else:
@@ -159,7 +172,7 @@ class Client:
 
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
         try:
-            return method(request, timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error(error) from error
 

@@ -1,5 +1,9 @@
 """What can go wrong with images and encoders, as further leaves of the tree in `gallery.errors`.
 
+LookalikeError
+├── UnauthenticatedError       no token, or one that is not known
+├── ForbiddenError             a token that may read where writing is asked for
+└── OverloadedError            more calls than the service takes at once
 InvalidInputError
 ├── ImageError                 bytes or pixels that are no image
 │   └── ImageTooLargeError     over a limit; refused before it is decoded
@@ -16,6 +20,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError, UnavailableError
+
+
+class UnauthenticatedError(LookalikeError):
+    """The caller has not said who it is."""
+
+
+class ForbiddenError(LookalikeError):
+    """The caller may not do this."""
+
+
+class OverloadedError(LookalikeError):
+    """The service has as many calls under way as it takes."""
 
 
 class ImageError(InvalidInputError):

@@ -2,7 +2,9 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import FrameType
 
 import grpc
@@ -11,9 +13,13 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
 from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from encoder_service.access import Tokens, server_credentials
+from encoder_service.calls import Calls
+from encoder_service.config import Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
+from encoder_service.metrics import Metrics
 from encoder_service.servicers import EncoderServicer, GalleryServicer, SearchServicer
 from encoder_service.v1 import (
     encoder_pb2,
@@ -26,9 +32,11 @@ from encoder_service.v1 import (
 from encoder_service.wire import MAX_MESSAGE_BYTES
 from gallery import Store
 
-# Calls under way at once; more wait their turn. A stream keeps its place until it ends.
-_WORKERS = 16
-_DRAIN_S = 10.0
+# Threads besides those that calls under way take: they turn away what is too much, and answer health.
+_SPARE_WORKERS = 8
+# Calls that wait for a thread; what comes beyond is turned away without one.
+_WAITING = 100
+_ANY_PORT = Config(port=0)
 
 SERVICES = (
     encoder_pb2.DESCRIPTOR.services_by_name["EncoderService"].full_name,
@@ -40,23 +48,33 @@ SERVICES = (
 class Server:
     """The gRPC face of an encoder and a store."""
 
-    def __init__(self, store: Store, encoder: Encoder, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, store: Store, encoder: Encoder, config: Config = _ANY_PORT) -> None:
         """Bind the port; nothing is answered yet.
 
         Args:
             store: Where the galleries are.
-            encoder: Encodes queries; galleries of other encoders are refused.
-            host: Address to listen on.
-            port: Port to listen on; 0 picks a free one.
+            encoder: Answers Encode and Decode; a gallery of another encoder brings that one.
+            config: All that can be set; on loopback and a free port if not given.
 
         Raises:
             ServiceError: The port can't be bound.
+            InvalidInputError: A file of certificates or tokens is not what it should be.
         """
         self._encoder = encoder
+        self._config = config
         self._galleries = Galleries(store, encoder)
         self._health = HealthServicer()
+        self._metrics = Metrics()
+        self._metrics.watch(self._galleries.list, encoder.spec.fingerprint)
+        self._end_metrics: Callable[[], None] | None = None
+        tokens = Tokens(config.tokens_file) if config.tokens_file else None
+        hidden = (store.url, store.url.partition(":")[2], str(encoder.folder), str(Path.home()))
+        calls = Calls(tokens, config.max_concurrent_calls, config.max_streams, self._metrics, hidden)
+        most = config.max_concurrent_calls + config.max_streams + _SPARE_WORKERS
         self._grpc = grpc.server(
-            ThreadPoolExecutor(_WORKERS, thread_name_prefix="call"),
+            ThreadPoolExecutor(most, thread_name_prefix="call"),
+            interceptors=[calls],
+            maximum_concurrent_rpcs=most + _WAITING,
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -64,19 +82,18 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(EncoderServicer(encoder), self._grpc)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(self._galleries), self._grpc)
-        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(GalleryServicer(self._galleries), self._grpc)
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
+            EncoderServicer(encoder, config, self._metrics), self._grpc
+        )
+        search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(self._galleries, self._metrics), self._grpc)
+        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
+            GalleryServicer(self._galleries, self._metrics), self._grpc
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, HEALTH_NAME, reflection.SERVICE_NAME), self._grpc)
         self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        try:
-            self.port = self._grpc.add_insecure_port(f"{host}:{port}")
-        except RuntimeError as error:
-            raise ServiceError(
-                f"can't listen on {host}:{port}: choose another --port (0 for a free one), or stop what uses it"
-            ) from error
-        self.address = f"{host}:{self.port}"
+        self.port = self._bind()
+        self.address = f"{config.host}:{self.port}"
 
     def start(self) -> None:
         """Open the galleries, warm the encoder, and only then say through health that calls are welcome."""
@@ -84,13 +101,20 @@ class Server:
         self._encoder.warm()
         self._galleries.open_all()
         self._galleries.follow()
+        if self._config.metrics_port is not None:
+            self.metrics_port, self._end_metrics = self._metrics.serve(
+                self._config.metrics_host, self._config.metrics_port
+            )
         self._tell_health(health_pb2.HealthCheckResponse.SERVING)
 
-    def stop(self, grace_s: float = _DRAIN_S) -> None:
-        """Take no new calls, finish those in flight for at most `grace_s` seconds, close the galleries."""
+    def stop(self, grace_s: float | None = None) -> None:
+        """Take no new calls, finish those under way for at most `grace_s` seconds, close the galleries."""
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(grace_s).wait()
+        self._grpc.stop(self._config.drain_s if grace_s is None else grace_s).wait()
         self._galleries.close()
+        if self._end_metrics:
+            self._end_metrics()
+            self._end_metrics = None
 
     def wait_for_signal(self) -> None:
         """Wait for SIGTERM or SIGINT, then stop."""
@@ -103,6 +127,18 @@ class Server:
         signal.signal(signal.SIGINT, ask)
         asked.wait()
         self.stop()
+
+    def _bind(self) -> int:
+        address = f"{self._config.host}:{self._config.port}"
+        credentials = server_credentials(self._config)
+        try:
+            if credentials:
+                return self._grpc.add_secure_port(address, credentials)
+            return self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ServiceError(
+                f"can't listen on {address}: choose another --port (0 for a free one), or stop what uses it"
+            ) from error
 
     def _tell_health(self, status: int) -> None:
         for name in ("", *SERVICES):

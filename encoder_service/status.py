@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import grpc
 
-from encoder_service.errors import ServiceError
+from encoder_service.errors import ForbiddenError, OverloadedError, ServiceError, UnauthenticatedError
 from gallery.errors import (
     EncoderMismatchError,
     InvalidInputError,
@@ -30,6 +30,9 @@ OUTCOMES: dict[type[LookalikeError], Outcome] = {
     EncoderMismatchError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 3),
     NotFoundError: Outcome(grpc.StatusCode.NOT_FOUND, 4),
     UnavailableError: Outcome(grpc.StatusCode.UNAVAILABLE, 5),
+    UnauthenticatedError: Outcome(grpc.StatusCode.UNAUTHENTICATED, 5),
+    ForbiddenError: Outcome(grpc.StatusCode.PERMISSION_DENIED, 5),
+    OverloadedError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
     StoreSlowError: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, 5),
     StoreBusyError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
     StoreRefusedError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 5),

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from platformdirs import user_data_path
@@ -13,6 +13,9 @@ from encoder_service.searcher import SearchResult
 from encoder_service.status import outcome
 from gallery.errors import InvalidInputError, LookalikeError
 from gallery.files import replace_file
+
+if TYPE_CHECKING:
+    from encoder_service.client import Client
 
 DEFAULT_STORE = f"edge:{user_data_path('lookalike', appauthor=False)}"
 
@@ -34,6 +37,18 @@ EncoderOption = Annotated[
         help="Encoder by name, or its folder's path; else the gallery's or the source's own.",
     ),
 ]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", envvar="LOOKALIKE_TOKEN_FILE", help="File with the token that a service wants, if it wants one."
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file", envvar="LOOKALIKE_CA_FILE", help="PEM of the authority of a service with TLS; none: no TLS."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -48,6 +63,27 @@ def run(app: Callable[[], None]) -> None:
         # The reader of our output, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+
+
+def connect(address: str, token_file: Path | None, ca_file: Path | None) -> "Client":
+    """Return a client of a running service.
+
+    Raises:
+        InvalidInputError: A file can't be read.
+    """
+    import grpc
+
+    from encoder_service.client import Client
+
+    token = _read(token_file).decode().strip() if token_file else ""
+    return Client(address, token=token, credentials=grpc.ssl_channel_credentials(_read(ca_file)) if ca_file else None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path} can't be read: {error.strerror}") from error
 
 
 def write_out(path: Path, content: bytes) -> None:

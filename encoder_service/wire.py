@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.config import Config
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
@@ -185,7 +186,7 @@ def _optional(message: Message, field: str) -> float | None:
     return getattr(message, field) if message.HasField(field) else None
 
 
-def encoder_response(spec: EncoderSpec) -> encoder_pb2.GetEncoderResponse:
+def encoder_response(spec: EncoderSpec, config: Config) -> encoder_pb2.GetEncoderResponse:
     """Return the message that describes an encoder and the limits of the service."""
     height, width, channels = spec.input_shape
     return encoder_pb2.GetEncoderResponse(
@@ -203,6 +204,9 @@ def encoder_response(spec: EncoderSpec) -> encoder_pb2.GetEncoderResponse:
             max_hit_count=MAX_LIMIT,
             max_batch_count=MAX_BATCH,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            max_concurrent_call_count=config.max_concurrent_calls,
+            max_concurrent_stream_count=config.max_streams,
+            max_stream_item_count=MAX_ADDED_AT_ONCE,
         ),
     )
 

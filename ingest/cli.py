@@ -13,13 +13,21 @@ import typer
 
 from encoder_service import terminal
 from encoder_service.encoder import load_encoder
-from encoder_service.terminal import DEFAULT_STORE, EncoderOption, JsonOption, StoreOption
+from encoder_service.terminal import (
+    DEFAULT_STORE,
+    CaFileOption,
+    EncoderOption,
+    JsonOption,
+    StoreOption,
+    TokenFileOption,
+)
 from gallery import GallerySpec, Placement, open_store
 from gallery.errors import InvalidInputError, StoreDamagedError
 from gallery.profiles import DEFAULT_PROFILE, PROFILES
 from ingest.errors import GalleryUnsoundError, StoppedError
 
 if TYPE_CHECKING:
+    from encoder_service.client import Client
     from ingest.sources import Source
 
 app = typer.Typer(
@@ -86,6 +94,8 @@ def load(
     service: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Add to a gallery of a running service, which encodes and stores.")
     ] = "",
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
@@ -110,7 +120,8 @@ def load(
             raise InvalidInputError(
                 "--service only adds: expected it without --dedupe, --prune, --rebuild and --workers"
             )
-        _load_through(service, name, images, 0.0 if strict else max_rejected, as_json)
+        with terminal.connect(service, token_file, ca_file) as client:
+            _load_through(client, service, name, images, 0.0 if strict else max_rejected, as_json)
         return
     galleries = open_store(store)
     live = next((spec for spec in galleries.list() if spec.name == name), None)
@@ -344,15 +355,14 @@ def main() -> None:
     terminal.run(app)
 
 
-def _load_through(address: str, name: str, images: "Source", allowed: float, as_json: bool) -> None:
-    from encoder_service.client import Client
+def _load_through(client: "Client", address: str, name: str, images: "Source", allowed: float, as_json: bool) -> None:
     from ingest.build import check_rejected
     from ingest.progress import Stages
     from ingest.through_service import load_through
 
-    with Client(address) as client, Stages() as stages:
+    with Stages() as stages:
         done, bad = load_through(client, name, images, stages)
-        count = client.gallery(name).image_count
+    count = client.gallery(name).image_count
     counts = {"added": done.added, "unchanged": done.unchanged, "rejected": done.rejected}
     if as_json:
         print(json.dumps({"name": name, "count": count, "service": address, **counts}))

@@ -115,15 +115,21 @@ class EncoderSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., input_channel_count: _Optional[int] = ..., code_size: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_image_bytes", "max_image_pixels", "max_hit_count", "max_batch_count", "max_message_bytes")
+    __slots__ = ("max_image_bytes", "max_image_pixels", "max_hit_count", "max_batch_count", "max_message_bytes", "max_concurrent_call_count", "max_concurrent_stream_count", "max_stream_item_count")
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONCURRENT_CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_CONCURRENT_STREAM_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
     max_image_bytes: int
     max_image_pixels: int
     max_hit_count: int
     max_batch_count: int
     max_message_bytes: int
-    def __init__(self, max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_hit_count: _Optional[int] = ..., max_batch_count: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    max_concurrent_call_count: int
+    max_concurrent_stream_count: int
+    max_stream_item_count: int
+    def __init__(self, max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_hit_count: _Optional[int] = ..., max_batch_count: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_concurrent_call_count: _Optional[int] = ..., max_concurrent_stream_count: _Optional[int] = ..., max_stream_item_count: _Optional[int] = ...) -> None: ...

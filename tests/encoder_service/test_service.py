@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from PIL import Image
 
 from encoder_service.client import Client
+from encoder_service.config import Config
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import ServiceError
 from encoder_service.images import decode
@@ -318,4 +319,4 @@ def test_a_service_that_is_not_there_is_one_clear_error() -> None:
 def test_a_port_in_use_is_one_clear_error(address: str, encoder: Encoder) -> None:
     port = int(address.split(":")[1])
     with pytest.raises(ServiceError, match=f"can't listen on 127.0.0.1:{port}: choose another --port"):
-        Server(open_store("exact:"), encoder, port=port)
+        Server(open_store("exact:"), encoder, Config(port=port))

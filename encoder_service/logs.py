@@ -1,0 +1,21 @@
+"""The service's log, on stderr: lines for people, or JSON for machines."""
+
+import logging
+
+from pythonjsonlogger.json import JsonFormatter
+
+
+def begin_logging(style: str, level: str) -> None:
+    """Write the log from now on.
+
+    Args:
+        style: "text" or "json"; in JSON, a line about a call has its `request_id`.
+        level: "debug", "info", "warning" or "error".
+    """
+    handler = logging.StreamHandler()
+    if style == "json":
+        renamed = {"asctime": "time", "levelname": "level", "name": "logger"}
+        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=renamed))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

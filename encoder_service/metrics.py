@@ -1,0 +1,80 @@
+"""What the service counts and measures, for Prometheus, on a port of its own."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gallery import GallerySpec
+from gallery.errors import LookalikeError
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The figures of one service."""
+
+    def __init__(self) -> None:
+        """Begin at nothing."""
+        self.registry = CollectorRegistry()
+        self._calls = Counter(
+            "lookalike_calls", "Calls by RPC and gRPC status.", ["method", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "lookalike_call_seconds", "Time of a call.", ["method"], buckets=_SECONDS, registry=self.registry
+        )
+        self._stages = Histogram(
+            "lookalike_stage_seconds", "Time of a stage.", ["stage"], buckets=_SECONDS, registry=self.registry
+        )
+        self._items = Counter(
+            "lookalike_items", "Images by what became of them.", ["method", "outcome"], registry=self.registry
+        )
+
+    def call(self, method: str, status: str, seconds: float) -> None:
+        """Count a call that has ended."""
+        name = method.rpartition("/")[2]
+        self._calls.labels(name, status).inc()
+        self._seconds.labels(name).observe(seconds)
+
+    def stage(self, stage: str, milliseconds: float) -> None:
+        """Note how long a stage took: "encode", "search", "store"."""
+        self._stages.labels(stage).observe(milliseconds / 1e3)
+
+    def items(self, method: str, outcome: str, count: int = 1) -> None:
+        """Count images of a stream or a batch: "ok" or "rejected"."""
+        self._items.labels(method, outcome).inc(count)
+
+    def watch(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
+        """Tell of galleries and the encoder whenever somebody looks."""
+        self.registry.register(_Galleries(galleries, fingerprint))
+
+    def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
+        """Answer Prometheus over HTTP; return the port and what ends it."""
+        server, thread = start_http_server(port, host, self.registry)
+
+        def end() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return server.server_port, end
+
+
+class _Galleries(Collector):
+    def __init__(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
+        self._galleries = galleries
+        self._fingerprint = fingerprint
+
+    def collect(self) -> Iterable[Metric]:
+        info = InfoMetricFamily("lookalike_encoder", "The encoder of Encode and Decode.")
+        info.add_metric([], {"fingerprint": self._fingerprint})
+        images = GaugeMetricFamily("lookalike_gallery_images", "Images in a gallery.", labels=["gallery"])
+        version = GaugeMetricFamily("lookalike_gallery_version", "Live version of a gallery.", labels=["gallery"])
+        try:
+            for spec in self._galleries():
+                images.add_metric([spec.name], spec.count)
+                version.add_metric([spec.name], spec.version)
+        except LookalikeError:  # the store is away: the rest is told all the same
+            pass
+        return [info, images, version]
