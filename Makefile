@@ -30,8 +30,9 @@ check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cluster.yml
-	$(MAKE) --no-print-directory docs CLI=.venv/cli.md
+	$(MAKE) --no-print-directory docs CLI=.venv/cli.md ERRORS=.venv/errors.md
 	diff .venv/cli.md docs/cli.md
+	diff .venv/errors.md docs/errors.md
 	$(MAKE) --no-print-directory stubs OUT=.venv/stubs
 	diff -r --exclude=__init__.py --exclude=__pycache__ .venv/stubs/$(GENERATED) $(GENERATED)
 
@@ -42,10 +43,12 @@ stubs: .venv/.dev  ## Generate encoder_service/v1 from protos/
 		--grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) protos/encoder_service/v1/*.proto
 
 CLI := docs/cli.md
-docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help
+ERRORS := docs/errors.md
+docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help, and docs/errors.md from the code
 	@for command in ingest encoder_service training; do \
 		$(BIN)/python -m typer $$command.cli utils docs --name $$(echo $$command | sed 's/_/-/; s/training/autoencoder/'); \
 	done > $(CLI)
+	$(BIN)/python docs/errors.py > $(ERRORS)
 
 quality: .venv/.dev  ## Print how good the codes are: precision@5 and reconstruction error on MNIST
 	$(BIN)/python -m benchmarks.quality

@@ -5,6 +5,8 @@ Each field is a flag, an environment variable and a line of a TOML file, in this
 
 import inspect
 import ipaddress
+import os
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,6 +19,7 @@ from encoder_service.encoder import DEFAULT_ENCODER
 from encoder_service.terminal import DEFAULT_STORE, StoreOption
 from gallery.errors import InvalidInputError
 
+_MASK = "***"
 _LOG_FORMATS = ("text", "json")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -84,12 +87,13 @@ class Config:
             )
 
     def shown(self) -> dict[str, object]:
-        """Return the settings as they may be printed."""
-        return {
-            field.name: str(value) if isinstance(value, Path) else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
+        """Return what is in force as it may be printed, secrets masked."""
+        values = {name: getattr(self, name) for name in (field.name for field in fields(self))}
+        shown = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        shown["store"] = re.sub(r"//[^/@]*@", f"//{_MASK}@", self.store)
+        if os.environ.get("QDRANT_API_KEY"):
+            shown["qdrant_api_key"] = _MASK
+        return shown
 
 
 def configured(command: Callable[[Config], None]) -> Callable[..., None]:
