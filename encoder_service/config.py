@@ -54,8 +54,14 @@ class Config:
     ] = None
     insecure: Annotated[bool, _option("INSECURE", "Let anybody who reaches the port call, unencrypted.")] = False
     max_concurrent_calls: Annotated[
-        int, _option("MAX_CONCURRENT_CALLS", "Calls under way at once; more are turned away.", min=1, max=1000)
-    ] = 16
+        int,
+        _option(
+            "MAX_CONCURRENT_CALLS",
+            "Calls under way at once; more are turned away. Two for each processor keep every answer quick.",
+            min=1,
+            max=1000,
+        ),
+    ] = 64
     max_streams: Annotated[int, _option("MAX_STREAMS", "Streams under way at once.", min=1, max=1000)] = 16
     metrics_host: Annotated[str, _option("METRICS_HOST", "Address of the metrics.")] = "127.0.0.1"
     metrics_port: Annotated[

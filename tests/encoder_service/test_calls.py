@@ -52,10 +52,9 @@ def searched(channel: grpc.Channel, picture: Image.Image, **more: Any) -> Any:
     """Search, and return the call, ended well or not."""
     request = search_pb2.SearchRequest(image=encoder_pb2.Image(encoded=png(picture)))
     try:
-        _, call = search_pb2_grpc.SearchServiceStub(channel).Search.with_call(request, **more)
+        return search_pb2_grpc.SearchServiceStub(channel).Search.with_call(request, **more)[1]
     except grpc.RpcError as error:
-        call = error
-    return call
+        return error
 
 
 def trailing(call: Any) -> dict[str, str]:

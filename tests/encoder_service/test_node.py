@@ -1,0 +1,66 @@
+"""The example for Node, where Node and its packages are to be had."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from encoder_service.encoder import Encoder
+from encoder_service.server import Server
+from gallery import open_store
+from tests.conftest import build
+from tests.digits import png
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="Node is not here")
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with its packages, beside a copy of the protos."""
+    root = tmp_path_factory.mktemp("node")
+    shutil.copytree(ROOT / "protos", root / "protos")
+    shutil.copytree(
+        ROOT / "examples" / "node", root / "examples" / "node", ignore=shutil.ignore_patterns("node_modules")
+    )
+    install = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
+    done = subprocess.run(install, cwd=root / "examples" / "node", capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm can't fetch the packages: {done.stderr[-200:]}")
+    return root / "examples" / "node"
+
+
+@pytest.fixture(scope="module")
+def address(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = open_store(f"edge:{tmp_path_factory.mktemp('store')}")
+    build(store, encoder)
+    server = Server(store, encoder)
+    server.start()
+    yield server.address
+    server.stop()
+
+
+def node(example: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["node", "search.js", *arguments]
+    return subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_node_searches_adds_and_meets_errors(
+    example: Path, address: str, queries: list[Image.Image], tmp_path: Path
+) -> None:
+    (tmp_path / "query.png").write_bytes(png(queries[0]))
+    found = node(example, address, "digits", str(tmp_path / "query.png"))
+    assert found.returncode == 0, found.stderr
+    hits = json.loads(found.stdout)
+    assert [hit["key"].startswith("digits/train/") for hit in hits] == [True] * 5
+    assert sorted(hit["distance"] for hit in hits) == [hit["distance"] for hit in hits]
+    added = json.loads(node(example, address, "digits", str(tmp_path / "query.png"), "--add", "from/node").stdout)
+    assert added[0]["key"] == "from/node"
+    (tmp_path / "rubbish").write_bytes(b"rubbish")
+    refused = node(example, address, "digits", str(tmp_path / "rubbish"))
+    assert (refused.returncode, refused.stderr.startswith("INVALID_ARGUMENT: image: expected")) == (1, True)
