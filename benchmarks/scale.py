@@ -138,17 +138,18 @@ def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple
 
 
 _DISK = PROFILES["disk"]
+_INT8, _TURBO4 = Quantised.INT8, Quantised.TURBO4
 LEVERS = {
-    "int8, m 16, ids pinned": replace(_DISK, quantised=Quantised.INT8, m=16, ids=Memory.PINNED, ef=64),
-    "int8, m 16": replace(_DISK, quantised=Quantised.INT8, m=16, ef=64),
-    "4 bits, m 16": replace(_DISK, quantised=Quantised.TURBO4, m=16, ef=64),
-    "4 bits, m 12": replace(_DISK, quantised=Quantised.TURBO4, m=12, ef=64),
-    "4 bits, m 8": replace(_DISK, quantised=Quantised.TURBO4, m=8, ef=64),
-    "2 bits, m 12": replace(_DISK, quantised=Quantised.TURBO2, m=12, ef=64),
-    "2 bits, m 12, ef 128": replace(_DISK, quantised=Quantised.TURBO2, m=12, ef=128),
-    "2 bits, m 12, ef 128, 8 times": replace(_DISK, quantised=Quantised.TURBO2, m=12, ef=128, oversampling=8),
-    "4 bits, m 12, ef 128": replace(_DISK, quantised=Quantised.TURBO4, m=12, ef=128),
-    "4 bits, m 12, ef 128, twice": replace(_DISK, quantised=Quantised.TURBO4, m=12, ef=128, oversampling=2),
+    "int8, m 16, ef 64, 4 ×, ids pinned": replace(
+        _DISK, quantised=_INT8, m=16, ef=64, oversampling=4, ids=Memory.PINNED
+    ),
+    "ids cold": replace(_DISK, quantised=_INT8, m=16, ef=64, oversampling=4),
+    "4 bits, m 12": replace(_DISK, quantised=_TURBO4, m=12, ef=64, oversampling=4),
+    "graph cached": replace(_DISK, quantised=_TURBO4, m=12, ef=64, oversampling=4, graph=Memory.CACHED),
+    "2 bits, m 12": replace(_DISK, ef=64, oversampling=4),
+    "ef 128": replace(_DISK, ef=128, oversampling=4),
+    "8 ×": replace(_DISK, ef=128, oversampling=8),
+    "m 8": replace(_DISK, m=8, ef=128, oversampling=8),
 }
 """What was tried for galleries larger than memory, each beside the one above it."""
 
@@ -182,16 +183,14 @@ def try_levers(
 ) -> None:
     """Build a gallery with each lever, and serve it in a quarter and in an eighth of the memory of its codes' 2 GB."""
     print(_machine())
-    print(
-        "| lever | load/s | index s | index MB | disk MB | inside MB | open s | cold ms | p50 ms | p99 ms | recall@5 |"
-    )
+    print(_HEAD)
     for name in lever or LEVERS:
         for memory_mb in (_BASE_MB + count * (whole - _BASE_MB) // 4_000_000 for whole in (1024, 512)):
             _row(folder, name, LEVERS[name], count, memory_mb)
 
 
 @app.command()
-def grow(folder: FolderOption, profile: str = "disk", out: Path = Path("docs/scale.png")) -> None:
+def grow(folder: FolderOption, profile: str = "balanced", out: Path = Path("docs/scale.png")) -> None:
     """Build and serve galleries of 10,000 to 4,000,000 codes, from as much memory as there is."""
     print(_machine())
     print(_HEAD)
@@ -262,7 +261,7 @@ def _served(served: Served | None) -> str:
 
 def _built(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
     """Build a gallery, or find it where an earlier run built the same."""
-    shard = folder / f"{stored.quantised}-m{stored.m}-{stored.codes}-{stored.ids}-{len(codes)}"
+    shard = folder / f"{stored.quantised}-m{stored.m}-{stored.codes}-{stored.graph}-{stored.ids}-{len(codes)}"
     record = shard.with_suffix(".json")
     # what only a search needs does not tell two galleries apart
     wanted = {**asdict(stored), "name": "", "meaning": "", "ef": 0, "oversampling": 0}

@@ -18,7 +18,7 @@ import qdrant_edge as qe
 
 from gallery.errors import StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.points import entry, fields, hit, payload, point_id
-from gallery.profiles import Memory, Profile, Quantised, profile
+from gallery.profiles import ACORN_SELECTIVITY, Memory, Profile, Quantised, profile
 from gallery.types import Entry, GallerySpec, Hit, Query, check_codes
 
 # One search thread: at this size handing work to Edge's own threads takes longer than the work.
@@ -47,8 +47,9 @@ class EdgeGallery:
                 self._shard = qe.EdgeShard.load(str(folder))
             else:
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._stored))
-                keyword = qe.PayloadSchemaType.Keyword
-                self._shard.update(qe.UpdateOperation.create_field_index("label", keyword))
+                # links of their own for each label would double the graph of a large gallery; see `_search_params`
+                by_label = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._stored.payload])
+                self._shard.update(qe.UpdateOperation.create_field_index("label", by_label))
         self._folder = folder
         self._closed = False
 
@@ -169,13 +170,15 @@ class EdgeGallery:
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:
+        if query.options.exact:
+            return qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
         again = qe.QuantizationSearchParams(rescore=True, oversampling=self._stored.oversampling)
-        ignored = qe.QuantizationSearchParams(ignore=True)
-        return qe.SearchParams(
-            hnsw_ef=max(self._stored.ef, query.options.limit),
-            exact=query.options.exact,
-            quantization=ignored if query.options.exact else again,
-        )
+        ef = max(self._stored.ef, query.options.limit)
+        if query.options.labels:
+            # the graph has no links within a label: ACORN looks at neighbours' neighbours instead
+            acorn = qe.AcornSearchParams(enable=True, max_selectivity=ACORN_SELECTIVITY)
+            return qe.SearchParams(hnsw_ef=2 * ef, quantization=again, acorn=acorn)
+        return qe.SearchParams(hnsw_ef=ef, quantization=again)
 
 
 def optimise(folder: str) -> None:

@@ -9,6 +9,8 @@ from enum import StrEnum
 from gallery.errors import InvalidQueryError
 
 DEFAULT_PROFILE = "balanced"
+ACORN_SELECTIVITY = 0.5
+"""A filter that leaves a larger part of the gallery is searched as if there were none, and filtered after."""
 
 
 class Memory(StrEnum):
@@ -103,9 +105,9 @@ PROFILES = {
         ),
         Profile(
             "disk",
-            "larger than memory: only shortened codes and the graph are cached",
+            "larger than memory: 2-bit codes cached, all else read from disk when needed",
             codes=Memory.COLD,
-            graph=Memory.CACHED,
+            graph=Memory.COLD,
             payload=Memory.COLD,
             ids=Memory.COLD,
             quantised=Quantised.TURBO2,

@@ -32,7 +32,7 @@ from gallery.errors import (
     StoreUnreachableError,
 )
 from gallery.points import entry, fields, hit, payload, point_id
-from gallery.profiles import Memory, Profile, Quantised, profile
+from gallery.profiles import ACORN_SELECTIVITY, Memory, Profile, Quantised, profile
 from gallery.types import Entry, GallerySpec, Hit, Placement, Query, check_codes
 
 T = TypeVar("T")
@@ -213,7 +213,7 @@ class Server:
                 collection,
                 field,
                 models.KeywordIndexParams(
-                    type=models.KeywordIndexType.KEYWORD, memory=_MEMORY[stored.payload], enable_hnsw=field == "label"
+                    type=models.KeywordIndexType.KEYWORD, memory=_MEMORY[stored.payload], enable_hnsw=False
                 ),
                 wait=True,
                 timeout_s=_SLOW_CALL_S,
@@ -358,10 +358,13 @@ class RemoteGallery:
     def _search_params(self, query: Query) -> models.SearchParams:
         if query.options.exact:
             return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
-        return models.SearchParams(
-            hnsw_ef=max(self._stored.ef, query.options.limit),
-            quantization=models.QuantizationSearchParams(rescore=True, oversampling=self._stored.oversampling),
-        )
+        again = models.QuantizationSearchParams(rescore=True, oversampling=self._stored.oversampling)
+        ef = max(self._stored.ef, query.options.limit)
+        if query.options.labels:
+            # the graph has no links within a label: ACORN looks at neighbours' neighbours instead
+            acorn = models.AcornSearchParams(enable=True, max_selectivity=ACORN_SELECTIVITY)
+            return models.SearchParams(hnsw_ef=2 * ef, quantization=again, acorn=acorn)
+        return models.SearchParams(hnsw_ef=ef, quantization=again)
 
 
 def _filter(query: Query) -> models.Filter | None:
