@@ -3,12 +3,16 @@
 `python -m benchmarks.scale grow`  10⁴ to 4·10⁶ codes: load, index, disk, search, recall, as a table and a plot
 `python -m benchmarks.scale fit`   4·10⁶ codes inside 1 GB and inside 512 MB
 `python -m benchmarks.scale try`   what was tried to get there, on 10⁶ codes inside a quarter of that
+`python -m benchmarks.scale cap`   building the index of 10⁶ codes inside 1 GB and 512 MB
+`python -m benchmarks.scale coefficients`   what `ingest plan` reckons with
 """
 
 import json
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +27,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.codes import codes_like_real
-from benchmarks.served import Served, serve
+from benchmarks.served import Served, cgroup, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
 from gallery.edge import EdgeGallery
@@ -59,7 +63,20 @@ class Built:
 
 
 def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
-    """Store codes in a gallery as a load does, with keys, labels, hashes and thumbnails, and build its index."""
+    """Store codes in a gallery as a load does, and build its index."""
+    begun = time.perf_counter()
+    spec = _store(folder, codes, stored, stages)
+    load_s = time.perf_counter() - begun
+    begun = time.perf_counter()
+    with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("indexing", None), _watched() as peak:
+        gallery.index()
+    index_s = time.perf_counter() - begun
+    disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) / 2**20
+    return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
+
+
+def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> GallerySpec:
+    """Store codes with keys, labels, hashes and thumbnails."""
     PROFILES[stored.name] = stored
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -67,20 +84,12 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
         thumbnail_png(item.image()) for item, _ in zip(open_source("mnist"), range(_THUMBNAILS), strict=False)
     ]
     spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name)
-    with closing(EdgeGallery(folder, spec)) as gallery:
-        begun = time.perf_counter()
-        with stages.stage("storing", len(codes)) as advance:
-            for start in range(0, len(codes), _BATCH):
-                batch = enumerate(codes[start : start + _BATCH], start)
-                gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
-                advance(min(_BATCH, len(codes) - start))
-        load_s = time.perf_counter() - begun
-        begun = time.perf_counter()
-        with stages.stage("indexing", None), _watched() as peak:
-            gallery.index()
-        index_s = time.perf_counter() - begun
-    disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) / 2**20
-    return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
+    with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("storing", len(codes)) as advance:
+        for start in range(0, len(codes), _BATCH):
+            batch = enumerate(codes[start : start + _BATCH], start)
+            gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
+            advance(min(_BATCH, len(codes) - start))
+    return spec
 
 
 def _entry(row: int, code: NDArray[np.float32], thumbnails: list[bytes]) -> Entry:
@@ -155,6 +164,8 @@ LEVERS = {
 
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 _FITS = (0, 1024, 512)
+# Memory for indexing and full codes in a segment, both in MB.
+_CAPS = ((1024, 4096), (512, 4096), (512, 64))
 # What a process takes before it has opened a gallery.
 _BASE_MB = 64
 
@@ -205,6 +216,24 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
     print(_HEAD)
     for memory_mb in _FITS:
         _row(folder, profile, PROFILES[profile], count, memory_mb)
+
+
+@app.command()
+def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
+    """Build the index inside a memory cgroup, in segments of one size and another."""
+    print(_machine())
+    print("| codes | inside MB | segments of MB | index s |\n| --- | --- | --- | --- |")
+    for memory_mb, segment_mb in _CAPS:
+        stored = replace(PROFILES["disk"], name="cap", max_segment_mb=segment_mb)
+        shard = folder / "cap"
+        with Stages() as stages:
+            _store(shard, codes_like_real(folder, "train", max(_GROWTH), stages)[:count], stored, stages)
+            begun = time.perf_counter()
+            with stages.stage("indexing", None), cgroup(memory_mb) as enter:
+                done = subprocess.run([sys.executable, "-m", "gallery.edge_index", str(shard)], preexec_fn=enter)
+        seconds = f"{time.perf_counter() - begun:.0f}" if done.returncode == 0 else f"ended with {done.returncode}"
+        print(f"| {count:,} | {memory_mb} | {segment_mb} | {seconds} |", flush=True)
+        shutil.rmtree(shard)
 
 
 @app.command()

@@ -64,7 +64,7 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
         "nearest": str(nearest),
     }
     _drop_caches()
-    with _cgroup(memory_mb) as enter:
+    with cgroup(memory_mb) as enter:
         command = [sys.executable, "-m", "benchmarks.served", json.dumps(job)]
         done = subprocess.run(command, preexec_fn=enter, stdout=subprocess.PIPE, check=False, text=True)
     if done.returncode == -signal.SIGKILL:
@@ -103,8 +103,8 @@ def _inside(job: dict[str, object]) -> Served:
 
 
 @contextmanager
-def _cgroup(memory_mb: int) -> Iterator[Callable[[], object] | None]:
-    """Yield what a new process calls to be in a cgroup of so much memory."""
+def cgroup(memory_mb: int) -> Iterator[Callable[[], object] | None]:
+    """Yield what a new process calls to be in a cgroup of so much memory; None for no limit."""
     if not memory_mb:
         yield None
         return

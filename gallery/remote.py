@@ -43,6 +43,8 @@ _CALL_S = 10
 _OF_FIXED_TIME = ("get_aliases", "get_collections", "get_collection", "info")
 _SLOW_CALL_S = 300
 _ATTEMPTS = 4
+# Points of one upsert: as many as Qdrant recommends, and few to send again when a try fails.
+_AT_ONCE = 256
 _PAUSE_S = tenacity.wait_random_exponential(multiplier=0.1, max=5)
 # How often, and how many times in a row, a server must say that it has nothing left to index.
 _LOOK_EVERY_S = 0.5
@@ -267,7 +269,9 @@ class RemoteGallery:
             models.PointStruct(id=point_id(one.key), vector=code.tolist(), payload=payload(one))
             for one, code in zip(entries, codes, strict=True)
         ]
-        self._call(self._client.upsert, points=points, wait=True, timeout_s=_SLOW_CALL_S)
+        for start in range(0, len(points), _AT_ONCE):
+            part = points[start : start + _AT_ONCE]
+            self._call(self._client.upsert, points=part, wait=True, timeout_s=_SLOW_CALL_S)
 
     def search(self, query: Query) -> list[Hit]:
         """Return the nearest entries, nearest first."""
@@ -328,7 +332,7 @@ class RemoteGallery:
         Raises:
             StoreError: The server could not build it.
         """
-        hnsw = models.HnswConfigDiff(m=self._stored.m, payload_m=self._stored.m)
+        hnsw = models.HnswConfigDiff(m=self._stored.m)
         self._call(self._client.update_collection, hnsw_config=hnsw, timeout_s=_SLOW_CALL_S)
         greens = 0
         while greens < _GREENS:
@@ -336,6 +340,9 @@ class RemoteGallery:
             if found.optimizer_status != models.OptimizersStatusOneOf.OK:
                 raise StoreError(f"store {self._server.url} can't index {self._collection}: {found.optimizer_status}")
             greens = greens + 1 if found.status == models.CollectionStatus.GREEN else 0
+            if found.status == models.CollectionStatus.GREY:  # it waits to be told, as after a restart
+                nothing = models.OptimizersConfigDiff()
+                self._call(self._client.update_collection, optimizers_config=nothing, timeout_s=_SLOW_CALL_S)
             time.sleep(_LOOK_EVERY_S)
 
     def close(self) -> None:

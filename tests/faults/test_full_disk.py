@@ -12,6 +12,8 @@ from tests.conftest import Command
 
 ROOM_MB = 130
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
