@@ -310,19 +310,22 @@ def _plot(rows: list[tuple[Built, Served | None]], out: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    counts = np.array(_GROWTH)
-    panels = {
-        "load, codes a second": [count / made.load_s for count, (made, _) in zip(counts, rows, strict=True)],
-        "index, s": [made.index_s for made, _ in rows],
-        "on disk, MB": [made.disk_mb for made, _ in rows],
-        "search, ms (p50 and p99)": [served.p50_ms if served else np.nan for _, served in rows],
+    found = [served for _, served in rows if served]
+    panels: dict[str, tuple[str, list[list[float]]]] = {
+        "codes stored a second": ("linear", [[n / made.load_s for n, (made, _) in zip(_GROWTH, rows, strict=True)]]),
+        "indexing, s": ("log", [[made.index_s for made, _ in rows]]),
+        "on disk, MB": ("log", [[made.disk_mb for made, _ in rows]]),
+        "search, ms": ("linear", [[served.p50_ms for served in found], [served.p99_ms for served in found]]),
     }
     figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 3.6), constrained_layout=True)
-    for axis, (title, values) in zip(axes, panels.items(), strict=True):
-        axis.plot(counts, values, "o-")
-        axis.set(xscale="log", yscale="log", title=title, xlabel="codes")
+    for axis, (title, (scale, lines)) in zip(axes, panels.items(), strict=True):
+        for values, style in zip(lines, ("o-", "o--"), strict=False):
+            axis.plot(_GROWTH, values, style)
+        axis.set(xscale="log", yscale=scale, title=title, xlabel="codes")
         axis.grid(alpha=0.3)
-    axes[-1].plot(counts, [served.p99_ms if served else np.nan for _, served in rows], "o--")
+        if scale == "linear":
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter("{x:,g}")
     axes[-1].legend(["p50", "p99"])
     figure.savefig(out, dpi=110)
 
