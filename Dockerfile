@@ -7,7 +7,7 @@ COPY encoder_service encoder_service
 COPY ingest ingest
 COPY training training
 RUN python -m venv --without-pip /opt/lookalike \
-    && pip --python /opt/lookalike/bin/python install --no-cache-dir --constraint constraints.txt .
+    && pip --python /opt/lookalike/bin/python install --no-cache-dir --constraint constraints.txt ".[traces]"
 
 FROM python:3.11-slim
 COPY --from=build /opt/lookalike /opt/lookalike

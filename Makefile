@@ -88,5 +88,5 @@ clean:  ## Remove the virtual environment and what the tools left
 	@touch $@
 
 .venv/.dev: .venv/.serve
-	$(PIP) --editable '.[train,dev]'
+	$(PIP) --editable '.[train,traces,dev]'
 	@touch $@

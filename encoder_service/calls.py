@@ -1,28 +1,25 @@
-"""What every call goes through before and after its RPC: who calls, whether there is room, what is told of errors.
+"""What every call goes through before and after its RPC: who calls, how long it waits, what is told of errors.
 
-Health is answered to any prober, whoever it is and however busy the service.
+Health is answered to any prober, whoever it is.
 """
 
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
 
 from encoder_service.access import Tokens
-from encoder_service.errors import OverloadedError
 from encoder_service.metrics import Metrics
 from encoder_service.status import outcome
-from gallery.deadline import deadline
-from gallery.errors import LookalikeError, StoreSlowError, UnavailableError
+from gallery.deadline import check_wanted, deadline
+from gallery.errors import LookalikeError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = 1
 _LONGEST_ID = 128
 _Metadata = tuple[tuple[str, str], ...]
 _FREE = ("/grpc.health.v1.Health/",)
@@ -31,22 +28,15 @@ _FREE = ("/grpc.health.v1.Health/",)
 class Calls(grpc.ServerInterceptor):
     """Wraps every RPC of the service."""
 
-    def __init__(
-        self, tokens: Tokens | None, max_calls: int, max_streams: int, metrics: Metrics, hidden: Sequence[str]
-    ) -> None:
+    def __init__(self, tokens: Tokens | None, metrics: Metrics, hidden: Sequence[str]) -> None:
         """Take the parts.
 
         Args:
             tokens: Says who may call; None lets anybody.
-            max_calls: How many calls of one answer may be under way.
-            max_streams: How many streams may be.
             metrics: Counts them.
             hidden: Places of this machine that no stranger is told of.
         """
         self._tokens = tokens
-        self._calls = threading.BoundedSemaphore(max_calls)
-        self._streams = threading.BoundedSemaphore(max_streams)
-        self._limits = {self._calls: f"{max_calls} calls", self._streams: f"{max_streams} streams"}
         self._metrics = metrics
         self._hidden = sorted(filter(None, hidden), key=len, reverse=True)
 
@@ -58,38 +48,40 @@ class Calls(grpc.ServerInterceptor):
         method = str(details.method)
         if handler is None or method.startswith(_FREE):
             return handler
-        metadata = {str(key): str(value) for key, value in details.invocation_metadata}
         if handler.request_streaming:
-            return handler._replace(stream_stream=self._stream(handler.stream_stream, method, metadata))
-        return handler._replace(unary_unary=self._unary(handler.unary_unary, method, metadata))
+            return handler._replace(stream_stream=self._stream(handler.stream_stream, method))
+        return handler._replace(unary_unary=self._unary(handler.unary_unary, method))
 
-    def _unary(self, answer: Callable[[Any, Any], Any], method: str, metadata: dict[str, str]) -> Callable[..., Any]:
+    def _unary(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(request: Any, context: grpc.ServicerContext) -> Any:
-            with self._call(context, method, metadata, self._calls):
+            with self._call(context, method, "call"):
                 return answer(request, context)
 
         return run
 
-    def _stream(self, answer: Callable[[Any, Any], Any], method: str, metadata: dict[str, str]) -> Callable[..., Any]:
+    def _stream(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._call(context, method, metadata, self._streams):
+            with self._call(context, method, "stream"):
                 yield from answer(requests, context)
 
         return run
 
     @contextmanager
-    def _call(
-        self, context: grpc.ServicerContext, method: str, metadata: dict[str, str], room: threading.BoundedSemaphore
-    ) -> Iterator[None]:
+    def _call(self, context: grpc.ServicerContext, method: str, kind: str) -> Iterator[None]:
         begun = time.perf_counter()
-        request_id = _request_id(metadata)
+        metadata = context.invocation_metadata()
+        request_id = id_of(metadata)
         trailing: _Metadata = (("x-request-id", request_id),)
         status = grpc.StatusCode.OK
         try:
             try:
-                with self._admitted(method, metadata, room), deadline(context.time_remaining()):
-                    if (context.time_remaining() or 1) <= 0:
-                        raise StoreSlowError("the caller's time was over before its turn came")
+                with (
+                    self._metrics.under_way.labels(kind).track_inprogress(),
+                    deadline(context.time_remaining(), context.is_active),
+                ):
+                    if self._tokens:
+                        self._tokens.check(method, value_of("authorization", metadata))
+                    check_wanted()
                     context.set_trailing_metadata(trailing)
                     yield
             except GeneratorExit:  # the client has gone away
@@ -99,8 +91,6 @@ class Calls(grpc.ServerInterceptor):
                 status = outcome(error).status
                 if isinstance(error, UnavailableError):
                     _log.warning("%s: %s", method, error, extra={"request_id": request_id})
-                if isinstance(error, OverloadedError):
-                    trailing += (("retry-after", str(_RETRY_AFTER_S)),)
                 _abort(context, status, self._told(error, request_id), trailing)
             except Exception as error:
                 if not context.is_active():  # aborted below, or the client has gone away
@@ -115,17 +105,6 @@ class Calls(grpc.ServerInterceptor):
             self._metrics.call(method, status.name, seconds)
             _log.debug("%s %s %.1f ms", method, status.name, seconds * 1e3, extra={"request_id": request_id})
 
-    @contextmanager
-    def _admitted(self, method: str, metadata: dict[str, str], room: threading.BoundedSemaphore) -> Iterator[None]:
-        if self._tokens:
-            self._tokens.check(method, metadata.get("authorization", ""))
-        if not room.acquire(blocking=False):
-            raise OverloadedError(f"the service has {self._limits[room]} under way, its most: try again soon")
-        try:
-            yield
-        finally:
-            room.release()
-
     def _told(self, error: LookalikeError, request_id: str) -> str:
         """Return what a caller is told of an error: of what is wrong with the service itself, only its kind."""
         if isinstance(error, UnavailableError):
@@ -136,9 +115,15 @@ class Calls(grpc.ServerInterceptor):
         return text
 
 
-def _request_id(metadata: dict[str, str]) -> str:
-    given = metadata.get("x-request-id", "")
+def id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return the request id that a caller gave, or a new one where it gave none that can be logged."""
+    given = value_of("x-request-id", metadata)
     return given if given.isascii() and given.isprintable() and 0 < len(given) <= _LONGEST_ID else uuid.uuid4().hex
+
+
+def value_of(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return a value of the metadata; empty for none."""
+    return next((str(value) for key, value in metadata if key == name), "")
 
 
 def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, message: str, trailing: _Metadata) -> NoReturn:

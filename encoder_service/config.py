@@ -57,7 +57,7 @@ class Config:
         int,
         _option(
             "MAX_CONCURRENT_CALLS",
-            "Calls under way at once; more are turned away. Two for each processor keep every answer quick.",
+            "Calls under way at once, those in line counted; more are turned away.",
             min=1,
             max=1000,
         ),
@@ -67,6 +67,9 @@ class Config:
     metrics_port: Annotated[
         int | None, _option("METRICS_PORT", "Port where Prometheus reads metrics; none if not given.", min=0, max=65535)
     ] = None
+    traces: Annotated[
+        bool, _option("TRACES", "Send OpenTelemetry traces to where OTEL_EXPORTER_OTLP_ENDPOINT says.")
+    ] = False
     log_format: Annotated[str, _option("LOG_FORMAT", "How the log is written to stderr: text or json.")] = "text"
     log_level: Annotated[str, _option("LOG_LEVEL", "What is logged: debug (every call), info, warning or error.")] = (
         "info"

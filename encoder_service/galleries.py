@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,7 +11,13 @@ from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import EncoderNotFoundError, RequestError
 from encoder_service.searcher import Searcher
 from gallery import Gallery, GallerySpec, Store
-from gallery.errors import EncoderMismatchError, GalleryNotFoundError, LookalikeError
+from gallery.errors import (
+    EncoderMismatchError,
+    GalleryNotFoundError,
+    LookalikeError,
+    StoreDamagedError,
+    UnavailableError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +40,8 @@ class Galleries:
         self._open: dict[str, Opened] = {}
         self._default = ""
         self._lock = threading.Lock()
+        self._away: UnavailableError | None = None
+        self._passed_over: dict[str, int] = {}
         self._closing = threading.Event()
         self._follower: threading.Thread | None = None
 
@@ -53,7 +61,9 @@ class Galleries:
             RequestError: No name is given and the store has several galleries.
             GalleryNotFoundError: There is no such gallery.
             EncoderMismatchError: It was made by an encoder that is not here.
+            UnavailableError: The store is known not to answer.
         """
+        self._check_store()
         with self._lock:
             if not name:
                 name = self._default = self._default or self._only_name()
@@ -70,6 +80,7 @@ class Galleries:
 
     def list(self) -> "list[GallerySpec]":
         """Return what the live galleries are, by name; of those that are open, with the count of now."""
+        self._check_store()
         specs = self._store.list()
         with self._lock:
             opened = {name: one.gallery for name, one in self._open.items()}
@@ -89,9 +100,13 @@ class Galleries:
             except EncoderMismatchError as error:
                 _log.warning("%s", error)
 
-    def follow(self) -> None:
-        """From now on, move to a gallery's newer version soon after it goes live. Calls under way end on the old."""
-        self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
+    def follow(self, tell: Callable[[bool], None]) -> None:
+        """From now on, move to a gallery's newer version soon after it goes live. Calls under way end on the old.
+
+        Args:
+            tell: Told whenever the store stops or begins to answer; while it does not, calls fail at once.
+        """
+        self._follower = threading.Thread(target=self._follow, args=(tell,), name="follow", daemon=True)
         self._follower.start()
 
     def close(self) -> None:
@@ -104,22 +119,45 @@ class Galleries:
                 opened.gallery.close()
             self._open.clear()
 
-    def _follow(self) -> None:
-        passed_over: dict[str, int] = {}
+    def _follow(self, tell: Callable[[bool], None]) -> None:
         while not self._closing.wait(_LOOK_EVERY_S):
-            for name, opened in list(self._open.items()):
-                version = 0
-                try:
-                    spec = self._store.spec(name)
-                    version = spec.version
-                    if version not in (opened.gallery.spec.version, passed_over.get(name)):
-                        self._move(name, opened, spec)
-                except LookalikeError as error:
-                    if passed_over.get(name) != version:
-                        _log.warning("gallery '%s' stays at v%d: %s", name, opened.gallery.spec.version, error)
-                    passed_over[name] = version
+            self._look_at_store(tell)
+            if self._away is None:
+                for name, opened in list(self._open.items()):
+                    self._look_at(name, opened)
+
+    def _look_at_store(self, tell: Callable[[bool], None]) -> None:
+        before = self._away
+        try:
+            self._store.check()
+            self._away = None
+        except UnavailableError as error:
+            self._away = error
+        if (before is None) != (self._away is None):
+            _log.warning("%s", self._away or f"store {self._store.url} answers again")
+            tell(self._away is None)
+
+    def _check_store(self) -> None:
+        if self._away:
+            raise self._away
+
+    def _look_at(self, name: str, opened: "Opened") -> None:
+        """Move to the live version of a gallery if it is another, unless it has been found bad before."""
+        version = 0
+        try:
+            spec = self._store.spec(name)
+            version = spec.version
+            if version not in (opened.gallery.spec.version, self._passed_over.get(name)):
+                self._move(name, opened, spec)
+        except LookalikeError as error:
+            if self._passed_over.get(name) != version:
+                _log.warning("gallery '%s' stays at v%d: %s", name, opened.gallery.spec.version, error)
+            self._passed_over[name] = version
 
     def _move(self, name: str, old: "Opened", spec: GallerySpec) -> None:
+        wrong = self._store.differences(name)
+        if wrong:
+            raise StoreDamagedError(f"v{spec.version} is not as it was built: {wrong[0]}")
         new = self._opened(spec)
         with self._lock:
             self._open[name] = new

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from encoder_service.traces import Traces
 from gallery import GallerySpec
 from gallery.errors import LookalikeError
 
@@ -15,8 +16,10 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.
 class Metrics:
     """The figures of one service."""
 
-    def __init__(self) -> None:
-        """Begin at nothing."""
+    def __init__(self, traces: Traces | None = None) -> None:
+        """Begin at nothing; `traces` are told of each stage too."""
+        self._traces = traces
+        self._turned_away: dict[str, Counter] = {}
         self.registry = CollectorRegistry()
         self._calls = Counter(
             "lookalike_calls", "Calls by RPC and gRPC status.", ["method", "status"], registry=self.registry
@@ -31,15 +34,28 @@ class Metrics:
             "lookalike_items", "Images by what became of them.", ["method", "outcome"], registry=self.registry
         )
 
+        self.under_way = Gauge(
+            "lookalike_calls_under_way", "Calls and streams that are being worked on.", ["kind"], registry=self.registry
+        )
+
     def call(self, method: str, status: str, seconds: float) -> None:
         """Count a call that has ended."""
         name = method.rpartition("/")[2]
         self._calls.labels(name, status).inc()
         self._seconds.labels(name).observe(seconds)
 
+    def turned_away(self, method: str) -> None:
+        """Count a call that there was no room for."""
+        counter = self._turned_away.get(method)
+        if counter is None:
+            counter = self._turned_away[method] = self._calls.labels(method.rpartition("/")[2], "RESOURCE_EXHAUSTED")
+        counter.inc()
+
     def stage(self, stage: str, milliseconds: float) -> None:
         """Note how long a stage took: "encode", "search", "store"."""
         self._stages.labels(stage).observe(milliseconds / 1e3)
+        if self._traces:
+            self._traces.stage(stage, milliseconds)
 
     def items(self, method: str, outcome: str, count: int = 1) -> None:
         """Count images of a stream or a batch: "ok" or "rejected"."""

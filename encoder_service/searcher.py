@@ -12,6 +12,7 @@ from encoder_service import images
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from gallery import Gallery, Hit, Query, SearchOptions
+from gallery.deadline import check_wanted
 from gallery.errors import KeyNotFoundError
 from gallery.types import check_codes
 
@@ -102,6 +103,7 @@ class Searcher:
         return self._search(prepared, begun)
 
     def _prepare(self, request: SearchRequest) -> _Prepared:
+        check_wanted()
         subject, options = request.subject, request.options
         match subject:
             case bytes():
@@ -121,6 +123,7 @@ class Searcher:
         pictures = [item for item in prepared if item.picture is not None]
         self._encode(pictures)
         encoded = time.perf_counter()
+        check_wanted()
         answers = self._gallery.search_batch([Query(item.code, item.options) for item in prepared])
         searched = time.perf_counter()
         spec = self._gallery.spec

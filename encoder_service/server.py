@@ -1,9 +1,11 @@
 """Build the service, start it, and drain it when asked to stop."""
 
+import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,6 +16,7 @@ from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from encoder_service.access import Tokens, server_credentials
+from encoder_service.admission import Admission, Room
 from encoder_service.calls import Calls
 from encoder_service.config import Config
 from encoder_service.encoder import Encoder
@@ -21,6 +24,7 @@ from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
 from encoder_service.metrics import Metrics
 from encoder_service.servicers import EncoderServicer, GalleryServicer, SearchServicer
+from encoder_service.traces import Traces
 from encoder_service.v1 import (
     encoder_pb2,
     encoder_pb2_grpc,
@@ -32,10 +36,15 @@ from encoder_service.v1 import (
 from encoder_service.wire import MAX_MESSAGE_BYTES
 from gallery import Store
 
-# Threads besides those that calls under way take: they turn away what is too much, and answer health.
-_SPARE_WORKERS = 8
-# Calls that wait for a thread; what comes beyond is turned away without one.
-_WAITING = 100
+# Threads for health and reflection.
+_SPARE_WORKERS = 4
+# Calls that are worked on at once; in a rush fewer, as turning others away is work too.
+_THREADS = 2 * (os.cpu_count() or 1)
+_IN_RUSH = max(1, _THREADS // 4)
+# Calls under way on one connection: a client holds back what is beyond, and nobody has to be turned away.
+_CALLS_OF_CONNECTION = 32
+# Calls that have come and not been looked at yet. What is beyond, gRPC itself ends with CANCELLED.
+_PENDING = 64
 _ANY_PORT = Config(port=0)
 
 SERVICES = (
@@ -43,6 +52,11 @@ SERVICES = (
     search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
     gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name,
 )
+
+
+_OF_GALLERIES = SERVICES[1:]
+LIVENESS = "liveness"
+"""What health is asked for to learn whether the process lives; all other names tell whether calls are welcome."""
 
 
 class Server:
@@ -64,18 +78,28 @@ class Server:
         self._config = config
         self._galleries = Galleries(store, encoder)
         self._health = HealthServicer()
-        self._metrics = Metrics()
+        self._traces = Traces() if config.traces else None
+        self._metrics = Metrics(self._traces)
         self._metrics.watch(self._galleries.list, encoder.spec.fingerprint)
         self._end_metrics: Callable[[], None] | None = None
         tokens = Tokens(config.tokens_file) if config.tokens_file else None
         hidden = (store.url, store.url.partition(":")[2], str(encoder.folder), str(Path.home()))
-        calls = Calls(tokens, config.max_concurrent_calls, config.max_streams, self._metrics, hidden)
-        most = config.max_concurrent_calls + config.max_streams + _SPARE_WORKERS
+        admission = Admission(
+            Room(config.max_concurrent_calls, _THREADS, _IN_RUSH, "calls"),
+            Room(config.max_streams, config.max_streams, config.max_streams, "streams"),
+            self._metrics,
+        )
         self._grpc = grpc.server(
-            ThreadPoolExecutor(most, thread_name_prefix="call"),
-            interceptors=[calls],
-            maximum_concurrent_rpcs=most + _WAITING,
+            ThreadPoolExecutor(_SPARE_WORKERS, thread_name_prefix="health"),
+            interceptors=[
+                admission,
+                *([self._traces.interceptor] if self._traces else []),
+                Calls(tokens, self._metrics, hidden),
+            ],
             options=[
+                ("grpc.max_concurrent_streams", _CALLS_OF_CONNECTION),
+                ("grpc.server.max_pending_requests", _PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 # Two services on one port would each get half of the calls.
@@ -91,7 +115,8 @@ class Server:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection((*SERVICES, HEALTH_NAME, reflection.SERVICE_NAME), self._grpc)
-        self._tell_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        self._tell_ready(False, ("", *SERVICES))
         self.port = self._bind()
         self.address = f"{config.host}:{self.port}"
 
@@ -100,12 +125,12 @@ class Server:
         self._grpc.start()
         self._encoder.warm()
         self._galleries.open_all()
-        self._galleries.follow()
+        self._galleries.follow(partial(self._tell_ready, names=("", *_OF_GALLERIES)))
         if self._config.metrics_port is not None:
             self.metrics_port, self._end_metrics = self._metrics.serve(
                 self._config.metrics_host, self._config.metrics_port
             )
-        self._tell_health(health_pb2.HealthCheckResponse.SERVING)
+        self._tell_ready(True, ("", *SERVICES))
 
     def stop(self, grace_s: float | None = None) -> None:
         """Take no new calls, finish those under way for at most `grace_s` seconds, close the galleries."""
@@ -115,6 +140,8 @@ class Server:
         if self._end_metrics:
             self._end_metrics()
             self._end_metrics = None
+        if self._traces:
+            self._traces.close()
 
     def wait_for_signal(self) -> None:
         """Wait for SIGTERM or SIGINT, then stop."""
@@ -140,6 +167,7 @@ class Server:
                 f"can't listen on {address}: choose another --port (0 for a free one), or stop what uses it"
             ) from error
 
-    def _tell_health(self, status: int) -> None:
-        for name in ("", *SERVICES):
-            self._health.set(name, status)
+    def _tell_ready(self, ready: bool, names: Iterable[str]) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in names:
+            self._health.set(name, status.SERVING if ready else status.NOT_SERVING)

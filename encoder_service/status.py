@@ -13,6 +13,7 @@ from gallery.errors import (
     StoreBusyError,
     StoreRefusedError,
     StoreSlowError,
+    TooLateError,
     UnavailableError,
 )
 
@@ -33,6 +34,7 @@ OUTCOMES: dict[type[LookalikeError], Outcome] = {
     UnauthenticatedError: Outcome(grpc.StatusCode.UNAUTHENTICATED, 5),
     ForbiddenError: Outcome(grpc.StatusCode.PERMISSION_DENIED, 5),
     OverloadedError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
+    TooLateError: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, 5),
     StoreSlowError: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, 5),
     StoreBusyError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
     StoreRefusedError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 5),

@@ -44,6 +44,9 @@ class EdgeStore:
         if root.exists() and not root.is_dir():
             raise StoreError(f"store {self.url}: expected a folder, and this is a file: name another with --store")
 
+    def check(self) -> None:
+        """Do nothing: a folder has nobody to answer, and what is wrong with a gallery in it concerns that one alone."""
+
     def list(self) -> list[GallerySpec]:
         """Return what the live galleries are, by name. Other folders beside them are passed over."""
         with _file_errors(self.url):

@@ -9,6 +9,7 @@
     │   ├── GalleryNotFoundError
     │   └── KeyNotFoundError
     ├── EncoderMismatchError       codes of two encoders would be compared
+    ├── TooLateError               nobody waits for the answer any more
     └── UnavailableError           something this needs can't be used now
         ├── StoreError             the store's folder is not one, or can't be used
         ├── StoreFullError         its disk has no space left
@@ -57,6 +58,10 @@ class KeyNotFoundError(NotFoundError):
 
 class EncoderMismatchError(LookalikeError):
     """A gallery was made by another encoder than the one in use."""
+
+
+class TooLateError(LookalikeError):
+    """The caller's time is over, or it has gone away."""
 
 
 class UnavailableError(LookalikeError):

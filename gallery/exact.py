@@ -145,6 +145,9 @@ class ExactStore:
         self._folder = Path(tempfile.mkdtemp(prefix="lookalike-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
+    def check(self) -> None:
+        """Do nothing: memory is always there."""
+
     def list(self) -> list[GallerySpec]:
         """Return what the galleries are, by name."""
         return [self._live[name].spec for name in sorted(self._live)]

@@ -20,7 +20,7 @@ import tenacity
 from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
-from gallery.deadline import seconds_left
+from gallery.deadline import check_wanted, seconds_left
 from gallery.errors import (
     GalleryNotFoundError,
     InvalidQueryError,
@@ -45,6 +45,8 @@ _SLOW_CALL_S = 300
 _ATTEMPTS = 4
 # Points of one upsert: as many as Qdrant recommends, and few to send again when a try fails.
 _AT_ONCE = 256
+# The longest pause before a connection to a server that went away is tried again; gRPC's own is two minutes.
+_RECONNECT_MS = 1000
 _PAUSE_S = tenacity.wait_random_exponential(multiplier=0.1, max=5)
 # How often, and how many times in a row, a server must say that it has nothing left to index.
 _LOOK_EVERY_S = 0.5
@@ -87,6 +89,7 @@ class Server:
         if not parts.hostname or parts.path.strip("/"):
             raise InvalidQueryError(f"store {url!r}: {_EXPECTED}")
         ca_file = os.environ.get("QDRANT_CA_FILE")
+        options: dict[str, Any] = {"root_certificates": _read(ca_file)} if ca_file else {}
         with warnings.catch_warnings():
             # it warns of a key without TLS, which is for whoever lays the network to say
             warnings.simplefilter("ignore", UserWarning)
@@ -97,11 +100,11 @@ class Server:
                 prefer_grpc=True,
                 api_key=_api_key(),
                 timeout=_CALL_S,
-                grpc_options={"root_certificates": _read(ca_file)} if ca_file else None,
+                grpc_options={**options, "grpc.max_reconnect_backoff_ms": _RECONNECT_MS},
                 check_compatibility=False,
             )
         server = cls(client, url)
-        server._check_version()
+        server.check()
         return server
 
     def call(self, what: Callable[..., T], *arguments: Any, timeout_s: int = _CALL_S, **named: Any) -> T:
@@ -122,9 +125,8 @@ class Server:
             raise self._translated(error) from error
 
     def _once(self, what: Callable[..., T], *arguments: Any, timeout_s: int, **named: Any) -> T:
+        check_wanted()
         left = seconds_left()
-        if left is not None and left <= 0:
-            raise StoreSlowError(f"store {self.url}: the caller's time was over before it answered")
         if what.__name__ not in _OF_FIXED_TIME:
             named["timeout"] = timeout_s if left is None else min(timeout_s, math.ceil(left))
         return what(*arguments, **named)
@@ -156,7 +158,12 @@ class Server:
                 known = f"{code.name}: {text}" if code else f"{type(error).__name__}: {text}"
                 return StoreError(f"store {self.url} did not answer as Qdrant does: {known}")
 
-    def _check_version(self) -> None:
+    def check(self) -> None:
+        """See that the server answers and is not too old.
+
+        Raises:
+            UnavailableError: It can't be used; the kind and the message say why.
+        """
         here = version("qdrant-client")
         there = self.call(self._client.info).version
         (major, minor), (wanted, newest) = (tuple(map(int, text.split(".")[:2])) for text in (there, here))

@@ -40,6 +40,10 @@ class RemoteStore:
         place = re.sub(r"[^A-Za-z0-9.-]+", "_", server.url)
         self._folder = folder or user_data_path("lookalike", appauthor=False) / "servers" / place
 
+    def check(self) -> None:
+        """See that the server answers and that this client suits it."""
+        self._server.check()
+
     def list(self) -> list[GallerySpec]:
         """Return what the live galleries are, by name. Other aliases and collections are passed over."""
         live = {name: collection for name, collection in self._server.aliases().items() if _number(name, collection)}

@@ -47,6 +47,14 @@ class Store(Protocol):
 
     url: str
 
+    def check(self) -> None:
+        """See that the store answers.
+
+        Raises:
+            UnavailableError: It does not; the kind and the message say why.
+        """
+        ...
+
     def list(self) -> list[GallerySpec]:
         """Return what the live galleries are, by name."""
         ...

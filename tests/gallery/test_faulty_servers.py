@@ -23,6 +23,7 @@ from gallery.errors import (
     StoreRefusedError,
     StoreSlowError,
     StoreUnreachableError,
+    TooLateError,
 )
 from gallery.remote import RemoteGallery, Server
 
@@ -159,7 +160,7 @@ def test_a_server_that_hangs_is_left_when_the_caller_has_no_more_time(faulty: Fa
 
 def test_nothing_is_asked_once_the_caller_s_time_is_over(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (hang,)
-    with deadline(0), pytest.raises(StoreSlowError, match="the caller's time was over"):
+    with deadline(0), pytest.raises(TooLateError, match="the caller's time was over"):
         gallery.search(QUERY)
     assert list(faulty.faults) == [hang]
 
