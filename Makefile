@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-scale image-size lock clean
+.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-scale image-size lock soak clean
 
 help:  ## Say what there is to make
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,6 +65,9 @@ bench-million: .venv/.dev  ## Print how much memory it takes to load 1,000,000 p
 bench-scale: .venv/.dev  ## Print how cost grows to 4,000,000 codes, and serve them inside 1 GB and 512 MB (root, 8 GB of disk)
 	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
+
+soak: .venv/.dev  ## Run the long trials of a service: overload, ten minutes of traffic, endings, 200,000 mutated requests
+	for trial in mutated decoder endings overload mixed; do $(BIN)/python -m tests.soak.$$trial || exit 1; done
 
 image-size: .venv/bin/python  ## Print what the Docker image is made of
 	$(BIN)/python -m benchmarks.image_size

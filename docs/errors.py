@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import training.errors  # noqa: F401 (its errors are found as subclasses)
 from encoder_service.adder import MAX_KEY_LENGTH
-from encoder_service.config import Config
+from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES, Config
 from encoder_service.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from encoder_service.server import CALLS_OF_CONNECTION, PENDING
 from encoder_service.status import outcome
-from encoder_service.wire import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES
 from gallery import MAX_LIMIT
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError, UnavailableError
 from ingest.errors import StoppedError
@@ -25,6 +25,8 @@ _LIMITS = (
     ("images of a stream taken in ahead of their answers", MAX_ADDED_AT_ONCE, "the client waits"),
     ("calls under way, `--max-concurrent-calls`", _USUAL.max_concurrent_calls, "RESOURCE_EXHAUSTED, `retry-after`"),
     ("streams under way, `--max-streams`", _USUAL.max_streams, "RESOURCE_EXHAUSTED, `retry-after`"),
+    ("calls and streams under way on one connection", CALLS_OF_CONNECTION, "the client waits"),
+    ("calls that have come in a moment and not been looked at yet", PENDING, "CANCELLED, from gRPC itself"),
 )
 
 

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from encoder_service.access import Tokens
+from encoder_service.errors import RequestError
 from encoder_service.metrics import Metrics
 from encoder_service.status import outcome
 from gallery.deadline import check_wanted, deadline
@@ -48,6 +50,7 @@ class Calls(grpc.ServerInterceptor):
         method = str(details.method)
         if handler is None or method.startswith(_FREE):
             return handler
+        handler = handler._replace(request_deserializer=_lenient(handler.request_deserializer))
         if handler.request_streaming:
             return handler._replace(stream_stream=self._stream(handler.stream_stream, method))
         return handler._replace(unary_unary=self._unary(handler.unary_unary, method))
@@ -55,14 +58,14 @@ class Calls(grpc.ServerInterceptor):
     def _unary(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(request: Any, context: grpc.ServicerContext) -> Any:
             with self._call(context, method, "call"):
-                return answer(request, context)
+                return answer(_whole(request), context)
 
         return run
 
     def _stream(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._call(context, method, "stream"):
-                yield from answer(requests, context)
+                yield from answer(map(_whole, requests), context)
 
         return run
 
@@ -113,6 +116,26 @@ class Calls(grpc.ServerInterceptor):
         for place in self._hidden:
             text = text.replace(place, "the store")
         return text
+
+
+class _Unreadable:
+    """Stands for bytes that are no message: gRPC itself would call them an INTERNAL error."""
+
+
+def _lenient(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read_or_tell(content: bytes) -> Any:
+        try:
+            return read(content)
+        except DecodeError:
+            return _Unreadable()
+
+    return read_or_tell
+
+
+def _whole(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise RequestError("request: expected a protobuf message of this call, got bytes that are none")
+    return request
 
 
 def id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

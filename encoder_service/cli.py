@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 
 from encoder_service import images, terminal
-from encoder_service.config import Config, configured
+from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES, Config, configured
 from encoder_service.encoder import load_encoder
 from encoder_service.errors import ImageError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
@@ -36,8 +36,14 @@ app = typer.Typer(
     add_completion=False,
 )
 
+_LIMITS = (
+    f"Limits of a call: images of {images.MAX_IMAGE_BYTES:,} bytes and {images.MAX_IMAGE_PIXELS:,} pixels, "
+    f"{MAX_LIMIT:,} hits, {MAX_BATCH} searches of a batch, messages of {MAX_MESSAGE_BYTES:,} bytes, "
+    f"{MAX_ADDED_AT_ONCE} images of a stream ahead of their answers."
+)
 
-@app.command()
+
+@app.command(epilog=_LIMITS)
 @configured
 def serve(config: Config) -> None:
     """Answer encodings and searches over gRPC, until SIGTERM or Ctrl-C."""
@@ -65,12 +71,13 @@ def show_config(config: Config) -> None:
 @app.command()
 def health(
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:50051",
+    live: Annotated[bool, typer.Option("--live", help="Ask only whether it lives.")] = False,
     ca_file: CaFileOption = None,
 ) -> None:
     """Ask a running service whether it is ready; exit with 0 if so, with 5 if not."""
     with terminal.connect(address, None, ca_file) as client:
-        client.check_health()
-    print("ready")
+        client.check_health("liveness" if live else "")
+    print("alive" if live else "ready")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from encoder_service import wire
 from encoder_service.adder import NewImage
+from encoder_service.config import MAX_MESSAGE_BYTES
 from encoder_service.errors import ServiceError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
 from encoder_service.status import error_of
@@ -25,6 +26,11 @@ from encoder_service.v1 import (
 )
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
+
+# A call that was turned away has not been begun: it is tried again, when the service has said or soon.
+_RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
+    "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]}"""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -51,7 +57,10 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        options = [("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES)]
+        options = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.service_config", _RETRIES),
+        ]
         self._channel = (
             grpc.secure_channel(address, credentials, options)
             if credentials
@@ -144,14 +153,17 @@ class Client:
         request = gallery_pb2.DeleteImagesRequest(gallery=gallery, keys=keys)
         return self._call(self._gallery.DeleteImages, request).deleted_count
 
-    def check_health(self) -> None:
+    def check_health(self, name: str = "") -> None:
         """Ask whether the service takes calls.
+
+        Args:
+            name: One of its services, or "liveness" to ask whether it lives at all; empty for whether it is ready.
 
         Raises:
             ServiceError: It does not, or can't be reached.
         """
         health: Any = health_pb2_grpc.HealthStub(self._channel)
-        answer = self._call(health.Check, health_pb2.HealthCheckRequest())
+        answer = self._call(health.Check, health_pb2.HealthCheckRequest(service=name))
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
             raise ServiceError(f"service at {self._address} is not ready: it says {name}")

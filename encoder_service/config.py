@@ -19,6 +19,13 @@ from encoder_service.encoder import DEFAULT_ENCODER
 from encoder_service.terminal import DEFAULT_STORE, StoreOption
 from gallery.errors import InvalidInputError
 
+MAX_BATCH = 256
+"""The most searches of one BatchSearch."""
+MAX_ADDED_AT_ONCE = 64
+"""The most images of a stream that are taken in ahead of their answers."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""The most bytes of one message."""
+
 _MASK = "***"
 _LOG_FORMATS = ("text", "json")
 _LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -1,6 +1,7 @@
 """Bytes to images, images to inputs: the only decoder and the only normaliser, for training and serving alike."""
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,9 @@ MAX_IMAGE_BYTES = 10 * 1024 * 1024
 MAX_IMAGE_PIXELS = 64_000_000
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
+
+# What Pillow finds odd about a stranger's file must not fill anybody's log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pillow hands these to an interpreter of a whole language, which bytes from a stranger must not reach.
 _REFUSED_FORMATS = {"EPS"}

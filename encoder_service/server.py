@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from encoder_service.access import Tokens, server_credentials
 from encoder_service.admission import Admission, Room
 from encoder_service.calls import Calls
-from encoder_service.config import Config
+from encoder_service.config import MAX_MESSAGE_BYTES, Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
@@ -33,7 +33,6 @@ from encoder_service.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
-from encoder_service.wire import MAX_MESSAGE_BYTES
 from gallery import Store
 
 # Threads for health and reflection.
@@ -42,9 +41,9 @@ _SPARE_WORKERS = 4
 _THREADS = 2 * (os.cpu_count() or 1)
 _IN_RUSH = max(1, _THREADS // 4)
 # Calls under way on one connection: a client holds back what is beyond, and nobody has to be turned away.
-_CALLS_OF_CONNECTION = 32
+CALLS_OF_CONNECTION = 32
 # Calls that have come and not been looked at yet. What is beyond, gRPC itself ends with CANCELLED.
-_PENDING = 64
+PENDING = 64
 _ANY_PORT = Config(port=0)
 
 SERVICES = (
@@ -97,9 +96,9 @@ class Server:
                 Calls(tokens, self._metrics, hidden),
             ],
             options=[
-                ("grpc.max_concurrent_streams", _CALLS_OF_CONNECTION),
-                ("grpc.server.max_pending_requests", _PENDING),
-                ("grpc.server.max_pending_requests_hard_limit", _PENDING),
+                ("grpc.max_concurrent_streams", CALLS_OF_CONNECTION),
+                ("grpc.server.max_pending_requests", PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 # Two services on one port would each get half of the calls.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from encoder_service import images, wire
 from encoder_service.adder import Adder, NewImage
-from encoder_service.config import Config
+from encoder_service.config import MAX_ADDED_AT_ONCE, Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from encoder_service.galleries import Galleries
@@ -146,7 +146,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
         """Add images as they arrive, those that wait together; each is answered when the store has it."""
         name, index = "", 0
-        for batch in waiting(request_iterator, wire.MAX_ADDED_AT_ONCE):
+        for batch in waiting(request_iterator, MAX_ADDED_AT_ONCE):
             name = wire.check_same_gallery(name, batch)
             with self._galleries.opened(name) as opened:
                 yield from self._added(opened.adder, batch, index)

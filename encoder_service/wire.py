@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
-from encoder_service.config import Config
+from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES, Config
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
@@ -16,10 +16,6 @@ from encoder_service.status import outcome
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 from gallery import MAX_LIMIT, GallerySpec, Hit, SearchOptions
 from gallery.errors import LookalikeError
-
-MAX_BATCH = 256
-MAX_ADDED_AT_ONCE = 64
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 _DEFAULT_LIMIT = 5
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

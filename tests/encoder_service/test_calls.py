@@ -149,6 +149,16 @@ def test_a_call_has_an_id_that_its_caller_learns(channel: grpc.Channel, queries:
     assert trailing(refused.value)["x-request-id"] == "xyz"
 
 
+@pytest.mark.parametrize("method", ["SearchService/Search", "EncoderService/EncodeStream", "GalleryService/AddImages"])
+def test_bytes_that_are_no_message_are_the_caller_s_mistake(channel: grpc.Channel, method: str) -> None:
+    kind: Any = channel.unary_unary if method.endswith("Search") else channel.stream_stream
+    send = kind(f"/encoder_service.v1.{method}")
+    with pytest.raises(grpc.RpcError) as refused:
+        list(send(b"\xff\xff") if method.endswith("Search") else send(iter([b"\xff\xff"])))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected a protobuf message" in str(refused.value.details())
+
+
 def test_a_call_whose_time_is_over_is_not_worked_on(channel: grpc.Channel, queries: list[Image.Image]) -> None:
     assert searched(channel, queries[0], timeout=0).code() is grpc.StatusCode.DEADLINE_EXCEEDED
 

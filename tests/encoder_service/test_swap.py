@@ -77,3 +77,29 @@ def test_a_version_that_cannot_be_opened_leaves_the_service_on_the_old(
         while client.search(png(queries[0]), "digits").version == 1 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert client.search(png(queries[0]), "digits").version == 2
+
+
+def test_a_version_whose_files_were_altered_is_refused(
+    server: Server,
+    store: Store,
+    encoder: Encoder,
+    queries: list[Image.Image],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    other = open_store(f"edge:{tmp_path / 'other'}")
+    for rebuild in (False, True):
+        build(other, encoder, count=100, rebuild=rebuild)
+    home = Path(store.url.removeprefix("edge:")) / "digits"
+    (tmp_path / "other" / "digits" / "v2").rename(home / "v2")
+    altered = max((home / "v2" / "shard").rglob("*.dat"), key=lambda path: path.stat().st_size)
+    content = bytearray(altered.read_bytes())
+    content[len(content) // 2] ^= 1
+    altered.write_bytes(content)
+    (home / "CURRENT").write_text("v2\n")
+    deadline = time.monotonic() + 30
+    while "stays at v1" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "gallery 'digits' stays at v1: v2 is not as it was built: shard/" in caplog.text
+    with Client(server.address) as client:
+        assert client.search(png(queries[0]), "digits").version == 1

@@ -40,6 +40,7 @@ class Faulty(grpc.GenericRpcHandler):
     port = 0
     tls_port = 0
     authority = trustme.CA()
+    server: grpc.Server
     faults: Sequence[Fault] = ()
     keys: tuple[str, ...] = ()
 
@@ -76,6 +77,7 @@ def hang(context: grpc.ServicerContext) -> bytes:
 def faulty() -> Iterator[Faulty]:
     server = grpc.server(ThreadPoolExecutor(4))
     handler = Faulty()
+    handler.server = server
     server.add_generic_rpc_handlers((handler,))
     handler.port = server.add_insecure_port("127.0.0.1:0")
     made = handler.authority.issue_cert("localhost")
@@ -178,6 +180,26 @@ def test_nobody_listening_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QDRANT_GRPC_PORT", str(port))
     with pytest.raises(StoreUnreachableError, match="start it, or name another with --store"):
         Server.connect("http://127.0.0.1:6333")
+
+
+def test_a_server_that_comes_back_is_found_again_soon(faulty: Faulty, gallery: RemoteGallery) -> None:
+    faulty.server.stop(0).wait()
+    with deadline(5), pytest.raises(StoreUnreachableError):
+        gallery.search(QUERY)
+    time.sleep(3)  # tries to connect fail meanwhile, and gRPC would wait longer and longer between them
+    again = grpc.server(ThreadPoolExecutor(4))
+    again.add_generic_rpc_handlers((faulty,))
+    again.add_insecure_port(f"127.0.0.1:{faulty.port}")
+    again.start()
+    found = None
+    ends = time.monotonic() + 4
+    while found is None and time.monotonic() < ends:
+        try:
+            found = gallery.search(QUERY)
+        except StoreUnreachableError:
+            time.sleep(0.1)
+    again.stop(0).wait()
+    assert found == []
 
 
 def test_a_connection_that_breaks_off_in_the_middle_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

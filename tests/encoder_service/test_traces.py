@@ -1,0 +1,77 @@
+"""Traces, as a collector receives them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from PIL import Image
+
+from encoder_service.config import Config
+from encoder_service.encoder import Encoder
+from encoder_service.server import Server
+from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
+from gallery import open_store
+from tests.conftest import build
+from tests.digits import png
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    address = ""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def Export(  # noqa: N802 (the protocol names it)
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    collector = Collector()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
+    collector.address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield collector
+    server.stop(0).wait()
+
+
+def test_a_call_and_its_stages_continue_the_caller_s_trace(
+    collector: Collector,
+    store_url: str,
+    encoder: Encoder,
+    queries: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+    store = open_store(store_url)
+    build(store, encoder)
+    server = Server(store, encoder, Config(port=0, traces=True))
+    server.start()
+    with grpc.insecure_channel(server.address) as channel:
+        search = search_pb2_grpc.SearchServiceStub(channel).Search
+        request = search_pb2.SearchRequest(image=encoder_pb2.Image(encoded=png(queries[0])))
+        search(request, metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"),))
+        with pytest.raises(grpc.RpcError):
+            search(search_pb2.SearchRequest())
+    server.stop()
+    good = {span.name: span for span in collector.spans if span.trace_id.hex() == TRACE}
+    assert good.keys() == {"/encoder_service.v1.SearchService/Search", "encode", "search"}
+    call = good["/encoder_service.v1.SearchService/Search"]
+    assert call.parent_span_id.hex() == PARENT
+    for stage in ("encode", "search"):
+        assert good[stage].parent_span_id == call.span_id
+        assert call.start_time_unix_nano <= good[stage].start_time_unix_nano < good[stage].end_time_unix_nano
+    (bad,) = [span for span in collector.spans if span.trace_id.hex() != TRACE]
+    statuses = {one.key: one.value.int_value for one in bad.attributes}
+    assert statuses["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]

@@ -1,0 +1,1 @@
+"""Long trials of a running service, each a command: `make soak` runs them all."""

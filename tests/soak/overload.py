@@ -1,0 +1,167 @@
+"""Ten times the load that a service can sustain, for a minute: `python -m tests.soak.overload`.
+
+The load comes from h2load (Debian: nghttp2-client), which calls at a steady rate whatever the answers: an open loop. A
+caller beside it measures. Sustainable is the highest rate, in steps, at which nothing is turned away and that caller's
+p99 is at most three times what it is without load.
+"""
+
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+
+import grpc
+import typer
+
+from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
+from tests.soak.running import Running, judge, machine, pngs, serving, store
+
+_METHOD = "/encoder_service.v1.SearchService/Search"
+_CONNECTIONS = 4
+_STEP = 100
+_STEP_S = 6
+_PAUSE_S = 0.004
+_TIMES = 10
+_WORSE = 3.0
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a caller saw.
+
+    Attributes:
+        accepted_ms: Times of the calls that were answered.
+        refused_ms: Times of those that were turned away.
+        statuses: How the latter ended.
+    """
+
+    accepted_ms: list[float] = field(default_factory=list)
+    refused_ms: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def p99_ms(self) -> float:
+        """Of a hundred accepted calls, one took longer."""
+        return _p99(self.accepted_ms)
+
+    def __str__(self) -> str:
+        """Show it in a line."""
+        text = f"{len(self.accepted_ms):,} accepted, p50 {median(self.accepted_ms):.1f}, p99 {self.p99_ms:.1f} ms"
+        if self.refused_ms:
+            shown = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
+            text += f"; turned away: {shown}, p50 {median(self.refused_ms):.1f}, p99 {_p99(self.refused_ms):.1f} ms"
+        return text
+
+
+def main(seconds: int = 60, count: int = 60_000, rate: int | None = None) -> None:
+    """Find what is sustainable, unless a rate is given; send ten times as much; judge."""
+    if shutil.which("h2load") is None:
+        sys.exit("expected h2load to make the load, and it is not here: install nghttp2-client")
+    print(machine())
+    with store(count) as url, serving(url) as service, tempfile.TemporaryDirectory() as scratch:
+        trial = _Trial(service, Path(scratch))
+        good = trial.run(seconds, rate)
+    sys.exit(not good)
+
+
+class _Trial:
+    def __init__(self, service: Running, scratch: Path) -> None:
+        self._service = service
+        self._request = search_pb2.SearchRequest(gallery="mnist", image=encoder_pb2.Image(encoded=pngs(1)[0]))
+        self._body = scratch / "body"
+        content = self._request.SerializeToString()
+        self._body.write_bytes(b"\0" + struct.pack(">I", len(content)) + content)  # as gRPC frames a message
+        self._channel = grpc.insecure_channel(service.address)
+        self._search = search_pb2_grpc.SearchServiceStub(self._channel).Search
+
+    def run(self, seconds: int, rate: int | None) -> bool:
+        self._call(2)
+        unloaded = self._call(_STEP_S)
+        print(f"unloaded            {unloaded}")
+        rate = rate or self._sustainable(unloaded)
+        before_mb = self._service.memory_mb("RssAnon")
+        flood = self._flood(_TIMES * rate, seconds)
+        seen = self._call(seconds - 2)
+        sent = _sent(flood)
+        after_mb = self._service.memory_mb("RssAnon")
+        recovered_s = self._recovered(unloaded)
+        print(f"{_TIMES} × {rate:,}/s          {seen}")
+        print(f"sent                {sent:,.0f}/s of {_TIMES * rate:,}/s")
+        return all(
+            [
+                judge(
+                    f"p99 of accepted calls is {seen.p99_ms / unloaded.p99_ms:.1f} times the unloaded "
+                    f"(at most {_WORSE:g})",
+                    seen.p99_ms <= _WORSE * unloaded.p99_ms,
+                ),
+                judge(f"memory before {before_mb:.0f} MB, after {after_mb:.0f} MB", after_mb <= 1.1 * before_mb + 20),
+                judge(f"full speed again after {recovered_s:.1f} s (at most 2)", recovered_s <= 2),
+                judge("the service lives", self._service.process.poll() is None),
+            ]
+        )
+
+    def _sustainable(self, unloaded: Seen) -> int:
+        rate = 0
+        while True:
+            load = self._flood(rate + _STEP, _STEP_S)
+            time.sleep(1)
+            seen = self._call(_STEP_S - 2)
+            load.wait()
+            print(f"at {rate + _STEP:>5,}/s         {seen}", flush=True)
+            if seen.refused_ms or seen.p99_ms > _WORSE * unloaded.p99_ms:
+                time.sleep(2)
+                return max(rate, _STEP)
+            rate += _STEP
+
+    def _flood(self, rate: int, seconds: int) -> "subprocess.Popen[str]":
+        command = [
+            *("h2load", "-D", str(seconds), "-c", str(_CONNECTIONS), "-m", "1000", "-t", "1"),
+            *("--rps", str(rate // _CONNECTIONS), "-d", str(self._body)),
+            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
+            f"http://{self._service.address}{_METHOD}",
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def _call(self, seconds: float) -> Seen:
+        seen = Seen()
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            begun = time.perf_counter()
+            try:
+                self._search(self._request, timeout=10)
+                seen.accepted_ms.append((time.perf_counter() - begun) * 1e3)
+            except grpc.RpcError as error:
+                seen.refused_ms.append((time.perf_counter() - begun) * 1e3)
+                seen.statuses[error.code().name] += 1
+            time.sleep(_PAUSE_S)
+        return seen
+
+    def _recovered(self, unloaded: Seen) -> float:
+        """Return how long after the flood calls take no longer than before it."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < 30:
+            seen = self._call(0.25)
+            if seen.accepted_ms and median(seen.accepted_ms) <= 1.5 * median(unloaded.accepted_ms):
+                break
+        return time.monotonic() - begun
+
+
+def _sent(flood: "subprocess.Popen[str]") -> float:
+    report, _ = flood.communicate()
+    found = re.search(r"finished in .*?, ([\d.]+) req/s", report)
+    return float(found[1]) if found else float("nan")
+
+
+def _p99(times: list[float]) -> float:
+    return quantiles(times, n=100)[98] if len(times) > 1 else float("nan")
+
+
+if __name__ == "__main__":
+    typer.run(main)
