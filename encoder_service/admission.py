@@ -50,7 +50,7 @@ class Room(ThreadPoolExecutor):
             what: What they are: "calls".
         """
         self._most = most
-        self._in_rush = in_rush
+        self._in_rush = max(1, min(in_rush, most // 2))
         super().__init__(min(threads, most), thread_name_prefix=what)
         self._what = what
         self._taken = 0

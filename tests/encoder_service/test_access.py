@@ -17,22 +17,15 @@ from encoder_service.config import Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ForbiddenError, ServiceError, UnauthenticatedError
 from encoder_service.server import Server
-from gallery import Store, open_store
+from gallery import Store
 from gallery.errors import InvalidInputError
-from tests.conftest import Command, build
+from tests.conftest import Command
 from tests.digits import png
 
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
-
-
-@pytest.fixture
-def store(store_url: str, encoder: Encoder) -> Store:
-    store = open_store(store_url)
-    build(store, encoder)
-    return store
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -12,31 +12,15 @@ from PIL import Image
 
 from encoder_service import images
 from encoder_service.client import Client
-from encoder_service.encoder import Encoder
 from encoder_service.server import SERVICES, Server
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
-from gallery import Store, open_store
+from gallery import Store
 from gallery.edge import EdgeGallery
 from gallery.errors import LookalikeError, StoreUnreachableError
-from tests.conftest import Command, build
+from tests.conftest import Command
 from tests.digits import png
 
 ENCODER, SEARCH, GALLERY = SERVICES
-
-
-@pytest.fixture
-def store(store_url: str, encoder: Encoder) -> Store:
-    store = open_store(store_url)
-    build(store, encoder)
-    return store
-
-
-@pytest.fixture
-def server(store: Store, encoder: Encoder) -> Iterator[Server]:
-    server = Server(store, encoder)
-    server.start()
-    yield server
-    server.stop()
 
 
 def eventually(is_so: Callable[[], bool]) -> None:

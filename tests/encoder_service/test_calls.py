@@ -18,20 +18,12 @@ from encoder_service.encoder import Encoder
 from encoder_service.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from encoder_service.server import Server
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
-from gallery import Store, open_store
+from gallery import Store
 from gallery.edge import EdgeGallery
 from gallery.errors import StoreUnreachableError
-from tests.conftest import build
 from tests.digits import png
 
 CONFIG = Config(port=0, max_concurrent_calls=2, max_streams=1, metrics_port=0)
-
-
-@pytest.fixture
-def store(store_url: str, encoder: Encoder) -> Store:
-    store = open_store(store_url)
-    build(store, encoder)
-    return store
 
 
 @pytest.fixture
@@ -89,6 +81,39 @@ def test_calls_over_capacity_are_turned_away_at_once_and_told_when_to_come_back(
     for thread in busy:
         thread.join()
     assert searched(channel, queries[0]).code() is grpc.StatusCode.OK
+
+
+def test_in_a_rush_fewer_are_let_in_until_it_is_over(
+    channel: grpc.Channel, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, free = threading.Semaphore(0), threading.Event()
+    search = EdgeGallery.search_batch
+
+    def held(self: EdgeGallery, asked: Any) -> Any:
+        entered.release()
+        return free.wait(20) and search(self, asked)
+
+    monkeypatch.setattr(EdgeGallery, "search_batch", held)
+    stub = search_pb2_grpc.SearchServiceStub(channel)
+    request = search_pb2.SearchRequest(image=encoder_pb2.Image(encoded=png(queries[0])))
+
+    def let_in(count: int) -> int:
+        """Call so many times at once, and return how many were let in."""
+        free.clear()
+        calls = []
+        for _ in range(count):
+            call = stub.Search.future(request, timeout=30)
+            calls.append(call)
+            while not (entered.acquire(timeout=0.05) or call.done()):
+                pass
+        free.set()
+        return [call.code() for call in calls].count(grpc.StatusCode.OK)
+
+    assert let_in(2) == 2
+    assert let_in(3) == 2
+    assert let_in(3) == 1
+    time.sleep(1.2)
+    assert let_in(2) == 2
 
 
 def test_a_second_stream_is_turned_away_and_the_first_goes_on(

@@ -14,25 +14,10 @@ from encoder_service.adder import NewImage
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.server import Server
-from gallery import SearchOptions, Store, open_store
+from gallery import SearchOptions, Store
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError
 from tests.conftest import BIN, Command, build
 from tests.digits import png
-
-
-@pytest.fixture
-def store(store_url: str, encoder: Encoder) -> Store:
-    store = open_store(store_url)
-    build(store, encoder)
-    return store
-
-
-@pytest.fixture
-def server(store: Store, encoder: Encoder) -> Iterator[Server]:
-    server = Server(store, encoder)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -3,16 +3,12 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from encoder_service.encoder import Encoder
 from encoder_service.server import Server
-from gallery import open_store
-from tests.conftest import build
 from tests.digits import png
 
 ROOT = Path(__file__).parents[2]
@@ -35,32 +31,24 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "examples" / "node"
 
 
-@pytest.fixture(scope="module")
-def address(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = open_store(f"edge:{tmp_path_factory.mktemp('store')}")
-    build(store, encoder)
-    server = Server(store, encoder)
-    server.start()
-    yield server.address
-    server.stop()
-
-
 def node(example: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["node", "search.js", *arguments]
     return subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_node_searches_adds_and_meets_errors(
-    example: Path, address: str, queries: list[Image.Image], tmp_path: Path
+    example: Path, server: Server, queries: list[Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "query.png").write_bytes(png(queries[0]))
-    found = node(example, address, "digits", str(tmp_path / "query.png"))
+    found = node(example, server.address, "digits", str(tmp_path / "query.png"))
     assert found.returncode == 0, found.stderr
     hits = json.loads(found.stdout)
     assert [hit["key"].startswith("digits/train/") for hit in hits] == [True] * 5
     assert sorted(hit["distance"] for hit in hits) == [hit["distance"] for hit in hits]
-    added = json.loads(node(example, address, "digits", str(tmp_path / "query.png"), "--add", "from/node").stdout)
+    added = json.loads(
+        node(example, server.address, "digits", str(tmp_path / "query.png"), "--add", "from/node").stdout
+    )
     assert added[0]["key"] == "from/node"
     (tmp_path / "rubbish").write_bytes(b"rubbish")
-    refused = node(example, address, "digits", str(tmp_path / "rubbish"))
+    refused = node(example, server.address, "digits", str(tmp_path / "rubbish"))
     assert (refused.returncode, refused.stderr.startswith("INVALID_ARGUMENT: image: expected")) == (1, True)
