@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from encoder_service.calls import id_of
 from encoder_service.metrics import Metrics
@@ -20,14 +21,13 @@ from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 T = TypeVar("T")
 _Metadata = Iterable[tuple[str, str | bytes]]
 
-_STREAMS = frozenset(
-    f"/{service.full_name}/{method.name}"
-    for file in (encoder_pb2, gallery_pb2, search_pb2)
+# What needs a place: all RPCs of the service, and reflection. Health needs none.
+_IS_STREAM = {
+    f"/{service.full_name}/{method.name}": method.client_streaming
+    for file in (encoder_pb2, gallery_pb2, search_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
-    if method.client_streaming
-)
-_FREE = ("/grpc.health.v1.Health/",)
+}
 _RUSH_S = 1.0
 _RETRY_AFTER = ("retry-after", "1")
 # gRPC's own clients wait so long if they are set to try again; at random, or all would come back at once.
@@ -93,15 +93,13 @@ class Admission(grpc.ServerInterceptor):
     ) -> Any:
         """Choose the threads that handle a call. This runs in the server's only thread for all calls: it is quick."""
         method = str(details.method)
-        if method.startswith(_FREE):
+        if method not in _IS_STREAM:
             return continuation(details)
-        room = self._streams if method in _STREAMS else self._calls
+        room = self._streams if _IS_STREAM[method] else self._calls
         why = room.refusal()
         if why:
             return grpc.stream_stream_rpc_method_handler(self._refusing(why, method, details.invocation_metadata))
         handler = continuation(details)
-        if handler is None:
-            return None
         if handler.request_streaming:
             return handler._replace(stream_stream=_in(room, handler.stream_stream))
         return handler._replace(unary_unary=_in(room, handler.unary_unary))

@@ -15,17 +15,29 @@ def waiting(items: Iterable[T], most: int) -> Iterator[list[T]]:
     is raised after those that came before.
     """
     arrived: queue.Queue[T | _End] = queue.Queue(most)
+    left = threading.Event()
 
     def read() -> None:
         end = _End()
         try:
             for item in items:
                 arrived.put(item)
+                if left.is_set():
+                    return
         except Exception as error:
             end.error = error
         arrived.put(end)
 
     threading.Thread(target=read, name="waiting", daemon=True).start()
+    try:
+        yield from _batches(arrived, most)
+    finally:  # nobody takes what comes now: let the thread, which may be waiting for room, come to its end
+        left.set()
+        while not arrived.empty():
+            arrived.get()
+
+
+def _batches(arrived: "queue.Queue[T | _End]", most: int) -> Iterator[list[T]]:
     while True:
         batch: list[T] = []
         item = arrived.get()

@@ -1,6 +1,7 @@
 """What every call goes through: limits, request ids, metrics, and what strangers are told of errors."""
 
 import json
+import re
 import threading
 import time
 import urllib.request
@@ -220,7 +221,10 @@ def test_prometheus_reads_calls_stages_and_galleries(
         )
     )
     with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
+        text = answer.read().decode()
+    drawn = set(re.findall(r"lookalike_\w+", (Path(__file__).parents[2] / "docs" / "grafana.json").read_text()))
+    assert drawn <= set(re.findall(r"lookalike_\w+", text))
+    lines = text.splitlines()
     for line in (
         'lookalike_calls_total{method="Search",status="OK"} 1.0',
         'lookalike_items_total{method="EncodeStream",outcome="ok"} 1.0',
@@ -243,3 +247,17 @@ def test_the_log_is_json_when_asked_for(capfd: pytest.CaptureFixture[str]) -> No
     line = json.loads(capfd.readouterr().err)
     assert (line["level"], line["message"], line["request_id"]) == ("WARNING", "hello", "abc")
     logging.basicConfig(handlers=[], force=True)
+
+
+def test_a_stream_that_is_refused_leaves_no_thread(channel: grpc.Channel, queries: list[Image.Image]) -> None:
+    from encoder_service.v1 import gallery_pb2, gallery_pb2_grpc
+
+    picture = encoder_pb2.Image(encoded=png(queries[0]))
+    requests = [gallery_pb2.AddImagesRequest(gallery="none such", key=str(i), image=picture) for i in range(500)]
+    with pytest.raises(grpc.RpcError) as refused:
+        list(gallery_pb2_grpc.GalleryServiceStub(channel).AddImages(iter(requests)))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    ends = time.monotonic() + 10
+    while "waiting" in [thread.name for thread in threading.enumerate()]:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
