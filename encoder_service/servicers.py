@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import grpc
@@ -146,11 +147,12 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
         """Add images as they arrive, those that wait together; each is answered when the store has it."""
         name, index = "", 0
-        for batch in waiting(request_iterator, MAX_ADDED_AT_ONCE):
-            name = wire.check_same_gallery(name, batch)
-            with self._galleries.opened(name) as opened:
-                yield from self._added(opened.adder, batch, index)
-            index += len(batch)
+        with closing(waiting(request_iterator, MAX_ADDED_AT_ONCE)) as batches:
+            for batch in batches:
+                name = wire.check_same_gallery(name, batch)
+                with self._galleries.opened(name) as opened:
+                    yield from self._added(opened.adder, batch, index)
+                index += len(batch)
 
     def DeleteImages(
         self, request: gallery_pb2.DeleteImagesRequest, context: grpc.ServicerContext

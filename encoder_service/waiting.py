@@ -2,17 +2,17 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def waiting(items: Iterable[T], most: int) -> Iterator[list[T]]:
+def waiting(items: Iterable[T], most: int) -> Generator[list[T], None, None]:
     """Yield what has arrived since the last time, one item or more, in order.
 
     No more than `most` are read ahead, so a stream that is faster than its reader has to wait. What the items raise
-    is raised after those that came before.
+    is raised after those that came before. Close it when no more is wanted.
     """
     arrived: queue.Queue[T | _End] = queue.Queue(most)
     left = threading.Event()

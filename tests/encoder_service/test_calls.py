@@ -247,17 +247,3 @@ def test_the_log_is_json_when_asked_for(capfd: pytest.CaptureFixture[str]) -> No
     line = json.loads(capfd.readouterr().err)
     assert (line["level"], line["message"], line["request_id"]) == ("WARNING", "hello", "abc")
     logging.basicConfig(handlers=[], force=True)
-
-
-def test_a_stream_that_is_refused_leaves_no_thread(channel: grpc.Channel, queries: list[Image.Image]) -> None:
-    from encoder_service.v1 import gallery_pb2, gallery_pb2_grpc
-
-    picture = encoder_pb2.Image(encoded=png(queries[0]))
-    requests = [gallery_pb2.AddImagesRequest(gallery="none such", key=str(i), image=picture) for i in range(500)]
-    with pytest.raises(grpc.RpcError) as refused:
-        list(gallery_pb2_grpc.GalleryServiceStub(channel).AddImages(iter(requests)))
-    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-    ends = time.monotonic() + 10
-    while "waiting" in [thread.name for thread in threading.enumerate()]:
-        assert time.monotonic() < ends
-        time.sleep(0.05)

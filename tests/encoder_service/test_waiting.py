@@ -1,0 +1,38 @@
+"""What has arrived on a stream, taken together."""
+
+import itertools
+import threading
+import time
+from contextlib import closing
+
+import pytest
+
+from encoder_service.waiting import waiting
+
+
+def test_all_items_come_in_order_in_batches_of_a_bounded_size() -> None:
+    batches = list(waiting(range(1000), 64))
+    assert [item for batch in batches for item in batch] == list(range(1000))
+    assert {len(batch) for batch in batches} <= set(range(1, 65))
+
+
+def test_what_the_items_raise_comes_after_those_before() -> None:
+    def items():  # type: ignore[no-untyped-def]
+        yield from range(3)
+        raise ValueError("torn")
+
+    seen: list[int] = []
+    with pytest.raises(ValueError, match="torn"):
+        for batch in waiting(items(), 2):
+            seen += batch
+    assert seen == [0, 1, 2]
+
+
+def test_one_that_stops_early_leaves_no_thread() -> None:
+    with closing(waiting(itertools.count(), 4)) as batches:
+        assert next(batches)[0] == 0
+        time.sleep(0.2)  # the thread is ahead as far as it may be, and waits
+    ends = time.monotonic() + 10
+    while "waiting" in [thread.name for thread in threading.enumerate()]:
+        assert time.monotonic() < ends
+        time.sleep(0.02)
