@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -17,7 +18,7 @@ def test_all_items_come_in_order_in_batches_of_a_bounded_size() -> None:
 
 
 def test_what_the_items_raise_comes_after_those_before() -> None:
-    def items():  # type: ignore[no-untyped-def]
+    def items() -> Iterator[int]:
         yield from range(3)
         raise ValueError("torn")
 
