@@ -147,7 +147,8 @@ class Galleries:
         try:
             spec = self._store.spec(name)
             version = spec.version
-            if version not in (opened.gallery.spec.version, self._passed_over.get(name)):
+            # one without images is a node of a cluster that has not heard of them yet
+            if spec.count and version not in (opened.gallery.spec.version, self._passed_over.get(name)):
                 self._move(name, opened, spec)
         except LookalikeError as error:
             if self._passed_over.get(name) != version:

@@ -17,7 +17,7 @@ import numpy as np
 import qdrant_edge as qe
 
 from gallery.errors import StoreDamagedError, StoreError, StoreFullError, StoreLockedError
-from gallery.points import entry, fields, hit, payload, point_id
+from gallery.points import entry, fields, hit, payload, point_id, threshold
 from gallery.profiles import ACORN_SELECTIVITY, Memory, Profile, Quantised, profile
 from gallery.types import Entry, GallerySpec, Hit, Query, check_codes
 
@@ -164,7 +164,7 @@ class EdgeGallery:
             limit=query.options.limit,
             query=qe.Query.Nearest(code.tolist()),
             filter=_filter(query),
-            score_threshold=query.options.max_distance,
+            score_threshold=threshold(query.options),
             params=self._search_params(query),
             with_payload=fields(query.options),
         )

@@ -28,6 +28,13 @@ def fields(options: SearchOptions) -> list[str]:
     return ["key", "label", "thumbnail_png"] if options.with_thumbnails else ["key", "label"]
 
 
+def threshold(options: SearchOptions) -> float | None:
+    """Return the distance that hits must be below: Qdrant leaves out one that is as far as its threshold."""
+    if options.max_distance is None:
+        return None
+    return float(np.nextafter(np.float32(options.max_distance), np.float32(np.inf)))
+
+
 def hit(payload: Mapping[str, Any] | None, distance: float) -> Hit:
     """Make a hit of a point that was found."""
     payload = payload or {}

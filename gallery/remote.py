@@ -31,7 +31,7 @@ from gallery.errors import (
     StoreSlowError,
     StoreUnreachableError,
 )
-from gallery.points import entry, fields, hit, payload, point_id
+from gallery.points import entry, fields, hit, payload, point_id, threshold
 from gallery.profiles import ACORN_SELECTIVITY, Memory, Profile, Quantised, profile
 from gallery.types import Entry, GallerySpec, Hit, Placement, Query, check_codes
 
@@ -42,6 +42,10 @@ _CALL_S = 10
 # These take no timeout of their own, but have the client's, _CALL_S.
 _OF_FIXED_TIME = ("get_aliases", "get_collections", "get_collection", "info")
 _SLOW_CALL_S = 300
+# These tell the server how much time it has, and wait as long as the client does.
+_OF_CLIENT_TIME = ("upsert", "delete", "create_collection", "create_payload_index")
+# A node of a cluster that is away must not keep a new collection waiting for longer.
+_CREATE_S = 30
 _ATTEMPTS = 4
 # Points of one upsert: as many as Qdrant recommends, and few to send again when a try fails.
 _AT_ONCE = 256
@@ -61,11 +65,17 @@ _MEMORY = {
 class Server:
     """A Qdrant server: its collections, their facts and aliases. Safe to use from several threads."""
 
-    def __init__(self, client: QdrantClient, url: str, attempts: int = _ATTEMPTS) -> None:
-        """Take a client; `connect` makes one."""
+    def __init__(self, client: QdrantClient, url: str, patient: QdrantClient | None = None) -> None:
+        """Take what `connect` makes.
+
+        Args:
+            client: Answers within `_CALL_S`, or as long as a call says.
+            url: Where the server is.
+            patient: The same for calls that over gRPC have the time of their client, however long they say.
+        """
         self.url = url
         self._client = client
-        self._attempts = attempts
+        self._patient = patient or client
 
     @classmethod
     def connect(cls, url: str) -> "Server":
@@ -93,17 +103,20 @@ class Server:
         with warnings.catch_warnings():
             # it warns of a key without TLS, which is for whoever lays the network to say
             warnings.simplefilter("ignore", UserWarning)
-            client = QdrantClient(
-                url=url.rstrip("/"),
-                port=port,
-                grpc_port=grpc_port,
-                prefer_grpc=True,
-                api_key=_api_key(),
-                timeout=_CALL_S,
-                grpc_options={**options, "grpc.max_reconnect_backoff_ms": _RECONNECT_MS},
-                check_compatibility=False,
+            client, patient = (
+                QdrantClient(
+                    url=url.rstrip("/"),
+                    port=port,
+                    grpc_port=grpc_port,
+                    prefer_grpc=True,
+                    api_key=_api_key(),
+                    timeout=timeout_s,
+                    grpc_options={**options, "grpc.max_reconnect_backoff_ms": _RECONNECT_MS},
+                    check_compatibility=False,
+                )
+                for timeout_s in (_CALL_S, _SLOW_CALL_S)
             )
-        server = cls(client, url)
+        server = cls(client, url, patient)
         server.check()
         return server
 
@@ -111,7 +124,7 @@ class Server:
         """Call the client, again where that may help, and turn what it raises into this project's errors."""
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_pass),
-            stop=tenacity.stop_after_attempt(self._attempts),
+            stop=tenacity.stop_after_attempt(_ATTEMPTS),
             wait=_pause,
             sleep=self._sleep,
             reraise=True,
@@ -129,6 +142,8 @@ class Server:
         left = seconds_left()
         if what.__name__ not in _OF_FIXED_TIME:
             named["timeout"] = timeout_s if left is None else min(timeout_s, math.ceil(left))
+        if left is None and what.__name__ in _OF_CLIENT_TIME:
+            what = getattr(self._patient, what.__name__)
         return what(*arguments, **named)
 
     def _sleep(self, seconds: float) -> None:
@@ -159,11 +174,12 @@ class Server:
                 return StoreError(f"store {self.url} did not answer as Qdrant does: {known}")
 
     def check(self) -> None:
-        """See that the server answers and is not too old.
+        """See that the server answers, takes our key and is not too old.
 
         Raises:
             UnavailableError: It can't be used; the kind and the message say why.
         """
+        self.aliases()  # a server tells its version to anybody
         here = version("qdrant-client")
         there = self.call(self._client.info).version
         (major, minor), (wanted, newest) = (tuple(map(int, text.split(".")[:2])) for text in (there, here))
@@ -214,8 +230,12 @@ class Server:
             payload=models.PayloadStorageParams(memory=_MEMORY[stored.payload]),
             id_tracker=models.IdTrackerParams(memory=_MEMORY[stored.ids]),
             metadata=dict(facts),
-            timeout_s=_SLOW_CALL_S,
+            timeout_s=_CREATE_S,
         )
+
+    def index_fields(self, collection: str, spec: GallerySpec) -> None:
+        """Have the server look up keys and labels by indexes of their own; doing it again changes nothing."""
+        stored = profile(spec.profile)
         for field in ("key", "label"):
             self.call(
                 self._client.create_payload_index,
@@ -230,12 +250,9 @@ class Server:
 
     def swap(self, alias: str, collection: str) -> None:
         """Make an alias mean a collection, whatever it meant before, in one step."""
-        actions: list[models.AliasOperations] = []
-        if alias in self.aliases():
-            actions.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
         created = models.CreateAlias(collection_name=collection, alias_name=alias)
-        actions.append(models.CreateAliasOperation(create_alias=created))
-        self.call(self._client.update_collection_aliases, actions)
+        action = models.CreateAliasOperation(create_alias=created)
+        self.call(self._client.update_collection_aliases, [action])
 
     def remove_alias(self, alias: str) -> None:
         """Remove an alias; its collection stays."""
@@ -278,7 +295,7 @@ class RemoteGallery:
         ]
         for start in range(0, len(points), _AT_ONCE):
             part = points[start : start + _AT_ONCE]
-            self._call(self._client.upsert, points=part, wait=True, timeout_s=_SLOW_CALL_S)
+            self._check_applied(self._call(self._client.upsert, points=part, wait=True, timeout_s=_SLOW_CALL_S))
 
     def search(self, query: Query) -> list[Hit]:
         """Return the nearest entries, nearest first."""
@@ -298,7 +315,8 @@ class RemoteGallery:
         """Return the hits of each query, in the same order."""
         if not queries:
             return []
-        found = self._call(self._client.query_batch_points, requests=[self._request(query) for query in queries])
+        requests = [self._request(query) for query in queries]
+        found = self._call(self._client.query_batch_points, requests=requests, timeout_s=_SLOW_CALL_S)
         return [[hit(point.payload, point.score) for point in answer.points] for answer in found]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
@@ -306,7 +324,11 @@ class RemoteGallery:
         if not keys:
             return []
         records = self._call(
-            self._client.retrieve, ids=[point_id(key) for key in keys], with_payload=True, with_vectors=True
+            self._client.retrieve,
+            ids=[point_id(key) for key in keys],
+            with_payload=True,
+            with_vectors=True,
+            timeout_s=_SLOW_CALL_S,
         )
         entries = {one.key: one for one in (entry(record.payload, record.vector) for record in records)}
         return [entries.get(key) for key in keys]
@@ -316,7 +338,12 @@ class RemoteGallery:
         offset: Any = None
         while True:
             records, offset = self._call(
-                self._client.scroll, limit=batch_count, offset=offset, with_payload=True, with_vectors=True
+                self._client.scroll,
+                limit=batch_count,
+                offset=offset,
+                with_payload=True,
+                with_vectors=True,
+                timeout_s=_SLOW_CALL_S,
             )
             yield [entry(record.payload, record.vector) for record in records]
             if offset is None:
@@ -327,7 +354,8 @@ class RemoteGallery:
         if not keys:
             return
         selected = models.PointIdsList(points=[point_id(key) for key in keys])
-        self._call(self._client.delete, points_selector=selected, wait=True, timeout_s=_SLOW_CALL_S)
+        done = self._call(self._client.delete, points_selector=selected, wait=True, timeout_s=_SLOW_CALL_S)
+        self._check_applied(done)
 
     def count(self) -> int:
         """Count the entries, exactly."""
@@ -343,8 +371,13 @@ class RemoteGallery:
         self._call(self._client.update_collection, hnsw_config=hnsw, timeout_s=_SLOW_CALL_S)
         greens = 0
         while greens < _GREENS:
-            found = self._call(self._client.get_collection)
-            if found.optimizer_status != models.OptimizersStatusOneOf.OK:
+            try:
+                found = self._call(self._client.get_collection)
+            except StoreSlowError:  # it has its hands full with what we wait for
+                greens = 0
+                continue
+            failed = found.status == models.CollectionStatus.RED
+            if failed or found.optimizer_status != models.OptimizersStatusOneOf.OK:
                 raise StoreError(f"store {self._server.url} can't index {self._collection}: {found.optimizer_status}")
             greens = greens + 1 if found.status == models.CollectionStatus.GREEN else 0
             if found.status == models.CollectionStatus.GREY:  # it waits to be told, as after a restart
@@ -354,6 +387,12 @@ class RemoteGallery:
 
     def close(self) -> None:
         """Do nothing: the connection belongs to the server."""
+
+    def _check_applied(self, done: models.UpdateResult) -> None:
+        if done.status != models.UpdateStatus.COMPLETED:
+            raise StoreSlowError(
+                f"store {self._server.url} took a write and did not apply it in time: run the same again"
+            )
 
     def _call(self, what: Callable[..., T], **named: Any) -> T:
         return self._server.call(what, collection_name=self._collection, **named)
@@ -365,7 +404,7 @@ class RemoteGallery:
             filter=_filter(query),
             params=self._search_params(query),
             limit=query.options.limit,
-            score_threshold=query.options.max_distance,
+            score_threshold=threshold(query.options),
             with_payload=fields(query.options),
         )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from gallery.base import Gallery
-from gallery.errors import BackupError, GalleryNotFoundError, StoreDamagedError
+from gallery.errors import BackupError, GalleryNotFoundError, InvalidQueryError, StoreDamagedError
 from gallery.files import Lock
 from gallery.remote import RemoteGallery, Server
 from gallery.types import ANYWHERE, Calibration, GallerySpec, Placement, check_name
@@ -116,16 +116,22 @@ class RemoteStore:
     def _begin(self, spec: GallerySpec, rebuild: bool, placement: Placement) -> tuple[str, GallerySpec]:
         collection = self._server.aliases().get(spec.name, "")
         live = _number(spec.name, collection)
+        if spec.name in self._server.collections() or (collection and not live):
+            raise InvalidQueryError(
+                f"store {self.url}: the name '{spec.name}' is a collection's or an alias's of others: expected one "
+                "that is free: name the gallery with --name"
+            )
         if live and not rebuild:
             return collection, self._spec(spec.name, collection).extended_by(spec)
         wanted = replace(spec, version=live + 1)
         collection = _collection(spec.name, wanted.version)
-        if collection in self._server.collections():
-            if self._is(collection, wanted):
-                return collection, wanted
-            self._server.remove(collection)
-        shutil.rmtree(self._version_folder(wanted))
-        self._server.create(collection, wanted, placement, {_FACTS: asdict(wanted)})
+        there = self._server.collections()
+        if not (collection in there and self._is(collection, wanted)):
+            if collection in there:
+                self._server.remove(collection)
+            shutil.rmtree(self._version_folder(wanted))
+            self._server.create(collection, wanted, placement, {_FACTS: asdict(wanted)})
+        self._server.index_fields(collection, wanted)
         return collection, wanted
 
     def _is(self, collection: str, wanted: GallerySpec) -> bool:

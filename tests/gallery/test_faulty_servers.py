@@ -13,7 +13,7 @@ import pytest
 import trustme
 from qdrant_client import grpc as qdrant
 
-from gallery import GallerySpec, Query
+from gallery import Entry, GallerySpec, Query
 from gallery.deadline import deadline
 from gallery.errors import (
     GalleryNotFoundError,
@@ -41,6 +41,9 @@ class Faulty(grpc.GenericRpcHandler):
     tls_port = 0
     authority = trustme.CA()
     server: grpc.Server
+    refuses = False
+    applied = qdrant.UpdateStatus.Completed
+    times_left: tuple[float, ...] = ()
     faults: Sequence[Fault] = ()
     keys: tuple[str, ...] = ()
 
@@ -50,6 +53,14 @@ class Faulty(grpc.GenericRpcHandler):
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             if call.method.endswith("HealthCheck"):
                 return qdrant.HealthCheckReply(title="qdrant", version=self.version).SerializeToString()
+            if call.method.endswith("ListAliases"):
+                if self.refuses:
+                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong key")
+                return qdrant.ListAliasesResponse(time=0.1).SerializeToString()
+            if call.method.endswith("Upsert"):
+                self.times_left += (context.time_remaining(),)
+                result = qdrant.UpdateResult(operation_id=1, status=self.applied)
+                return qdrant.PointsOperationResponse(result=result, time=0.1).SerializeToString()
             if not self.faults:
                 return qdrant.QueryResponse(time=0.1).SerializeToString()
             fault, *rest = self.faults
@@ -165,6 +176,28 @@ def test_nothing_is_asked_once_the_caller_s_time_is_over(faulty: Faulty, gallery
     with deadline(0), pytest.raises(TooLateError, match="the caller's time was over"):
         gallery.search(QUERY)
     assert list(faulty.faults) == [hang]
+
+
+def test_a_key_that_is_wrong_is_found_before_anything_is_asked(faulty: Faulty, url: str) -> None:
+    faulty.refuses = True
+    with pytest.raises(StoreRefusedError, match=r"refuses this client \(wrong key\): set QDRANT_API_KEY"):
+        Server.connect(url)
+
+
+def test_a_write_has_minutes_unless_its_caller_has_less(faulty: Faulty, gallery: RemoteGallery) -> None:
+    entry = Entry("k", np.zeros(8, np.float32))
+    gallery.upsert([entry])
+    with deadline(5):
+        gallery.upsert([entry])
+    patient, hurried = faulty.times_left
+    assert patient > 60
+    assert hurried < 20
+
+
+def test_a_write_that_was_taken_and_not_applied_is_no_success(faulty: Faulty, gallery: RemoteGallery) -> None:
+    faulty.applied = qdrant.UpdateStatus.Acknowledged
+    with pytest.raises(StoreSlowError, match="took a write and did not apply it in time"):
+        gallery.upsert([Entry("k", np.zeros(8, np.float32))])
 
 
 def test_a_server_that_is_too_old_is_refused(faulty: Faulty, url: str) -> None:
