@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import training.errors  # noqa: F401 (its errors are found as subclasses)
 from encoder_service.adder import MAX_KEY_LENGTH
-from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES, Config
+from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_BATCH_HITS, MAX_MESSAGE_BYTES, Config
 from encoder_service.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from encoder_service.server import CALLS_OF_CONNECTION, PENDING
 from encoder_service.status import outcome
@@ -20,6 +20,7 @@ _LIMITS = (
     ("pixels of one image, before it is decoded", MAX_IMAGE_PIXELS, "INVALID_ARGUMENT"),
     ("hits of one search; labels or keys of a filter; keys of one DeleteImages", MAX_LIMIT, "INVALID_ARGUMENT"),
     ("searches of one BatchSearch", MAX_BATCH, "INVALID_ARGUMENT"),
+    ("hits of all searches of one BatchSearch", MAX_BATCH_HITS, "INVALID_ARGUMENT"),
     ("characters of a key or a label", MAX_KEY_LENGTH, "INVALID_ARGUMENT"),
     ("bytes of one message", MAX_MESSAGE_BYTES, "RESOURCE_EXHAUSTED, from gRPC itself"),
     ("images of a stream taken in ahead of their answers", MAX_ADDED_AT_ONCE, "the client waits"),

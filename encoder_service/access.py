@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import logging
+import ssl
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,8 +17,20 @@ from gallery.errors import InvalidInputError, LookalikeError
 
 _log = logging.getLogger(__name__)
 
-# What changes a gallery; all else only reads.
-_WRITING = ("AddImages", "DeleteImages")
+# What only reads; all else needs the role to write.
+_READING = frozenset(
+    f"/encoder_service.v1.{name}"
+    for name in (
+        "EncoderService/Encode",
+        "EncoderService/EncodeStream",
+        "EncoderService/Decode",
+        "EncoderService/GetEncoder",
+        "SearchService/Search",
+        "SearchService/BatchSearch",
+        "GalleryService/ListGalleries",
+        "GalleryService/GetGallery",
+    )
+) | {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}
 
 
 class Role(StrEnum):
@@ -75,7 +88,7 @@ class Tokens:
             raise UnauthenticatedError(
                 "expected the metadata `authorization: Bearer TOKEN` with a token of this service"
             )
-        if role is not Role.WRITE and method.rpartition("/")[2] in _WRITING:
+        if role is not Role.WRITE and method not in _READING:
             raise ForbiddenError("this token may read; expected one that may write")
 
 
@@ -83,10 +96,17 @@ def server_credentials(config: Config) -> grpc.ServerCredentials | None:
     """Return the credentials of the port, which follow the files; None for no TLS.
 
     Raises:
-        InvalidInputError: A file can't be read.
+        InvalidInputError: A file can't be read, or is no certificate or key.
     """
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
+    try:  # gRPC would only say that the port can't be bound
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert_file, config.tls_key_file)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidInputError(
+            f"{config.tls_cert_file} and {config.tls_key_file}: expected PEM of a certificate and its key: "
+            f"{error.strerror or error}"
+        ) from error
     files = [_Watched(path) for path in (config.tls_key_file, config.tls_cert_file, config.tls_client_ca_file) if path]
 
     def read() -> grpc.ServerCertificateConfiguration:
@@ -111,7 +131,7 @@ class _Watched:
     """A file, and when it was last read."""
 
     path: Path
-    _read: tuple[int, int, int] = (0, 0, 0)
+    _read: tuple[int, ...] = ()
 
     def has_changed(self) -> bool:
         try:
@@ -121,14 +141,16 @@ class _Watched:
 
     def content(self) -> bytes:
         try:
-            self._read = self._stamp()
-            return self.path.read_bytes()
+            stamp = self._stamp()
+            content = self.path.read_bytes()
+            self._read = stamp
+            return content
         except OSError as error:
             raise InvalidInputError(f"{self.path} can't be read: {error.strerror}") from error
 
-    def _stamp(self) -> tuple[int, int, int]:
+    def _stamp(self) -> tuple[int, ...]:
         stat = self.path.stat()
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
 def _roles(path: Path, content: bytes) -> dict[bytes, Role]:

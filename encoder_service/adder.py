@@ -4,12 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
 from encoder_service.encoder import Encoder
 from encoder_service.errors import RequestError
 from gallery import Entry, Gallery
+from gallery.deadline import check_wanted
 from gallery.errors import LookalikeError
 
 MAX_KEY_LENGTH = 1024
@@ -61,29 +64,32 @@ class Adder:
         Raises:
             UnavailableError: The store can't take them.
         """
-        latest = {image.key: image for image in new}
-        held = {entry.key: entry for entry in self._gallery.get(list(latest)) if entry}
-        results: dict[str, bool | LookalikeError] = {}
-        pictures: dict[str, Image.Image] = {}
-        for key, image in latest.items():
-            entry = held.get(key)
-            if entry and (entry.sha256, entry.label) == (image.sha256, image.label):
-                results[key] = True
+        keys = [image.key for image in new]
+        held = {entry.key: (entry.sha256, entry.label) for entry in self._gallery.get(keys) if entry}
+        results: list[bool | LookalikeError] = []
+        # made small one by one: many large pictures at once are more than there is memory for
+        small: dict[str, tuple[NewImage, NDArray[np.float32], bytes]] = {}
+        for image in new:
+            check_wanted()
+            if held.get(image.key) == (image.sha256, image.label):
+                results.append(True)
                 continue
             try:
-                pictures[key] = _decoded(image)
-                results[key] = False
+                picture = _decoded(image)
+                small[image.key] = (image, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
+                held[image.key] = (image.sha256, image.label)
+                results.append(False)
             except LookalikeError as error:
-                results[key] = error
-        if pictures:
-            codes = self._encoder.encode_images(list(pictures.values()))
+                results.append(error)
+        if small:
+            codes = self._encoder.encode(np.stack([one[1] for one in small.values()]))
             self._gallery.upsert(
                 [
-                    Entry(key, code, latest[key].label, latest[key].sha256, images.thumbnail_png(picture))
-                    for (key, picture), code in zip(pictures.items(), codes, strict=True)
+                    Entry(key, code, image.label, image.sha256, thumbnail)
+                    for (key, (image, _, thumbnail)), code in zip(small.items(), codes, strict=True)
                 ]
             )
-        return [results[image.key] for image in new]
+        return results
 
     def delete(self, keys: Sequence[str]) -> int:
         """Remove images by key, and return how many of them were there."""

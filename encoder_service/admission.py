@@ -1,4 +1,4 @@
-"""Which calls are let in: a line for as many as may be under way, and a refusal at once for what is too much.
+"""Which calls are let in: who may call, a line for as many as there is room for, and a refusal at once for the rest.
 
 In a rush, when more come than there is room for, all that wait in a long line would be answered late. So the line is
 kept short until the rush is over, as in "Fail at Scale" (B. Maurer, ACM Queue 13, 2015).
@@ -7,19 +7,21 @@ kept short until the rush is over, as in "Fail at Scale" (B. Maurer, ACM Queue 1
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from encoder_service.calls import id_of
+from encoder_service.access import Tokens
+from encoder_service.calls import id_of, value_of
 from encoder_service.metrics import Metrics
+from encoder_service.status import outcome
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
+from gallery.errors import LookalikeError
 
 T = TypeVar("T")
-_Metadata = Iterable[tuple[str, str | bytes]]
 
 # What needs a place: all RPCs of the service, and reflection. Health needs none.
 _IS_STREAM = {
@@ -35,35 +37,38 @@ _PUSHBACK_MS = (50, 250)
 
 
 class Room(ThreadPoolExecutor):
-    """Threads that do calls, and a line of those that wait for one.
+    """A thread for each call that may be under way. Which of them are worked on is for `Calls` to say."""
 
-    A thread for each would be slower: most of a call is Python, which one thread at a time can run.
-    """
-
-    def __init__(self, most: int, threads: int, in_rush: int, what: str) -> None:
+    def __init__(self, most: int, what: str, in_rush: int | None = None) -> None:
         """Make room.
 
         Args:
-            most: How many calls may be under way, those in line counted.
-            threads: How many are worked on at once.
-            in_rush: How many may be under way when more than `most` have come within the last second.
+            most: How many calls may be under way.
             what: What they are: "calls".
+            in_rush: How many may be in a rush, which begins when more than `most` have come, and goes on for as long
+                as most of those that come are turned away; None for no such thing.
         """
+        super().__init__(most, thread_name_prefix=what)
         self._most = most
-        self._in_rush = max(1, min(in_rush, most // 2))
-        super().__init__(min(threads, most), thread_name_prefix=what)
+        self._in_rush = most if in_rush is None else max(1, min(in_rush, most // 2))
         self._what = what
         self._taken = 0
         self._rush_ends = 0.0
+        self._came = self._turned_away = 0
         self._counting = threading.Lock()
 
     def refusal(self) -> str:
-        """Return why one more call is turned away; empty where there is room."""
+        """Count one more call that has come; return why it is turned away, or nothing where there is room."""
         now = time.monotonic()
-        most = self._in_rush if now < self._rush_ends else self._most
-        if self._taken < most:
+        if now >= self._rush_ends:
+            goes_on = now < self._rush_ends + _RUSH_S and 2 * self._turned_away > self._came
+            self._rush_ends = now + _RUSH_S if goes_on else 0.0
+            self._came = self._turned_away = 0
+        self._came += 1
+        if self._taken < (self._in_rush if self._rush_ends else self._most):
             return ""
-        self._rush_ends = now + _RUSH_S
+        self._turned_away += 1
+        self._rush_ends = self._rush_ends or now + _RUSH_S
         return f"the service has {self._taken} {self._what} under way, its most just now: try again soon"
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
@@ -82,8 +87,16 @@ class Room(ThreadPoolExecutor):
 class Admission(grpc.ServerInterceptor):
     """Gives each call a place in a room, or turns it away. Health is answered to any prober, however busy it is."""
 
-    def __init__(self, calls: Room, streams: Room, metrics: Metrics) -> None:
-        """Take the rooms of calls with one answer and of streams."""
+    def __init__(self, tokens: Tokens | None, calls: Room, streams: Room, metrics: Metrics) -> None:
+        """Take the parts.
+
+        Args:
+            tokens: Says who may call; None lets anybody.
+            calls: Room for calls with one answer.
+            streams: Room for streams.
+            metrics: Counts what is turned away.
+        """
+        self._tokens = tokens
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
@@ -95,25 +108,32 @@ class Admission(grpc.ServerInterceptor):
         method = str(details.method)
         if method not in _IS_STREAM:
             return continuation(details)
+        try:
+            if self._tokens:
+                self._tokens.check(method, value_of("authorization", details.invocation_metadata))
+        except LookalikeError as error:
+            return self._refusal(details, outcome(error).status, str(error))
         room = self._streams if _IS_STREAM[method] else self._calls
         why = room.refusal()
         if why:
-            return grpc.stream_stream_rpc_method_handler(self._refusing(why, method, details.invocation_metadata))
+            pushback = ("grpc-retry-pushback-ms", str(random.randint(*_PUSHBACK_MS)))
+            return self._refusal(details, grpc.StatusCode.RESOURCE_EXHAUSTED, why, _RETRY_AFTER, pushback)
         handler = continuation(details)
         if handler.request_streaming:
             return handler._replace(stream_stream=_in(room, handler.stream_stream))
         return handler._replace(unary_unary=_in(room, handler.unary_unary))
 
-    def _refusing(self, why: str, method: str, metadata: _Metadata) -> Callable[[Any, Any], Iterator[bytes]]:
-        """Return what refuses a call without reading its request, be it a stream or not."""
+    def _refusal(
+        self, details: grpc.HandlerCallDetails, status: grpc.StatusCode, why: str, *trailing: tuple[str, str]
+    ) -> Any:
+        """Return a handler that refuses a call without reading its request, be it a stream or not."""
 
         def refuse(requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            self._metrics.turned_away(method)
-            pushback = ("grpc-retry-pushback-ms", str(random.randint(*_PUSHBACK_MS)))
-            context.set_trailing_metadata((("x-request-id", id_of(metadata)), _RETRY_AFTER, pushback))
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
+            self._metrics.turned_away(str(details.method), status.name)
+            context.set_trailing_metadata((("x-request-id", id_of(details.invocation_metadata)), *trailing))
+            context.abort(status, why)
 
-        return _in(_HERE, refuse)
+        return grpc.stream_stream_rpc_method_handler(_in(_HERE, refuse))
 
 
 class _Here(ThreadPoolExecutor):

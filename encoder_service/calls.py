@@ -1,9 +1,10 @@
-"""What every call goes through before and after its RPC: who calls, how long it waits, what is told of errors.
+"""What every call goes through before and after its RPC: its turn, its deadline, its id, what is told of errors.
 
 Health is answered to any prober, whoever it is.
 """
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +14,6 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from encoder_service.access import Tokens
 from encoder_service.errors import RequestError
 from encoder_service.metrics import Metrics
 from encoder_service.status import outcome
@@ -23,6 +23,9 @@ from gallery.errors import LookalikeError, UnavailableError
 _log = logging.getLogger(__name__)
 
 _LONGEST_ID = 128
+# Longer, and gRPC would refuse to send it.
+_LONGEST_MESSAGE = 1000
+_DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 _Metadata = tuple[tuple[str, str], ...]
 _FREE = ("/grpc.health.v1.Health/",)
 
@@ -30,17 +33,19 @@ _FREE = ("/grpc.health.v1.Health/",)
 class Calls(grpc.ServerInterceptor):
     """Wraps every RPC of the service."""
 
-    def __init__(self, tokens: Tokens | None, metrics: Metrics, hidden: Sequence[str]) -> None:
+    def __init__(self, at_once: int, metrics: Metrics, hidden: Sequence[str]) -> None:
         """Take the parts.
 
         Args:
-            tokens: Says who may call; None lets anybody.
+            at_once: How many calls with one answer are worked on at once. More would be slower, as most of a call is
+                Python, which one thread at a time can run.
             metrics: Counts them.
             hidden: Places of this machine that no stranger is told of.
         """
-        self._tokens = tokens
+        self._turns = threading.BoundedSemaphore(at_once)
         self._metrics = metrics
-        self._hidden = sorted(filter(None, hidden), key=len, reverse=True)
+        # not a part of one, such as a home that is `/`, which would be found in every text
+        self._hidden = sorted((place for place in hidden if "/" in place and place != "/"), key=len, reverse=True)
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
@@ -58,7 +63,10 @@ class Calls(grpc.ServerInterceptor):
     def _unary(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(request: Any, context: grpc.ServicerContext) -> Any:
             with self._call(context, method, "call"):
-                return answer(_whole(request), context)
+                whole = _whole(request)
+                with self._turns:
+                    check_wanted()
+                    return answer(whole, context)
 
         return run
 
@@ -82,9 +90,6 @@ class Calls(grpc.ServerInterceptor):
                     self._metrics.under_way.labels(kind).track_inprogress(),
                     deadline(context.time_remaining(), context.is_active),
                 ):
-                    if self._tokens:
-                        self._tokens.check(method, value_of("authorization", metadata))
-                    check_wanted()
                     context.set_trailing_metadata(trailing)
                     yield
             except GeneratorExit:  # the client has gone away
@@ -94,9 +99,11 @@ class Calls(grpc.ServerInterceptor):
                 status = outcome(error).status
                 if isinstance(error, UnavailableError):
                     _log.warning("%s: %s", method, error, extra={"request_id": request_id})
+                if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    trailing += (_DO_NOT_RETRY,)  # it was begun, and whatever is overloaded is not to be asked again
                 _abort(context, status, self._told(error, request_id), trailing)
             except Exception as error:
-                if not context.is_active():  # aborted below, or the client has gone away
+                if not context.is_active():  # the client has gone away
                     status = grpc.StatusCode.CANCELLED
                     raise
                 status = grpc.StatusCode.INTERNAL
@@ -115,7 +122,7 @@ class Calls(grpc.ServerInterceptor):
         text = str(error)
         for place in self._hidden:
             text = text.replace(place, "the store")
-        return text
+        return text[:_LONGEST_MESSAGE]
 
 
 class _Unreadable:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import grpc
 import numpy as np
@@ -50,7 +50,7 @@ class Client:
 
         Args:
             address: HOST:PORT of the service.
-            timeout_s: How long any one call may take, in seconds.
+            timeout_s: How long any one call may take, in seconds; streams take as long as they have images.
             token: Says who calls, where the service wants to know.
             credentials: For TLS, as from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
         """
@@ -104,12 +104,13 @@ class Client:
 
     def encode_stream(self, images: Iterable[bytes | Image.Image]) -> Iterator[NDArray[np.float32] | LookalikeError]:
         """Yield the code of each image as it comes, in order; for a bad image, the error instead of a code."""
-        requests = (encoder_pb2.EncodeStreamRequest(image=wire.image_message(image)) for image in images)
+        requests = _Sent(encoder_pb2.EncodeStreamRequest(image=wire.image_message(image)) for image in images)
         try:
             for response in self._encoder.EncodeStream(requests, metadata=self._metadata):
                 yield self._item(response)
         except grpc.RpcError as error:
             raise self._error(error) from error
+        requests.check()
 
     def encoder(self) -> encoder_pb2.GetEncoderResponse:
         """Return what the service runs and what it accepts."""
@@ -133,7 +134,7 @@ class Client:
             NotFoundError: There is no such gallery.
             ServiceError: The service can't be reached, or failed; what has been yielded is stored.
         """
-        requests = (
+        requests = _Sent(
             gallery_pb2.AddImagesRequest(
                 gallery=gallery, key=image.key, image=wire.image_message(image.picture), label=image.label
             )
@@ -147,6 +148,7 @@ class Client:
                     yield error_of(grpc.StatusCode[response.error.status], response.error.message)
         except grpc.RpcError as error:
             raise self._error(error) from error
+        requests.check()
 
     def delete(self, keys: Sequence[str], gallery: str = "") -> int:
         """Remove images by key, at most 1,000, and return how many of them were there."""
@@ -195,8 +197,33 @@ class Client:
 
     def _error(self, error: grpc.RpcError) -> LookalikeError:
         known = error_of(error.code(), error.details() or "")
-        if isinstance(known, ServiceError):
-            return ServiceError(
-                f"service at {self._address}: {known}: is it running? start it with `encoder-service serve`"
-            )
-        return known
+        if not isinstance(known, ServiceError):
+            return known
+        answered = "x-request-id" in dict(error.trailing_metadata() or ())
+        hint = "" if answered else ": is it running? start it with `encoder-service serve`"
+        return ServiceError(f"service at {self._address}: {known}{hint}")
+
+
+class _Sent(Generic[_Request]):
+    """Requests on their way. What making them raises ends the stream, and is kept: gRPC would only log it."""
+
+    def __init__(self, requests: Iterable[_Request]) -> None:
+        self._requests = iter(requests)
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[_Request]:
+        return self
+
+    def __next__(self) -> _Request:
+        try:
+            return next(self._requests)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._error = error
+            raise StopIteration from error
+
+    def check(self) -> None:
+        """Raise what making the requests raised."""
+        if self._error:
+            raise self._error

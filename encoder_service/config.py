@@ -23,6 +23,10 @@ MAX_BATCH = 256
 """The most searches of one BatchSearch."""
 MAX_ADDED_AT_ONCE = 64
 """The most images of a stream that are taken in ahead of their answers."""
+MAX_ADDED_BYTES = 32 * 1024 * 1024
+"""The most bytes of them."""
+MAX_BATCH_HITS = 10_000
+"""The most hits of all searches of one BatchSearch."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """The most bytes of one message."""
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,10 @@ _log = logging.getLogger(__name__)
 
 # How often a service looks whether a gallery has a newer version.
 _LOOK_EVERY_S = 0.5
+# How long a version that is damaged is not looked at again.
+_BAD_FOR_S = 30.0
+# How long the end waits for a look under way.
+_FOLLOWER_ENDS_S = 2.0
 
 
 class Galleries:
@@ -40,8 +45,10 @@ class Galleries:
         self._open: dict[str, Opened] = {}
         self._default = ""
         self._lock = threading.Lock()
+        # opening takes its time, and must not keep calls to other galleries waiting
+        self._opening = threading.Lock()
         self._away: UnavailableError | None = None
-        self._passed_over: dict[str, int] = {}
+        self._passed_over: dict[str, tuple[int, float]] = {}
         self._closing = threading.Event()
         self._follower: threading.Thread | None = None
 
@@ -64,32 +71,20 @@ class Galleries:
             UnavailableError: The store is known not to answer.
         """
         self._check_store()
-        with self._lock:
-            if not name:
-                name = self._default = self._default or self._only_name()
-            if name not in self._open:
-                self._open[name] = self._opened(self._store.spec(name))
-            opened = self._open[name]
-            opened.users += 1
+        opened = self._taken(name or self._default) or self._opened_first(name)
         try:
             yield opened
         finally:
             with self._lock:
                 opened.users -= 1
-                opened.close_if_left()
+                is_left = opened.is_left
+            if is_left:
+                opened.close()
 
     def list(self) -> "list[GallerySpec]":
         """Return what the live galleries are, by name; of those that are open, with the count of now."""
         self._check_store()
-        specs = self._store.list()
-        with self._lock:
-            opened = {name: one.gallery for name, one in self._open.items()}
-        return [
-            replace(spec, count=opened[spec.name].count())
-            if spec.name in opened and opened[spec.name].spec.version == spec.version
-            else spec
-            for spec in specs
-        ]
+        return [self._with_count_of_now(spec) for spec in self._store.list()]
 
     def open_all(self) -> None:
         """Open every gallery whose encoder is here, so that no first search has to wait for it."""
@@ -97,8 +92,8 @@ class Galleries:
             try:
                 with self.searcher(spec.name):
                     pass
-            except EncoderMismatchError as error:
-                _log.warning("%s", error)
+            except LookalikeError as error:  # what is wrong with one gallery is no reason to keep the others away
+                _log.warning("gallery '%s' can't be opened: %s", spec.name, error)
 
     def follow(self, tell: Callable[[bool], None]) -> None:
         """From now on, move to a gallery's newer version soon after it goes live. Calls under way end on the old.
@@ -113,18 +108,59 @@ class Galleries:
         """Close all galleries."""
         self._closing.set()
         if self._follower:
-            self._follower.join()
+            self._follower.join(_FOLLOWER_ENDS_S)
         with self._lock:
-            for opened in self._open.values():
-                opened.gallery.close()
+            left = list(self._open.values())
             self._open.clear()
+        for opened in left:
+            opened.close()
+
+    def _taken(self, name: str) -> "Opened | None":
+        """Return an open gallery, for whom it then stays open."""
+        with self._lock:
+            opened = self._open.get(name)
+            if opened:
+                opened.users += 1
+            return opened
+
+    def _opened_first(self, name: str) -> "Opened":
+        with self._opening:
+            if not name:
+                name = self._default = self._default or self._only_name()
+            opened = self._taken(name)  # somebody else may have been quicker
+            if opened:
+                return opened
+            opened = self._opened(self._store.spec(name))
+            opened.users = 1
+            with self._lock:
+                self._open[name] = opened
+            return opened
+
+    def _with_count_of_now(self, spec: GallerySpec) -> GallerySpec:
+        opened = self._taken(spec.name)
+        if opened is None:
+            return spec
+        with self.opened(spec.name) as again:
+            with self._lock:
+                opened.users -= 1
+            same = again.gallery.spec.version == spec.version
+            return replace(spec, count=again.gallery.count()) if same else spec
 
     def _follow(self, tell: Callable[[bool], None]) -> None:
         while not self._closing.wait(_LOOK_EVERY_S):
-            self._look_at_store(tell)
-            if self._away is None:
-                for name, opened in list(self._open.items()):
-                    self._look_at(name, opened)
+            try:
+                self._look_at_store(tell)
+                if self._away is None:
+                    self._look_at_all()
+            except Exception:  # whatever it is: the next look may go well, and there must be one
+                _log.exception("the store can't be looked at")
+
+    def _look_at_all(self) -> None:
+        with self._lock:
+            galleries = list(self._open.items())
+        for name, opened in galleries:
+            if not self._closing.is_set():
+                self._look_at(name, opened)
 
     def _look_at_store(self, tell: Callable[[bool], None]) -> None:
         before = self._away
@@ -138,22 +174,26 @@ class Galleries:
             tell(self._away is None)
 
     def _check_store(self) -> None:
-        if self._away:
-            raise self._away
+        away = self._away
+        if away:
+            raise type(away)(str(away))  # a new one for each call, as an error keeps what it has passed through
 
     def _look_at(self, name: str, opened: "Opened") -> None:
-        """Move to the live version of a gallery if it is another, unless it has been found bad before."""
-        version = 0
+        """Move to the live version of a gallery if it is another, unless it was found bad a short while ago."""
+        current, version = opened.gallery.spec, 0
         try:
             spec = self._store.spec(name)
             version = spec.version
+            is_another = (version, spec.fingerprint) != (current.version, current.fingerprint)
+            bad_version, until = self._passed_over.get(name, (0, 0.0))
             # one without images is a node of a cluster that has not heard of them yet
-            if spec.count and version not in (opened.gallery.spec.version, self._passed_over.get(name)):
+            if is_another and spec.count and not (version == bad_version and time.monotonic() < until):
                 self._move(name, opened, spec)
         except LookalikeError as error:
-            if self._passed_over.get(name) != version:
-                _log.warning("gallery '%s' stays at v%d: %s", name, opened.gallery.spec.version, error)
-            self._passed_over[name] = version
+            if self._passed_over.get(name, (None, 0.0))[0] != version:
+                _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
+            lasts = isinstance(error, StoreDamagedError | EncoderMismatchError)
+            self._passed_over[name] = (version, time.monotonic() + (_BAD_FOR_S if lasts else 0.0))
 
     def _move(self, name: str, old: "Opened", spec: GallerySpec) -> None:
         wrong = self._store.differences(name)
@@ -163,7 +203,9 @@ class Galleries:
         with self._lock:
             self._open[name] = new
             old.replaced = True
-            old.close_if_left()
+            is_left = old.is_left
+        if is_left:
+            old.close()
         _log.info("gallery '%s' is at v%d now", name, spec.version)
 
     def _opened(self, spec: GallerySpec) -> "Opened":
@@ -208,7 +250,14 @@ class Opened:
         self.users = 0
         self.replaced = False
 
-    def close_if_left(self) -> None:
-        """Close the version when a newer one has taken its place and the last call has ended."""
-        if self.replaced and not self.users:
+    @property
+    def is_left(self) -> bool:
+        """Whether a newer version has taken its place and the last call has ended."""
+        return self.replaced and not self.users
+
+    def close(self) -> None:
+        """Close the version; what goes wrong is logged, as it is no caller's concern."""
+        try:
             self.gallery.close()
+        except LookalikeError as error:
+            _log.error("gallery '%s' v%d: %s", self.gallery.spec.name, self.gallery.spec.version, error)

@@ -18,15 +18,16 @@ THUMBNAIL_SIZE = 64
 # What Pillow finds odd about a stranger's file must not fill anybody's log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
-# Pillow hands these to an interpreter of a whole language, which bytes from a stranger must not reach.
-_REFUSED_FORMATS = {"EPS"}
+# Pillow hands EPS to an interpreter of a whole language, which bytes from a stranger must not reach; and an IPTC file
+# may hold one of any other format.
+_REFUSED_FORMATS = {"EPS", "IPTC"}
 
 
 def decode(data: bytes) -> Image.Image:
     """Decode an image file, as a person sees it: upright, first frame, 8 bits.
 
     Args:
-        data: A file of any format that Pillow reads, except EPS; at most 10 MiB and 64 million pixels.
+        data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels.
 
     Returns:
         An image of mode L, RGB or, where it has transparency, RGBA.
@@ -155,6 +156,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 def _from_wide(values: NDArray[np.generic]) -> Image.Image:
     """Scale 16-bit grey by 1/257, and floats in [0, 1] by 255, to 8 bits."""
-    wide = np.nan_to_num(values.astype(np.float64))
-    top = 1.0 if values.dtype.kind == "f" and wide.max() <= 1 else 65535.0 if wide.max() > 255 else 255.0
-    return Image.fromarray((wide / top * 255).round().clip(0, 255).astype(np.uint8))
+    wide = np.nan_to_num(values.astype(np.float32), copy=False)  # and in place: there may be 64 million
+    most = wide.max()
+    top = 1.0 if values.dtype.kind == "f" and most <= 1 else 65535.0 if most > 255 else 255.0
+    wide *= np.float32(255 / top)
+    np.rint(wide, out=wide)
+    return Image.fromarray(wide.clip(0, 255, out=wide).astype(np.uint8))

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from encoder_service.errors import ServiceError
 from encoder_service.traces import Traces
 from gallery import GallerySpec
 from gallery.errors import LookalikeError
@@ -19,7 +20,7 @@ class Metrics:
     def __init__(self, traces: Traces | None = None) -> None:
         """Begin at nothing; `traces` are told of each stage too."""
         self._traces = traces
-        self._turned_away: dict[str, Counter] = {}
+        self._turned_away: dict[tuple[str, str], Counter] = {}
         self.registry = CollectorRegistry()
         self._calls = Counter(
             "lookalike_calls", "Calls by RPC and gRPC status.", ["method", "status"], registry=self.registry
@@ -44,18 +45,19 @@ class Metrics:
         self._calls.labels(name, status).inc()
         self._seconds.labels(name).observe(seconds)
 
-    def turned_away(self, method: str) -> None:
-        """Count a call that there was no room for."""
-        counter = self._turned_away.get(method)
+    def turned_away(self, method: str, status: str) -> None:
+        """Count a call that was not let in. In a rush there are many: the counter is looked up once."""
+        counter = self._turned_away.get((method, status))
         if counter is None:
-            counter = self._turned_away[method] = self._calls.labels(method.rpartition("/")[2], "RESOURCE_EXHAUSTED")
+            counter = self._calls.labels(method.rpartition("/")[2], status)
+            self._turned_away[method, status] = counter
         counter.inc()
 
-    def stage(self, stage: str, milliseconds: float) -> None:
+    def stage(self, stage: str, milliseconds: float, ended_ms_ago: float = 0.0) -> None:
         """Note how long a stage took: "encode", "search", "store"."""
         self._stages.labels(stage).observe(milliseconds / 1e3)
         if self._traces:
-            self._traces.stage(stage, milliseconds)
+            self._traces.stage(stage, milliseconds, ended_ms_ago)
 
     def items(self, method: str, outcome: str, count: int = 1) -> None:
         """Count images of a stream or a batch: "ok" or "rejected"."""
@@ -66,8 +68,17 @@ class Metrics:
         self.registry.register(_Galleries(galleries, fingerprint))
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Answer Prometheus over HTTP; return the port and what ends it."""
-        server, thread = start_http_server(port, host, self.registry)
+        """Answer Prometheus over HTTP; return the port and what ends it.
+
+        Raises:
+            ServiceError: The port can't be bound.
+        """
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise ServiceError(
+                f"can't listen on {host}:{port} for metrics: {error.strerror}: choose another --metrics-port"
+            ) from error
 
         def end() -> None:
             server.shutdown()

@@ -60,10 +60,10 @@ class SearchResult:
 
 @dataclass(slots=True)
 class _Prepared:
-    """A request whose subject has been decoded or looked up."""
+    """A request whose subject has been made small, or looked up."""
 
     options: SearchOptions
-    picture: Image.Image | None = None
+    input: NDArray[np.float32] | None = None
     code: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     thumbnail_png: bytes = b""
     error: float | None = None
@@ -107,9 +107,9 @@ class Searcher:
         subject, options = request.subject, request.options
         match subject:
             case bytes():
-                return _Prepared(options, picture=images.decode(subject))
+                return _Prepared(options, self._encoder.normalise([images.decode(subject)])[0])
             case Image.Image():
-                return _Prepared(options, picture=subject)
+                return _Prepared(options, self._encoder.normalise([subject])[0])
             case str():
                 entry = self._gallery.get([subject])[0]
                 if entry is None:
@@ -120,7 +120,7 @@ class Searcher:
                 return _Prepared(options, code=check_codes(subject[None], self._gallery.spec.code_size)[0])
 
     def _search(self, prepared: list[_Prepared], begun: float) -> list[SearchResult]:
-        pictures = [item for item in prepared if item.picture is not None]
+        pictures = [item for item in prepared if item.input is not None]
         self._encode(pictures)
         encoded = time.perf_counter()
         check_wanted()
@@ -151,7 +151,7 @@ class Searcher:
         """Fill in code and reconstruction error of the items that are pictures."""
         if not items:
             return
-        inputs = self._encoder.normalise([item.picture for item in items if item.picture is not None])
+        inputs = np.stack([item.input for item in items if item.input is not None])
         codes = self._encoder.encode(inputs)
         errors = self._encoder.reconstruction_errors(inputs, codes)
         for item, code, error in zip(items, codes, errors, strict=True):

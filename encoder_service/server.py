@@ -6,13 +6,11 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
-from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from encoder_service.access import Tokens, server_credentials
@@ -22,6 +20,7 @@ from encoder_service.config import MAX_MESSAGE_BYTES, Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
+from encoder_service.health import Health
 from encoder_service.metrics import Metrics
 from encoder_service.servicers import EncoderServicer, GalleryServicer, SearchServicer
 from encoder_service.traces import Traces
@@ -35,11 +34,13 @@ from encoder_service.v1 import (
 )
 from gallery import Store
 
-# Threads for health and reflection.
-_SPARE_WORKERS = 4
-# Calls that are worked on at once; in a rush fewer, as turning others away is work too.
-_THREADS = 2 * (os.cpu_count() or 1)
-_IN_RUSH = max(1, _THREADS // 4)
+# Threads for health alone: one that asks and sends nothing keeps one.
+_HEALTH_THREADS = 32
+# Calls that are worked on at once; in a rush fewer are let in, as turning others away is work too.
+_AT_ONCE = 2 * (os.cpu_count() or 1)
+_IN_RUSH = max(1, _AT_ONCE // 4)
+# A client that has vanished without a word is found out after so long.
+_KEEPALIVE_MS = 60_000
 # Calls under way on one connection: a client holds back what is beyond, and nobody has to be turned away.
 CALLS_OF_CONNECTION = 32
 # Calls that have come and not been looked at yet. What is beyond, gRPC itself ends with CANCELLED.
@@ -76,26 +77,23 @@ class Server:
         self._encoder = encoder
         self._config = config
         self._galleries = Galleries(store, encoder)
-        self._health = HealthServicer()
+        self._health = Health(("", LIVENESS, *SERVICES))
         self._traces = Traces() if config.traces else None
         self._metrics = Metrics(self._traces)
         self._metrics.watch(self._galleries.list, encoder.spec.fingerprint)
         self._end_metrics: Callable[[], None] | None = None
         tokens = Tokens(config.tokens_file) if config.tokens_file else None
-        hidden = (store.url, store.url.partition(":")[2], str(encoder.folder), str(Path.home()))
-        admission = Admission(
-            Room(config.max_concurrent_calls, _THREADS, _IN_RUSH, "calls"),
-            Room(config.max_streams, config.max_streams, config.max_streams, "streams"),
-            self._metrics,
-        )
+        hidden = (store.url, store.url.partition(":")[2], str(encoder.folder), os.path.expanduser("~"))  # noqa: PTH111 (Path raises where there is none)
+        self._rooms = (Room(config.max_concurrent_calls, "calls", _IN_RUSH), Room(config.max_streams, "streams"))
         self._grpc = grpc.server(
-            ThreadPoolExecutor(_SPARE_WORKERS, thread_name_prefix="health"),
+            ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
             interceptors=[
-                admission,
+                Admission(tokens, *self._rooms, self._metrics),
                 *([self._traces.interceptor] if self._traces else []),
-                Calls(tokens, self._metrics, hidden),
+                Calls(_AT_ONCE, self._metrics, hidden),
             ],
             options=[
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.max_concurrent_streams", CALLS_OF_CONNECTION),
                 ("grpc.server.max_pending_requests", PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", PENDING),
@@ -124,17 +122,19 @@ class Server:
         self._grpc.start()
         self._encoder.warm()
         self._galleries.open_all()
-        self._galleries.follow(partial(self._tell_ready, names=("", *_OF_GALLERIES)))
         if self._config.metrics_port is not None:
             self.metrics_port, self._end_metrics = self._metrics.serve(
                 self._config.metrics_host, self._config.metrics_port
             )
         self._tell_ready(True, ("", *SERVICES))
+        self._galleries.follow(partial(self._tell_ready, names=("", *_OF_GALLERIES)))
 
     def stop(self, grace_s: float | None = None) -> None:
         """Take no new calls, finish those under way for at most `grace_s` seconds, close the galleries."""
         self._health.enter_graceful_shutdown()
         self._grpc.stop(self._config.drain_s if grace_s is None else grace_s).wait()
+        for room in self._rooms:  # a call that was cut off may still be at work, and needs its gallery
+            room.shutdown()
         self._galleries.close()
         if self._end_metrics:
             self._end_metrics()

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images, wire
 from encoder_service.adder import Adder, NewImage
-from encoder_service.config import MAX_ADDED_AT_ONCE, Config
+from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_ADDED_BYTES, Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from encoder_service.galleries import Galleries
@@ -28,6 +29,10 @@ from encoder_service.v1 import (
 )
 from encoder_service.waiting import waiting
 from gallery.errors import LookalikeError
+
+
+def _size(message: Message) -> int:
+    return message.ByteSize()
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
@@ -116,7 +121,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return search_pb2.BatchSearchResponse(responses=map(wire.search_response, results))
 
     def _measure(self, result: SearchResult) -> None:
-        self._metrics.stage("encode", result.encode_ms)
+        if result.encode_ms:
+            self._metrics.stage("encode", result.encode_ms, ended_ms_ago=result.search_ms)
         self._metrics.stage("search", result.search_ms)
 
 
@@ -147,7 +153,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
         """Add images as they arrive, those that wait together; each is answered when the store has it."""
         name, index = "", 0
-        with closing(waiting(request_iterator, MAX_ADDED_AT_ONCE)) as batches:
+        with closing(waiting(request_iterator, MAX_ADDED_AT_ONCE, MAX_ADDED_BYTES, _size)) as batches:
             for batch in batches:
                 name = wire.check_same_gallery(name, batch)
                 with self._galleries.opened(name) as opened:

@@ -36,10 +36,10 @@ class Traces:
             self._provider, filters.negate(filters.health_check())
         )
 
-    def stage(self, stage: str, milliseconds: float) -> None:
-        """Add a stage that has just ended to the call under way in this thread."""
-        now = time.time_ns()
-        self._tracer.start_span(stage, start_time=now - int(milliseconds * 1e6)).end(now)
+    def stage(self, stage: str, milliseconds: float, ended_ms_ago: float) -> None:
+        """Add a stage that has ended to the call under way in this thread."""
+        end = time.time_ns() - int(ended_ms_ago * 1e6)
+        self._tracer.start_span(stage, start_time=end - int(milliseconds * 1e6)).end(end)
 
     def close(self) -> None:
         """Send what is left."""

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
-from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES, Config
+from encoder_service.adder import MAX_KEY_LENGTH
+from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_BATCH_HITS, MAX_MESSAGE_BYTES, Config
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
@@ -107,7 +108,7 @@ def _subject(message: search_pb2.SearchRequest) -> Subject:
         case "code":
             return code(message.code)
         case "key":
-            return message.key
+            return check_keys([message.key])[0]
         case _:
             raise RequestError("query: expected `image`, `code` or `key`, got none")
 
@@ -203,6 +204,7 @@ def encoder_response(spec: EncoderSpec, config: Config) -> encoder_pb2.GetEncode
             max_concurrent_call_count=config.max_concurrent_calls,
             max_concurrent_stream_count=config.max_streams,
             max_stream_item_count=MAX_ADDED_AT_ONCE,
+            max_batch_hit_count=MAX_BATCH_HITS,
         ),
     )
 
@@ -249,10 +251,13 @@ def check_keys(keys: Sequence[str]) -> list[str]:
     """Return the keys of a request.
 
     Raises:
-        RequestError: There are more than 1,000.
+        RequestError: There are more than 1,000, or one is longer than any can be.
     """
     if len(keys) > MAX_LIMIT:
         raise RequestError(f"keys: expected at most {MAX_LIMIT:,}, got {len(keys):,}")
+    longest = max(map(len, keys), default=0)
+    if longest > MAX_KEY_LENGTH:
+        raise RequestError(f"key: expected at most {MAX_KEY_LENGTH:,} characters, got {longest:,}")
     return list(keys)
 
 
@@ -260,10 +265,13 @@ def check_batch(requests: Sequence[search_pb2.SearchRequest]) -> str:
     """Return the name of the one gallery that all requests of a batch are for; may be empty.
 
     Raises:
-        RequestError: There are none, too many, or they name several galleries.
+        RequestError: There are none, too many, they name several galleries, or ask for too many hits.
     """
     if not 1 <= len(requests) <= MAX_BATCH:
         raise RequestError(f"requests: expected 1 to {MAX_BATCH}, got {len(requests):,}")
+    hits = sum(request.limit or _DEFAULT_LIMIT for request in requests)
+    if hits > MAX_BATCH_HITS:
+        raise RequestError(f"requests: expected limits of at most {MAX_BATCH_HITS:,} together, got {hits:,}")
     names = sorted({request.gallery for request in requests})
     if len(names) > 1:
         raise RequestError(f"requests: expected all for one gallery, got {', '.join(map(repr, names))}")

@@ -4,12 +4,14 @@ DIR/NAME/CURRENT             "v2": the live version, replaced by an atomic renam
 DIR/NAME/LOADING             the lock of the one process that may build
 DIR/NAME/v2/gallery.json     what it is, see `GallerySpec`
 DIR/NAME/v2/manifest.json    its files with their sums, while no load into it is under way
+DIR/NAME/v2/GROWN            there when a service has added or removed images since
 DIR/NAME/v2/OPEN             the lock of the one process that may have it open
 DIR/NAME/v2/shard/           Qdrant's own files
 """
 
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -23,8 +25,10 @@ from gallery.base import Gallery
 from gallery.edge import EdgeGallery
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.files import Lock, replace_file
-from gallery.manifest import MANIFEST, differences, write_manifest
+from gallery.manifest import GROWN, MANIFEST, differences, write_manifest
 from gallery.types import ANYWHERE, Calibration, Entry, GallerySpec, Placement, check_name
+
+_log = logging.getLogger(__name__)
 
 _CURRENT = "CURRENT"
 _SPEC = "gallery.json"
@@ -48,10 +52,16 @@ class EdgeStore:
         """Do nothing: a folder has nobody to answer, and what is wrong with a gallery in it concerns that one alone."""
 
     def list(self) -> list[GallerySpec]:
-        """Return what the live galleries are, by name. Other folders beside them are passed over."""
+        """Return what the live galleries are, by name. Other folders are passed over, and damaged ones logged."""
         with _file_errors(self.url):
             names = sorted(path.parent.name for path in self._root.glob(f"*/{_CURRENT}"))
-        return [self.spec(name) for name in names]
+        specs = []
+        for name in names:
+            try:
+                specs.append(self.spec(name))
+            except StoreDamagedError as error:
+                _log.warning("%s", error)
+        return specs
 
     def spec(self, name: str) -> GallerySpec:
         """Return what the live version of a gallery is."""
@@ -185,6 +195,11 @@ class EdgeBuild:
         """The version's folder."""
         return self.gallery.folder
 
+    @property
+    def grown(self) -> bool:
+        """Whether a service has changed it since it went live."""
+        return (self.folder / GROWN).exists()
+
     def index(self) -> None:
         """Build the search index."""
         self.gallery.index()
@@ -195,6 +210,7 @@ class EdgeBuild:
         spec = replace(version.spec, count=version.count(), calibration=calibration)
         version.close()
         with _file_errors(f"edge:{self._home.parent}"):
+            (version.folder / GROWN).unlink(missing_ok=True)
             _write_spec(version.folder, spec)
             write_manifest(version.folder)
             replace_file(self._home / _CURRENT, f"{version.folder.name}\n".encode())
@@ -238,18 +254,22 @@ class _Live(_Version):
         super().delete(keys)
 
     def close(self) -> None:
-        count = self.count() if self._changed else 0
-        self._close_shard()
-        if self._changed:
-            self._changed = False
-            with _file_errors(str(self.folder)):
-                _write_spec(self.folder, replace(self.spec, count=count))
-                write_manifest(self.folder)
-        super().close()
+        try:
+            count = self.count() if self._changed else 0
+            self._close_shard()
+            if self._changed:
+                self._changed = False
+                with _file_errors(str(self.folder)):
+                    _write_spec(self.folder, replace(self.spec, count=count))
+                    write_manifest(self.folder)
+        finally:
+            super().close()
 
     def _change(self) -> None:
         if not self._changed:
-            (self.folder / MANIFEST).unlink(missing_ok=True)
+            with _file_errors(str(self.folder)):
+                (self.folder / GROWN).touch()
+                (self.folder / MANIFEST).unlink(missing_ok=True)
             self._changed = True
 
 

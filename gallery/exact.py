@@ -116,6 +116,7 @@ class ExactBuild:
     """The next version of a gallery in memory."""
 
     opened_elsewhere = None
+    grown = False
 
     def __init__(self, store: "ExactStore", gallery: ExactGallery) -> None:
         """Prepare a build; `publish` makes it the live version."""

@@ -9,9 +9,11 @@ from gallery.errors import StoreDamagedError
 from gallery.files import replace_file
 
 MANIFEST = "manifest.json"
+GROWN = "GROWN"
+"""A file that is there when a service has changed the version since a load did."""
 
 # The lock that says who has it open; and Qdrant's log of writes, of which nothing is needed once the shard is closed.
-_PASSED_OVER = ("OPEN", "shard/wal/")
+_PASSED_OVER = ("OPEN", GROWN, "shard/wal/")
 
 
 def write_manifest(folder: Path) -> None:

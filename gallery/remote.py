@@ -263,16 +263,26 @@ class Server:
         """Remove a collection."""
         self.call(self._client.delete_collection, collection, timeout_s=_SLOW_CALL_S)
 
-    def gallery(self, collection: str, spec: GallerySpec) -> "RemoteGallery":
-        """Return the gallery that a collection holds."""
-        return RemoteGallery(self, self._client, collection, spec)
+    def gallery(
+        self, collection: str, spec: GallerySpec, before_change: Callable[[], None] | None = None
+    ) -> "RemoteGallery":
+        """Return the gallery that a collection holds; something may have to be done before its first change."""
+        return RemoteGallery(self, self._client, collection, spec, before_change)
 
 
 class RemoteGallery:
     """A gallery in one collection. Safe to use from several threads."""
 
-    def __init__(self, server: Server, client: QdrantClient, collection: str, spec: GallerySpec) -> None:
+    def __init__(
+        self,
+        server: Server,
+        client: QdrantClient,
+        collection: str,
+        spec: GallerySpec,
+        before_change: Callable[[], None] | None,
+    ) -> None:
         """Take the parts; `Server.gallery` has them."""
+        self._before_change = before_change
         self._server = server
         self._client = client
         self._collection = collection
@@ -293,6 +303,7 @@ class RemoteGallery:
             models.PointStruct(id=point_id(one.key), vector=code.tolist(), payload=payload(one))
             for one, code in zip(entries, codes, strict=True)
         ]
+        self._change()
         for start in range(0, len(points), _AT_ONCE):
             part = points[start : start + _AT_ONCE]
             self._check_applied(self._call(self._client.upsert, points=part, wait=True, timeout_s=_SLOW_CALL_S))
@@ -353,6 +364,7 @@ class RemoteGallery:
         """Remove the entries of these keys."""
         if not keys:
             return
+        self._change()
         selected = models.PointIdsList(points=[point_id(key) for key in keys])
         done = self._call(self._client.delete, points_selector=selected, wait=True, timeout_s=_SLOW_CALL_S)
         self._check_applied(done)
@@ -387,6 +399,11 @@ class RemoteGallery:
 
     def close(self) -> None:
         """Do nothing: the connection belongs to the server."""
+
+    def _change(self) -> None:
+        if self._before_change:
+            self._before_change()
+            self._before_change = None
 
     def _check_applied(self, done: models.UpdateResult) -> None:
         if done.status != models.UpdateStatus.COMPLETED:

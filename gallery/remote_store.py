@@ -23,6 +23,7 @@ from gallery.remote import RemoteGallery, Server
 from gallery.types import ANYWHERE, Calibration, GallerySpec, Placement, check_name
 
 _FACTS = "lookalike"
+_GROWN = "lookalike_grown"
 
 
 class RemoteStore:
@@ -56,7 +57,11 @@ class RemoteStore:
     def open(self, name: str) -> Gallery:
         """Open the live version of a gallery, which any number of processes may."""
         collection = self._live(name)
-        return self._server.gallery(collection, self._spec(name, collection))
+        return self._server.gallery(collection, self._spec(name, collection), lambda: self._grown(collection))
+
+    def _grown(self, collection: str) -> None:
+        """Note for good that others than loads write to a version: their ledger then has to ask what it holds."""
+        self._server.note(collection, {_GROWN: True})
 
     def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = ANYWHERE) -> RemoteBuild:
         """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
@@ -181,6 +186,11 @@ class RemoteBuild:
         """Opens the gallery in another process, over a connection of its own."""
         spec = self.gallery.spec
         return partial(open_collection, self._server.url, _collection(spec.name, spec.version), spec)
+
+    @property
+    def grown(self) -> bool:
+        """Whether a service has ever changed it."""
+        return bool(self._server.facts(_collection(self.gallery.spec.name, self.gallery.spec.version)).get(_GROWN))
 
     def index(self) -> None:
         """Have the server build the graph, and wait for it."""

@@ -29,6 +29,11 @@ class Build(Protocol):
         """Opens the gallery in another process, and can be sent there; None where only one process may have it."""
         ...
 
+    @property
+    def grown(self) -> bool:
+        """Whether others than a load, such as a service, have changed the version since it went live."""
+        ...
+
     def index(self) -> None:
         """Build the search index over what has been stored. May take minutes."""
         ...

@@ -63,7 +63,7 @@ def fill(
         StoreDamagedError: The version is not what it should be; it does not go live.
     """
     with closing(Ledger(build.folder)) as ledger:
-        if ledger.counts()[Status.OK] != build.gallery.count():
+        if build.grown or ledger.counts()[Status.OK] != build.gallery.count():
             if build.gallery.spec.sources == (source.name,):
                 ledger.begin(source.name, place)
             ledger.match(build.gallery.scroll())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from encoder_service.adder import NewImage
 from encoder_service.client import Client
 from encoder_service.errors import ImageError
-from encoder_service.images import from_pixels
+from encoder_service.images import MAX_IMAGE_BYTES, from_pixels
 from gallery.errors import LookalikeError
 from ingest.ledger import Row, Status
 from ingest.pipeline import Loaded
@@ -36,8 +36,11 @@ def load_through(client: Client, gallery: str, source: Source, stages: Stages) -
 
     def images() -> Iterator[NewImage]:
         for item in source:
-            if item.problem:
-                bad.append(Row(item.key, Status.BAD, "", item.label, item.problem))
+            problem = item.problem
+            if item.size > MAX_IMAGE_BYTES:
+                problem = f"expected at most {MAX_IMAGE_BYTES:,} bytes, got {item.size:,}"
+            if problem:
+                bad.append(Row(item.key, Status.BAD, "", item.label, problem))
                 continue
             try:
                 picture = item.content if isinstance(item.content, bytes) else from_pixels(item.content)

@@ -156,6 +156,34 @@ def test_a_load_after_the_service_knows_what_came_and_went(
     assert build(store, encoder).count == 407
 
 
+def test_a_load_after_the_service_knows_it_though_the_count_is_the_same(
+    store: Store, server: Server, own: Client, encoder: Encoder, queries: list[Image.Image]
+) -> None:
+    own.delete(["digits/train/0"])
+    list(own.add(new(queries, 1), "digits"))
+    list(own.add([NewImage("digits/train/1", png(queries[1]))], "digits"))
+    server.stop()
+    build(store, encoder)
+    with closing(store.open("digits")) as gallery:
+        back, mended = gallery.get(["digits/train/0", "digits/train/1"])
+        assert gallery.count() == 401
+        assert back
+        assert mended
+        assert mended.label != ""
+
+
+def test_what_goes_wrong_while_images_are_read_is_told_as_it_is(own: Client, queries: list[Image.Image]) -> None:
+    def images() -> Iterator[NewImage]:
+        yield from new(queries, 3)
+        raise InvalidInputError("the source went away")
+
+    added = []
+    with pytest.raises(InvalidInputError, match="the source went away"):
+        for answer in own.add(images(), "digits"):
+            added.append(answer)
+    assert added == [False] * 3
+
+
 def test_a_folder_is_loaded_through_the_service(
     command: Command, server: Server, own: Client, queries: list[Image.Image], tmp_path: Path
 ) -> None:

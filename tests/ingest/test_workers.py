@@ -73,6 +73,10 @@ class FolderBuild:
     folder: Path
 
     @property
+    def grown(self) -> bool:
+        return False
+
+    @property
     def gallery(self) -> Gallery:
         return FolderGallery(self.folder / "entries")
 
