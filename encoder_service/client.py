@@ -199,7 +199,7 @@ class Client:
         known = error_of(error.code(), error.details() or "")
         if not isinstance(known, ServiceError):
             return known
-        answered = any(key == "x-request-id" for key, _ in error.trailing_metadata() or ())
+        answered = any(one.key == "x-request-id" for one in error.trailing_metadata() or ())
         hint = "" if answered else ": is it running? start it with `encoder-service serve`"
         return ServiceError(f"service at {self._address}: {known}{hint}")
 
