@@ -57,6 +57,11 @@ class Room(ThreadPoolExecutor):
         self._came = self._turned_away = 0
         self._counting = threading.Lock()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no call is under way."""
+        return not self._taken
+
     def refusal(self) -> str:
         """Count one more call that has come; return why it is turned away, or nothing where there is room."""
         now = time.monotonic()
@@ -100,6 +105,11 @@ class Admission(grpc.ServerInterceptor):
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
+        self._ends = False
+
+    def close(self) -> None:
+        """Let nobody in any more, and say so in a way that clients take as a wish to go elsewhere."""
+        self._ends = True
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
@@ -108,6 +118,8 @@ class Admission(grpc.ServerInterceptor):
         method = str(details.method)
         if method not in _IS_STREAM:
             return continuation(details)
+        if self._ends:
+            return self._refusal(details, grpc.StatusCode.UNAVAILABLE, "the service is ending: ask again in a while")
         try:
             if self._tokens:
                 self._tokens.check(method, value_of("authorization", details.invocation_metadata))

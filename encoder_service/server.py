@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,6 +42,9 @@ _AT_ONCE = 2 * (os.cpu_count() or 1)
 _IN_RUSH = max(1, _AT_ONCE // 4)
 # A client that has vanished without a word is found out after so long.
 _KEEPALIVE_MS = 60_000
+# So long, clients that come are told to go elsewhere when the service is to end.
+_LAST_CALLS_S = 0.5
+_LOOK_S = 0.02
 # Calls under way on one connection: a client holds back what is beyond, and nobody has to be turned away.
 CALLS_OF_CONNECTION = 32
 # Calls that have come and not been looked at yet. What is beyond, gRPC itself ends with CANCELLED.
@@ -85,10 +89,11 @@ class Server:
         tokens = Tokens(config.tokens_file) if config.tokens_file else None
         hidden = (store.url, store.url.partition(":")[2], str(encoder.folder), os.path.expanduser("~"))  # noqa: PTH111 (Path raises where there is none)
         self._rooms = (Room(config.max_concurrent_calls, "calls", _IN_RUSH), Room(config.max_streams, "streams"))
+        self._admission = Admission(tokens, *self._rooms, self._metrics)
         self._grpc = grpc.server(
             ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
             interceptors=[
-                Admission(tokens, *self._rooms, self._metrics),
+                self._admission,
                 *([self._traces.interceptor] if self._traces else []),
                 Calls(_AT_ONCE, self._metrics, hidden),
             ],
@@ -152,7 +157,18 @@ class Server:
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
         asked.wait()
-        self.stop()
+        self._wind_down()
+        self.stop(grace_s=_LAST_CALLS_S)
+
+    def _wind_down(self) -> None:
+        """Send new calls elsewhere, let those under way finish: gRPC's own end cancels what it has not read yet."""
+        self._health.enter_graceful_shutdown()
+        self._admission.close()
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < self._config.drain_s:
+            if passed > _LAST_CALLS_S and all(room.is_empty for room in self._rooms):
+                return
+            time.sleep(_LOOK_S)
 
     def _bind(self) -> int:
         address = f"{self._config.host}:{self._config.port}"
