@@ -20,6 +20,7 @@ from encoder_service.searcher import SearchRequest, SearchResult, Subject
 from encoder_service.terminal import (
     DEFAULT_STORE,
     CaFileOption,
+    CertFileOption,
     EncoderOption,
     JsonOption,
     StoreOption,
@@ -73,9 +74,10 @@ def health(
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:50051",
     live: Annotated[bool, typer.Option("--live", help="Ask only whether it lives.")] = False,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
 ) -> None:
     """Ask a running service whether it is ready; exit with 0 if so, with 5 if not."""
-    with terminal.connect(address, None, ca_file) as client:
+    with terminal.connect(address, None, ca_file, cert_file) as client:
         client.check_health("liveness" if live else "")
     print("alive" if live else "ready")
 
@@ -93,6 +95,7 @@ def search(
     out: Annotated[Path | None, typer.Option(help="Write a picture of the query beside its hits, as PNG.")] = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
     store: StoreOption = DEFAULT_STORE,
     encoder: EncoderOption = "",
     as_json: JsonOption = False,
@@ -103,7 +106,7 @@ def search(
     request = SearchRequest(query.subject, options)
     try:
         if address:
-            with terminal.connect(address, token_file, ca_file) as client:
+            with terminal.connect(address, token_file, ca_file, cert_file) as client:
                 result = client.search(request.subject, name, request.options)
         else:
             result = _search_here(store, encoder, name, request)

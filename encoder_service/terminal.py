@@ -49,6 +49,14 @@ CaFileOption = Annotated[
         "--ca-file", envvar="LOOKALIKE_CA_FILE", help="PEM of the authority of a service with TLS; none: no TLS."
     ),
 ]
+CertFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cert-file",
+        envvar="LOOKALIKE_CERT_FILE",
+        help="PEM of our own certificate and its key, in this order, for a service that wants one (mTLS).",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -65,8 +73,14 @@ def run(app: Callable[[], None]) -> None:
         raise SystemExit(0) from None
 
 
-def connect(address: str, token_file: Path | None, ca_file: Path | None) -> "Client":
+def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_file: Path | None) -> "Client":
     """Return a client of a running service.
+
+    Args:
+        address: HOST:PORT.
+        token_file: Holds the token that says who calls; None for none.
+        ca_file: The authority that the service's certificate is of; None for no TLS.
+        cert_file: The caller's own certificate with its key; None for none.
 
     Raises:
         InvalidInputError: A file can't be read.
@@ -75,8 +89,13 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None) -> "Cli
 
     from encoder_service.client import Client
 
+    if cert_file and not ca_file:
+        raise InvalidInputError("--cert-file: expected --ca-file with it")
     token = _read(token_file).decode().strip() if token_file else ""
-    return Client(address, token=token, credentials=grpc.ssl_channel_credentials(_read(ca_file)) if ca_file else None)
+    own = _read(cert_file) if cert_file else None
+    # each of the two finds its own part of the file
+    credentials = grpc.ssl_channel_credentials(_read(ca_file), own, own) if ca_file else None
+    return Client(address, token=token, credentials=credentials)
 
 
 def _read(path: Path) -> bytes:

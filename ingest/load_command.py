@@ -15,6 +15,7 @@ from encoder_service.encoder import load_encoder
 from encoder_service.terminal import (
     DEFAULT_STORE,
     CaFileOption,
+    CertFileOption,
     EncoderOption,
     JsonOption,
     StoreOption,
@@ -85,6 +86,7 @@ def load(
     ] = "",
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
@@ -109,7 +111,7 @@ def load(
             raise InvalidInputError(
                 "--service only adds: expected it without --dedupe, --prune, --rebuild and --workers"
             )
-        with terminal.connect(service, token_file, ca_file) as client:
+        with terminal.connect(service, token_file, ca_file, cert_file) as client:
             _load_through(client, service, name, images, 0.0 if strict else max_rejected, as_json)
         return
     galleries = open_store(store)

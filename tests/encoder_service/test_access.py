@@ -185,3 +185,27 @@ def test_the_commands_bring_token_and_authority(
         refused = command(*search)
         assert (refused.returncode, refused.stderr.count("\n")) == (5, 1)
         assert "authorization: Bearer TOKEN" in refused.stderr
+
+
+def test_the_commands_bring_a_certificate_of_their_own(
+    command: Command, store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    own = authority.issue_cert("client@example.org")
+    own.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
+    files = issue(authority, tmp_path)
+    with serving(store, encoder, host="localhost", tls_client_ca_file=tmp_path / "ca.pem", **files) as server:
+        health = ("encoder-service", "health", "--address", f"localhost:{server.port}")
+        health = (*health, "--ca-file", str(tmp_path / "ca.pem"))
+        assert command(*health, "--cert-file", str(tmp_path / "own.pem")).stdout == "ready\n"
+        assert command(*health).returncode == 5
+
+
+@pytest.mark.parametrize("broken", ["cert.pem", "key.pem"])
+def test_a_file_that_is_no_certificate_or_key_is_said(
+    store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path, broken: str
+) -> None:
+    files = issue(authority, tmp_path)
+    (tmp_path / broken).write_text("neither")
+    with pytest.raises(InvalidInputError, match="expected PEM of a certificate and its key"):
+        Server(store, encoder, Config(port=0, host="localhost", **files))
