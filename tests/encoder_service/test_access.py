@@ -207,5 +207,6 @@ def test_a_file_that_is_no_certificate_or_key_is_said(
 ) -> None:
     files = issue(authority, tmp_path)
     (tmp_path / broken).write_text("neither")
-    with pytest.raises(InvalidInputError, match="expected PEM of a certificate and its key"):
-        Server(store, encoder, Config(port=0, host="localhost", **files))
+    refused = pytest.raises(InvalidInputError, match="expected PEM of a certificate and its key")
+    with refused, serving(store, encoder, host="localhost", **files):
+        pass
