@@ -195,8 +195,8 @@ def test_the_commands_bring_a_certificate_of_their_own(
     own.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
     files = issue(authority, tmp_path)
     with serving(store, encoder, host="localhost", tls_client_ca_file=tmp_path / "ca.pem", **files) as server:
-        health = ("encoder-service", "health", "--address", f"localhost:{server.port}")
-        health = (*health, "--ca-file", str(tmp_path / "ca.pem"))
+        address = ("--address", f"localhost:{server.port}", "--ca-file", str(tmp_path / "ca.pem"))
+        health = ("encoder-service", "health", *address)
         assert command(*health, "--cert-file", str(tmp_path / "own.pem")).stdout == "ready\n"
         assert command(*health).returncode == 5
 
