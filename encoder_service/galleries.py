@@ -137,14 +137,13 @@ class Galleries:
             return opened
 
     def _with_count_of_now(self, spec: GallerySpec) -> GallerySpec:
-        opened = self._taken(spec.name)
-        if opened is None:
+        with self._lock:
+            is_open = spec.name in self._open
+        if not is_open:
             return spec
-        with self.opened(spec.name) as again:
-            with self._lock:
-                opened.users -= 1
-            same = again.gallery.spec.version == spec.version
-            return replace(spec, count=again.gallery.count()) if same else spec
+        with self.opened(spec.name) as opened:
+            same = opened.gallery.spec.version == spec.version
+            return replace(spec, count=opened.gallery.count()) if same else spec
 
     def _follow(self, tell: Callable[[bool], None]) -> None:
         while not self._closing.wait(_LOOK_EVERY_S):
