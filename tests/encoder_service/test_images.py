@@ -104,6 +104,13 @@ def test_what_is_no_image_is_refused_in_one_line(data: bytes) -> None:
         decode(data)
 
 
+def test_a_file_that_may_hold_a_program_of_another_format_is_refused_by_its_own() -> None:
+    size = b"\x1c\x03\x14\0\x02\0\x08\x1c\x03\x1e\0\x02\0\x08"
+    iptc = b"\x1c\x03\x3c\0\x02\x01\0" + size + b"\x1c\x03\x78\0\x02\0\x01\x1c\x08\x0a\0\x10%!PS-Adobe-3.0 E"
+    with pytest.raises(ImageError, match="expected a format of pixels, such as PNG or JPEG, got IPTC"):
+        decode(iptc)
+
+
 def bomb(side: int) -> bytes:
     """A PNG that says it is huge; it has no pixels that could be decoded."""
 

@@ -249,6 +249,15 @@ def test_health_is_told_for_each_service(channel: grpc.Channel, name: str) -> No
     assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_health_can_be_watched_and_of_a_name_that_is_none_is_told_once(channel: grpc.Channel) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    unknown = list(health.Watch(health_pb2.HealthCheckRequest(service="none such"), timeout=10))
+    assert [answer.status for answer in unknown] == [health_pb2.HealthCheckResponse.SERVICE_UNKNOWN]
+    known = health.Watch(health_pb2.HealthCheckRequest(service="liveness"), timeout=10)
+    assert next(known).status == health_pb2.HealthCheckResponse.SERVING
+    known.cancel()
+
+
 def test_health_says_serving_only_once_started(encoder: Encoder) -> None:
     server = Server(open_store("exact:"), encoder)
     with grpc.insecure_channel(server.address) as channel:
