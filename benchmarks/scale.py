@@ -147,20 +147,23 @@ def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple
 
 
 _DISK = PROFILES["disk"]
-_INT8, _TURBO4 = Quantised.INT8, Quantised.TURBO4
+_INT8, _TURBO2 = Quantised.INT8, Quantised.TURBO2
 LEVERS = {
     "int8, m 16, ef 64, 4 ×, ids pinned": replace(
         _DISK, quantised=_INT8, m=16, ef=64, oversampling=4, ids=Memory.PINNED
     ),
     "ids cold": replace(_DISK, quantised=_INT8, m=16, ef=64, oversampling=4),
-    "4 bits, m 12": replace(_DISK, quantised=_TURBO4, m=12, ef=64, oversampling=4),
-    "graph cached": replace(_DISK, quantised=_TURBO4, m=12, ef=64, oversampling=4, graph=Memory.CACHED),
-    "2 bits, m 12": replace(_DISK, ef=64, oversampling=4),
-    "ef 128": replace(_DISK, ef=128, oversampling=4),
-    "8 ×": replace(_DISK, ef=128, oversampling=8),
-    "m 8": replace(_DISK, m=8, ef=128, oversampling=8),
+    "2 bits, m 12, ef 64, 4 ×": replace(_DISK, quantised=_TURBO2, ef=64, oversampling=4),
+    "2 bits, ef 96": replace(_DISK, quantised=_TURBO2, ef=96, oversampling=4),
+    "2 bits, ef 128": replace(_DISK, quantised=_TURBO2, ef=128, oversampling=4),
+    "2 bits, ef 64, 8 ×": replace(_DISK, quantised=_TURBO2, ef=64, oversampling=8),
+    "2 bits, ef 128, 8 ×": replace(_DISK, quantised=_TURBO2, ef=128, oversampling=8),
+    "4 bits, ef 64, 1 ×": replace(_DISK, ef=64, oversampling=1),
+    "4 bits, ef 64, 2 ×": replace(_DISK, ef=64, oversampling=2),
+    "4 bits, ef 128, 2 ×: `disk`": _DISK,
+    "4 bits, ef 128, 3 ×": replace(_DISK, oversampling=3),
 }
-"""What was tried for galleries larger than memory, each beside the one above it."""
+"""What was tried for galleries larger than memory."""
 
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 _FITS = (0, 1024, 512)

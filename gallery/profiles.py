@@ -105,18 +105,18 @@ PROFILES = {
         ),
         Profile(
             "disk",
-            "larger than memory: 2-bit codes cached, all else read from disk when needed",
+            "larger than memory: 4-bit codes cached, all else read from disk when needed",
             codes=Memory.COLD,
             graph=Memory.COLD,
             payload=Memory.COLD,
             ids=Memory.COLD,
-            quantised=Quantised.TURBO2,
+            quantised=Quantised.TURBO4,
             shortened=Memory.CACHED,
             m=12,
             ef_construct=100,
             max_segment_mb=4096,
             ef=128,
-            oversampling=8.0,
+            oversampling=2.0,
         ),
     )
 }
