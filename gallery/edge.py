@@ -190,11 +190,16 @@ class EdgeGallery:
 
 
 def _loaded(folder: Path, stored: Profile) -> qe.EdgeShard:
-    """Open a shard, having called in what it will keep in memory: Edge itself reads that page by page, far slower."""
-    for part, pattern in _FILES.items():
-        if getattr(stored, part) is not Memory.COLD:
-            for path in folder.glob(f"segments/*/{pattern}"):
-                _call_in(path)
+    """Open a shard, having called in what it will keep in memory: Edge itself reads that page by page, far slower.
+
+    Not for galleries larger than memory. What came in bulk leaves in bulk when memory is short: inside 1 GB, p99 was
+    14 ms instead of 3.5.
+    """
+    if stored.codes is not Memory.COLD:
+        for part, pattern in _FILES.items():
+            if getattr(stored, part) is not Memory.COLD:
+                for path in folder.glob(f"segments/*/{pattern}"):
+                    _call_in(path)
     return qe.EdgeShard.load(str(folder))
 
 
