@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
-from gallery.errors import StoreDamagedError, StoreError, StoreFullError, StoreLockedError
+from gallery.errors import LookalikeError, StoreDamagedError, StoreError, StoreFullError, StoreLockedError
 from gallery.points import entry, fields, hit, payload, point_id, threshold
 from gallery.profiles import ACORN_SELECTIVITY, Memory, Profile, Quantised, profile
 from gallery.types import Entry, GallerySpec, Hit, Query, check_codes
@@ -54,6 +54,7 @@ class EdgeGallery:
             if (folder / "edge_config.json").exists():
                 self._shard = _loaded(folder, self._stored)
             else:
+                _check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._stored))
                 # links of their own for each label would double the graph of a large gallery; see `_search_params`
                 by_label = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._stored.payload])
@@ -74,7 +75,7 @@ class EdgeGallery:
         points = [
             qe.Point(point_id(one.key), code.tolist(), payload(one)) for one, code in zip(entries, codes, strict=True)
         ]
-        self._check_space(_HEADROOM)
+        _check_space(self._folder, _HEADROOM)
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.upsert_points(points))
 
@@ -132,7 +133,7 @@ class EdgeGallery:
             StoreFullError: The disk has no room for it.
             StoreDamagedError: The index could not be built.
         """
-        self._check_space(_HEADROOM + sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
+        _check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
         self._close_shard()
         if sys.platform == "linux":
             # what Edge has freed would stay with this process, 0.3 KB an entry, while the index takes its own memory
@@ -141,7 +142,7 @@ class EdgeGallery:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-            self._check_space(_HEADROOM)
+            _check_space(self._folder, _HEADROOM)
             raise StoreDamagedError(f"no index could be built in {self._folder}: {reason}: run the same again")
         with _translated(self._folder):
             self._shard = _loaded(self._folder, self._stored)
@@ -151,14 +152,11 @@ class EdgeGallery:
         """Flush and close the shard."""
         self._close_shard()
 
-    def _check_space(self, needed: int) -> None:
-        # Edge maps files that take up their space only when written to: a full disk would kill the process.
-        free = shutil.disk_usage(self._folder).free
-        if free < needed:
-            raise StoreFullError(
-                f"the disk of {self._folder} is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: "
-                "make space and run the same again"
-            )
+    def settle(self) -> None:
+        """Close the shard, having had Edge work off what it leaves to its next opening: its files stay as they are."""
+        self._close_shard()
+        with _translated(self._folder):
+            _loaded(self._folder, self._stored).close()
 
     def _close_shard(self) -> None:
         if not self._closed:
@@ -189,17 +187,23 @@ class EdgeGallery:
         return qe.SearchParams(hnsw_ef=ef, quantization=again)
 
 
-def _loaded(folder: Path, stored: Profile) -> qe.EdgeShard:
-    """Open a shard, having called in what it will keep in memory: Edge itself reads that page by page, far slower.
+def _check_space(folder: Path, needed: int) -> None:
+    # Edge maps files that take up their space only when written to: a full disk would kill the process.
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StoreFullError(
+            f"the disk of {folder} is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: "
+            "make space and run the same again"
+        )
 
-    Not for galleries larger than memory. What came in bulk leaves in bulk when memory is short: inside 1 GB, p99 was
-    14 ms instead of 3.5.
-    """
-    if stored.codes is not Memory.COLD:
-        for part, pattern in _FILES.items():
-            if getattr(stored, part) is not Memory.COLD:
-                for path in folder.glob(f"segments/*/{pattern}"):
-                    _call_in(path)
+
+def _loaded(folder: Path, stored: Profile) -> qe.EdgeShard:
+    """Open a shard, having called in what it will keep in memory: Edge itself reads that page by page, far slower."""
+    for part, pattern in _FILES.items():
+        if getattr(stored, part) is not Memory.COLD:
+            for path in folder.glob(f"segments/*/{pattern}"):
+                _call_in(path)
     return qe.EdgeShard.load(str(folder))
 
 
@@ -268,6 +272,8 @@ def _filter(query: Query) -> qe.Filter | None:
 def _translated(folder: Path) -> Iterator[None]:
     try:
         yield
+    except LookalikeError:
+        raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "WouldBlock" in reason:

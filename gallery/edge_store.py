@@ -255,10 +255,10 @@ class _Live(_Version):
 
     def close(self) -> None:
         try:
-            count = self.count() if self._changed else 0
-            self._close_shard()
             if self._changed:
                 self._changed = False
+                count = self.count()
+                self.settle()
                 with _file_errors(str(self.folder)):
                     _write_spec(self.folder, replace(self.spec, count=count))
                     write_manifest(self.folder)

@@ -34,7 +34,8 @@ def read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
         files: dict[str, dict[str, int | str]] = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise StoreDamagedError(
-            f"{folder} has no {MANIFEST}: a load into it was cut off: run the same `ingest load …` again"
+            f"{folder} has no {MANIFEST}: a load into it was cut off, or a service that changes it is running: run the "
+            "same `ingest load …` again, or end the service first"
         ) from None
     except (OSError, ValueError) as error:
         raise StoreDamagedError(f"{folder / MANIFEST} can't be read: {error}") from error

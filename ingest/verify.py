@@ -3,8 +3,10 @@
 Asked of every version before it goes live, and by `ingest check` at any time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from encoder_service.encoder import Encoder, load_encoder
 from gallery import Gallery, Query, Store
 from gallery.errors import LookalikeError
+from gallery.manifest import GROWN
 from ingest.ledger import Ledger, Row, Status
 from ingest.progress import Advance, Stages
 from ingest.sources import open_source
@@ -69,13 +72,27 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
         return problems, 0
     encoder = load_encoder(spec.encoder)
     spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
-    with closing(store.open(name)) as gallery, closing(Ledger(store.folder(name))) as ledger:
+    with closing(store.open(name)) as gallery, _ledger(store, name, gallery, stages) as ledger:
         wrong = count_problems(gallery, ledger)
         with stages.stage("images", None) as advance:
             inputs, notes = _sampled_inputs(ledger.sample(sample), encoder, advance)
         for note in notes:
             stages.say(f"note: {note}")
         return wrong + code_problems(gallery, encoder, inputs), len(inputs)
+
+
+@contextmanager
+def _ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterator[Ledger]:
+    """Yield the gallery's ledger; where a service has changed the gallery since, a copy that knows of it."""
+    with closing(Ledger(store.folder(name))) as ledger, TemporaryDirectory() as scratch:
+        if not (store.folder(name) / GROWN).exists():
+            yield ledger
+            return
+        stages.say("note: images came or went through a service; the next `ingest load` puts them into the index")
+        ledger.copy_to(Path(scratch))
+        with closing(Ledger(Path(scratch))) as copied:
+            copied.match(gallery.scroll())
+            yield copied
 
 
 def _sampled_inputs(

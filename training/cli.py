@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from encoder_service.encoder import user_models
 from encoder_service.terminal import JsonOption
 from ingest.sources.datasets import DATASETS
 from training.errors import RecipeError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 app = typer.Typer(
     help="Train encoders. Needs TensorFlow: pip install 'lookalike[train]'.",
@@ -51,6 +54,10 @@ def train(
         raise RecipeError("training needs TensorFlow, which is not installed: pip install 'lookalike[train]'")
     if not (name or out):
         raise RecipeError("expected --name for the user's models folder, or --out FOLDER, got neither")
+    if not (out or _NAME.fullmatch(name)):
+        raise RecipeError(
+            f"--name {name!r}: expected letters, digits, '.', '-' and '_', beginning with a letter or digit"
+        )
     folder = out or user_models() / name
     is_dataset = source in DATASETS
     shape = {"size": size or (28 if is_dataset else 64), "channels": channels or (1 if is_dataset else 3)}

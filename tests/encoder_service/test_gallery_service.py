@@ -127,6 +127,26 @@ def test_a_gallery_that_grew_is_whole_when_the_service_has_ended(
     assert store.differences("digits") == []
 
 
+def test_a_gallery_that_grew_is_sound_and_worth_a_backup(
+    command: Command,
+    store_url: str,
+    store: Store,
+    server: Server,
+    own: Client,
+    queries: list[Image.Image],
+    tmp_path: Path,
+) -> None:
+    list(own.add(new(queries, 7), "digits"))
+    server.stop()
+    store.open("digits").close()  # opened once more, as by another service
+    checked = command("ingest", "check", "digits", "--sample", "0", "--store", store_url)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "images came or went through a service" in checked.stderr
+    backup = command("ingest", "backup", "digits", str(tmp_path / "digits.tar.gz"), "--store", store_url)
+    assert backup.returncode == 0, backup.stderr
+    assert "407 images" in backup.stdout
+
+
 def test_what_was_acknowledged_is_there_after_a_kill(store_url: str, store: Store, queries: list[Image.Image]) -> None:
     command = [str(BIN / "encoder-service"), "serve", "--port", "0", "--store", store_url, "--encoder", "seed"]
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -122,7 +122,7 @@ def test_a_version_that_is_not_as_it_was_built_is_not_backed_up(store: Store, tm
     build = store.build(SPEC)
     build.gallery.upsert([])
     build.close()
-    with pytest.raises(StoreDamagedError, match="a load into it was cut off: run the same"):
+    with pytest.raises(StoreDamagedError, match="a load into it was cut off, or a service"):
         store.backup("g", tmp_path / "g.tar.gz")
 
 
