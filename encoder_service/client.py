@@ -27,10 +27,11 @@ from encoder_service.v1 import (
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
 
-# A call that was turned away has not been begun: it is tried again, when the service has said or soon.
+# A call that was turned away, or in a rush cancelled before it was read, is tried again: when the service has said or
+# soon.
 _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
-    "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]}"""
+    "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")

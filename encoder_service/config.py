@@ -72,7 +72,7 @@ class Config:
             min=1,
             max=1000,
         ),
-    ] = 64
+    ] = 32
     max_streams: Annotated[int, _option("MAX_STREAMS", "Streams under way at once.", min=1, max=1000)] = 16
     metrics_host: Annotated[str, _option("METRICS_HOST", "Address of the metrics.")] = "127.0.0.1"
     metrics_port: Annotated[

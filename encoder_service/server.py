@@ -46,9 +46,9 @@ _KEEPALIVE_MS = 60_000
 _LAST_CALLS_S = 0.5
 _LOOK_S = 0.02
 # Calls under way on one connection: a client holds back what is beyond, and nobody has to be turned away.
-CALLS_OF_CONNECTION = 32
+CALLS_OF_CONNECTION = 16
 # Calls that have come and not been looked at yet. What is beyond, gRPC itself ends with CANCELLED.
-PENDING = 64
+PENDING = 24
 _ANY_PORT = Config(port=0)
 
 SERVICES = (
