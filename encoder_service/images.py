@@ -113,8 +113,8 @@ def normalise(
 
 
 def from_input(values: NDArray[np.float32]) -> Image.Image:
-    """Make an image of an input or a reconstruction, (height, width, channels) in [0, 1]."""
-    return from_pixels((values * 255).round().clip(0, 255).astype(np.uint8))
+    """Make an image of an input or a reconstruction, (height, width, channels) in [0, 1]; NaN is black."""
+    return from_pixels((np.nan_to_num(values) * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def thumbnail_png(image: Image.Image) -> bytes:

@@ -208,6 +208,10 @@ def test_decode_gives_the_picture_of_a_code(client: Client, encoder: Encoder, qu
             client.decode(bad)
 
 
+def test_a_code_far_from_all_others_has_a_picture_too(client: Client) -> None:
+    assert decode(client.decode(np.full(128, 3e38, np.float32))).size == (28, 28)
+
+
 def test_an_answer_says_how_usual_the_query_is(client: Client, encoder: Encoder, queries: list[Image.Image]) -> None:
     result = client.search(queries[0])
     inputs = encoder.normalise(queries[:1])
