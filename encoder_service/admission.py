@@ -4,6 +4,7 @@ In a rush, when more come than there is room for, all that wait in a long line w
 kept short until the rush is over, as in "Fail at Scale" (B. Maurer, ACM Queue 13, 2015).
 """
 
+import math
 import random
 import threading
 import time
@@ -31,6 +32,8 @@ _IS_STREAM = {
     for method in service.methods
 }
 _RUSH_S = 1.0
+# A line longer than half of what there is room for is a rush, too, when it lasts: then it is not one burst.
+_CROWDED_S = 0.1
 _RETRY_AFTER = ("retry-after", "1")
 # gRPC's own clients wait so long if they are set to try again; at random, or all would come back at once.
 _PUSHBACK_MS = (50, 250)
@@ -45,8 +48,9 @@ class Room(ThreadPoolExecutor):
         Args:
             most: How many calls may be under way.
             what: What they are: "calls".
-            in_rush: How many may be in a rush, which begins when more than `most` have come, and goes on for as long
-                as most of those that come are turned away; None for no such thing.
+            in_rush: How many may be in a rush, which begins when more than `most` have come or more than half of them
+                for a while, and goes on for as long as most of those that come are turned away; None for no such
+                thing.
         """
         super().__init__(most, thread_name_prefix=what)
         self._most = most
@@ -54,6 +58,7 @@ class Room(ThreadPoolExecutor):
         self._what = what
         self._taken = 0
         self._rush_ends = 0.0
+        self._crowded_since = math.inf
         self._came = self._turned_away = 0
         self._counting = threading.Lock()
 
@@ -69,11 +74,13 @@ class Room(ThreadPoolExecutor):
             goes_on = now < self._rush_ends + _RUSH_S and 2 * self._turned_away > self._came
             self._rush_ends = now + _RUSH_S if goes_on else 0.0
             self._came = self._turned_away = 0
+        self._crowded_since = min(self._crowded_since, now) if 2 * self._taken > self._most else math.inf
+        if self._taken >= self._most or now - self._crowded_since > _CROWDED_S:
+            self._rush_ends = self._rush_ends or now + _RUSH_S
         self._came += 1
         if self._taken < (self._in_rush if self._rush_ends else self._most):
             return ""
         self._turned_away += 1
-        self._rush_ends = self._rush_ends or now + _RUSH_S
         return f"the service has {self._taken} {self._what} under way, its most just now: try again soon"
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":

@@ -4,9 +4,9 @@ Health is answered to any prober, whoever it is.
 """
 
 import logging
+import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -148,7 +148,11 @@ def _whole(request: Any) -> Any:
 def id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Return the request id that a caller gave, or a new one where it gave none that can be logged."""
     given = value_of("x-request-id", metadata)
-    return given if given.isascii() and given.isprintable() and 0 < len(given) <= _LONGEST_ID else uuid.uuid4().hex
+    return (
+        given
+        if given.isascii() and given.isprintable() and 0 < len(given) <= _LONGEST_ID
+        else f"{random.getrandbits(128):032x}"
+    )
 
 
 def value_of(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -37,8 +37,9 @@ from gallery import Store
 
 # Threads for health alone: one that asks and sends nothing keeps one.
 _HEALTH_THREADS = 32
-# Calls that are worked on at once; in a rush fewer are let in, as turning others away is work too.
-_AT_ONCE = 2 * (os.cpu_count() or 1)
+# Calls that are worked on at once: more would keep the one thread that reads what comes from its turn in Python, and
+# answer no more calls. In a rush fewer are let in, as turning others away is work too.
+_AT_ONCE = os.cpu_count() or 1
 _IN_RUSH = max(1, _AT_ONCE // 4)
 # A client that has vanished without a word is found out after so long.
 _KEEPALIVE_MS = 60_000
@@ -46,9 +47,10 @@ _KEEPALIVE_MS = 60_000
 _LAST_CALLS_S = 0.5
 _LOOK_S = 0.02
 # Calls under way on one connection: a client holds back what is beyond, and nobody has to be turned away.
-CALLS_OF_CONNECTION = 16
-# Calls that have come and not been looked at yet. What is beyond, gRPC itself ends with CANCELLED.
-PENDING = 24
+CALLS_OF_CONNECTION = 8
+# Calls that have come and not been looked at yet: the next one waits for all of them. What is beyond, gRPC itself
+# ends with CANCELLED, which costs the reading thread nothing.
+PENDING = 12
 _ANY_PORT = Config(port=0)
 
 SERVICES = (
@@ -100,6 +102,8 @@ class Server:
             options=[
                 ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
                 ("grpc.max_concurrent_streams", CALLS_OF_CONNECTION),
+                # gRPC would also count calls that are answered and not cleared away yet, and cut new ones off
+                ("grpc.http.overload_protection", 0),
                 ("grpc.server.max_pending_requests", PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", PENDING),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

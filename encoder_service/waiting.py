@@ -76,7 +76,10 @@ class _Arrived(Generic[T]):
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._ended)
             if not self._items and self._error:
-                raise self._error
+                try:
+                    raise self._error
+                finally:
+                    self._error = None  # with it, this and all that its traceback holds would keep each other alive
             taken, self._bytes = list(self._items), 0
             self._items.clear()
             self._changed.notify_all()

@@ -1,5 +1,6 @@
 """What every call goes through: limits, request ids, metrics, and what strangers are told of errors."""
 
+import gc
 import json
 import re
 import threading
@@ -18,7 +19,7 @@ from encoder_service.client import Client
 from encoder_service.config import Config
 from encoder_service.encoder import Encoder
 from encoder_service.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from encoder_service.server import Server
+from encoder_service.server import CALLS_OF_CONNECTION, Server
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
 from gallery import Store
 from gallery.edge import EdgeGallery
@@ -187,6 +188,18 @@ def test_bytes_that_are_no_message_are_the_caller_s_mistake(channel: grpc.Channe
     assert "expected a protobuf message" in str(refused.value.details())
 
 
+def test_streams_that_failed_take_no_room_on_their_connection(channel: grpc.Channel) -> None:
+    send: Any = channel.stream_stream("/encoder_service.v1.GalleryService/AddImages")
+    gc.disable()  # what only a collection would clear away stays
+    try:
+        for _ in range(3 * CALLS_OF_CONNECTION):
+            with pytest.raises(grpc.RpcError) as refused:
+                list(send(iter([b"\xff\xff"])))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    finally:
+        gc.enable()
+
+
 def test_a_call_whose_time_is_over_is_not_worked_on(channel: grpc.Channel, queries: list[Image.Image]) -> None:
     assert searched(channel, queries[0], timeout=0).code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -200,8 +213,8 @@ def test_a_name_too_long_for_an_answer_is_the_caller_s_mistake(channel: grpc.Cha
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_callers_that_send_nothing_keep_nobody_else_waiting(channel: grpc.Channel) -> None:
-    """Twelve ask for health, and none of them sends its message."""
+def test_callers_that_send_nothing_keep_nobody_else_waiting(channel: grpc.Channel, server: Server) -> None:
+    """Twelve ask for health on one connection, and none of them sends its message."""
     ended = threading.Event()
 
     def never() -> Iterator[bytes]:
@@ -213,8 +226,9 @@ def test_callers_that_send_nothing_keep_nobody_else_waiting(channel: grpc.Channe
         send: Any = channel.stream_unary(name)
         held.append(send.future(never(), timeout=30))
     time.sleep(0.5)
-    health: Any = health_pb2_grpc.HealthStub(channel)
-    assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+    with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as other:
+        health: Any = health_pb2_grpc.HealthStub(other)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status
     ended.set()
     for call in held:
         call.cancel()
