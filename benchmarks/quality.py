@@ -34,7 +34,7 @@ class Split:
         """Read it."""
         items = list(open_source(dataset, part))
         self.inputs = normalise([item.image() for item in items], (28, 28, 1))
-        self.labels = [item.label for item in items]
+        self.labels = [item.label or "" for item in items]
 
     @property
     def pixels(self) -> NDArray[np.float32]:

@@ -59,6 +59,8 @@ def serve(config: Config) -> None:
         server.stop(grace_s=0)
         raise
     print(f"serving on {server.address}", flush=True)
+    if config.metrics_port is not None:
+        print(f"metrics on http://{config.metrics_host}:{server.metrics_port}/metrics", flush=True)
     server.wait_for_signal()
 
 

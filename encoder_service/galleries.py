@@ -88,7 +88,10 @@ class Galleries:
 
     def open_all(self) -> None:
         """Open every gallery whose encoder is here, so that no first search has to wait for it."""
-        for spec in self._store.list():
+        specs = self._store.list()
+        if not specs:
+            _log.warning("no gallery in %s yet: build one with `ingest load mnist`", self._store.url)
+        for spec in specs:
             try:
                 with self.searcher(spec.name):
                     pass

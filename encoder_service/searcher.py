@@ -57,6 +57,12 @@ class SearchResult:
     reconstruction_error: float | None = None
     query_percentile: float | None = None
 
+    @property
+    def is_unusual(self) -> bool:
+        """Whether the gallery probably has nothing like it: query or nearest hit lie above the 99th percentile."""
+        nearest = self.hits[0].distance_percentile if self.hits else None
+        return any(percentile is not None and percentile > 99 for percentile in (self.query_percentile, nearest))
+
 
 @dataclass(slots=True)
 class _Prepared:

@@ -83,12 +83,15 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
         cert_file: The caller's own certificate with its key; None for none.
 
     Raises:
-        InvalidInputError: A file can't be read.
+        InvalidInputError: A file can't be read, or the address is none.
     """
     import grpc
 
     from encoder_service.client import Client
 
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise InvalidInputError(f"service {address!r}: expected HOST:PORT, such as 127.0.0.1:50051")
     if cert_file and not ca_file:
         raise InvalidInputError("--cert-file: expected --ca-file with it")
     token = _read(token_file).decode().strip() if token_file else ""
@@ -127,10 +130,16 @@ def print_hits(result: SearchResult, query: str) -> None:
     table.add_column("key")
     table.add_column("label")
     table.add_column("distance", justify="right")
+    table.add_column("percentile", justify="right")
     for rank, hit in enumerate(result.hits, start=1):
-        table.add_row(str(rank), hit.key, hit.label, f"{hit.distance:.3f}")
+        percentile = "" if hit.distance_percentile is None else f"{hit.distance_percentile:.0f}"
+        table.add_row(str(rank), hit.key, hit.label, f"{hit.distance:.3f}", percentile)
     console = Console()
     console.print(table)
+    if result.is_unusual:
+        console.print(
+            "probably nothing there is like it: 99 of 100 images of the gallery are less unusual", style="yellow"
+        )
     console.print(
         f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "
         f"encode {result.encode_ms:.2f} ms, search {result.search_ms:.2f} ms",

@@ -135,7 +135,10 @@ class EdgeStore:
 
     def drop(self, name: str) -> None:
         """Remove a gallery with all its versions."""
-        home = self._live(name).parent
+        home = self._root / check_name(name)
+        with _file_errors(self.url):
+            if not (home / _CURRENT).exists():  # a damaged gallery can be dropped, too
+                raise self._not_found(name)
         with ExitStack() as locks, _file_errors(self.url):
             for path in (home / "LOADING", *home.glob("v*/OPEN")):
                 locks.callback(Lock(path, f"gallery '{name}'").close)
@@ -165,6 +168,7 @@ class EdgeStore:
     def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> "_Version":
         live = self._live(spec.name) if (home / _CURRENT).exists() else None
         if live and not rebuild:
+            _check_unaltered(spec.name, live)
             version = _Version(live, _read_spec(live).extended_by(spec))
             (live / MANIFEST).unlink(missing_ok=True)  # its files are about to change
             return version
@@ -276,6 +280,18 @@ class _Live(_Version):
 def _number(folder: Path) -> int:
     """Return the version that a folder holds, 0 for a folder of another name."""
     return int(folder.name[1:]) if folder.name[1:].isdecimal() else 0
+
+
+def _check_unaltered(name: str, live: Path) -> None:
+    """See that a version is as it was built, before a load that would describe it anew."""
+    with _file_errors(str(live)):
+        known = differences(live) if (live / MANIFEST).exists() else []
+    wrong = [line for line in known if line.startswith("shard/")]  # the rest can be made anew
+    if wrong:
+        raise StoreDamagedError(
+            f"gallery '{name}' is not as it was built: {wrong[0]}: build it again with --rebuild, or bring back a "
+            f"backup with `ingest restore FILE --name {name}`"
+        )
 
 
 def _can_resume(folder: Path, wanted: GallerySpec) -> bool:

@@ -56,7 +56,8 @@ class Lock:
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise StoreLockedError(
-                f"{what} is in use by {holder}: wait for it, stop it, or ask a running service with --address"
+                f"{what} is in use by {holder}: wait for it or stop it; a running service is asked with "
+                "`encoder-service search … --address`, and added to with `ingest load … --service`"
             ) from None
         self._file.truncate(0)
         self._file.write(

@@ -33,7 +33,7 @@ def list_galleries(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fal
     """List the galleries."""
     specs = open_store(store).list()
     if as_json:
-        print(json.dumps([as_dict(spec, store) for spec in specs]))
+        print(json.dumps([{**as_dict(spec, store), "sources": spec.sources} for spec in specs]))
         return
     if not specs:
         print(f"no galleries in {store}: build one with `ingest load mnist`")
@@ -52,9 +52,12 @@ def drop(
 ) -> None:
     """Remove a gallery with all its versions."""
     galleries = open_store(store)
-    spec = galleries.spec(name)
+    try:
+        what = f"gallery '{name}' with {galleries.spec(name).count:,} images"
+    except StoreDamagedError:
+        what = f"gallery '{name}', which is damaged,"
     if not yes:
-        typer.confirm(f"Remove gallery '{name}' with {spec.count:,} images from {store}?", abort=True, err=True)
+        typer.confirm(f"Remove {what} from {store}?", abort=True, err=True)
     galleries.drop(name)
     print(f"dropped {name}")
 

@@ -125,7 +125,7 @@ def _from_source(source: Source, encoder: Encoder, step: int) -> Iterable[Entry]
             image = item.image()
         except ImageError:
             continue  # a query that is no image asks nothing
-        yield Entry(item.key, encoder.encode_images([image])[0], item.label, item.sha256, thumbnail_png(image))
+        yield Entry(item.key, encoder.encode_images([image])[0], item.label or "", item.sha256, thumbnail_png(image))
 
 
 def _from_gallery(gallery: Gallery, step: int) -> Iterable[Entry]:

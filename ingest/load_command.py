@@ -59,7 +59,7 @@ def load(
         typer.Argument(help="mnist, fashion-mnist, or the path of a folder, a .tar, a .zip, an .npz or an IDX file."),
     ],
     name: Annotated[str, typer.Option(help="Name of the gallery; the source's name if not given.")] = "",
-    split: Annotated[str, typer.Option(help="Part of the dataset: train, test or all.")] = "train",
+    split: Annotated[str, typer.Option(help="Part of the dataset: train, test or all.", show_default="train")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many images.")] = None,
     label_from: Annotated[
         str, typer.Option(metavar="folder", help="Label each image with the name of the folder that it is in.")
@@ -97,9 +97,12 @@ def load(
     """
     from ingest.build import REJECTED, Terms, check_rejected, fill
     from ingest.progress import Stages
-    from ingest.sources import default_encoder, default_gallery, open_source, place_of
+    from ingest.sources import default_encoder, default_gallery, is_dataset, open_source, place_of
 
     begun = time.perf_counter()
+    if split and "/" in source and is_dataset(source):
+        raise InvalidInputError(f"expected one of --split {split} and {source}, got both")
+    split = split or "train"
     if prune and limit:
         raise InvalidInputError("expected one of --prune and --limit, got both: all beyond the limit would be removed")
     if dedupe and workers > 1:
@@ -165,6 +168,8 @@ def _load_through(client: "Client", address: str, name: str, images: "Source", a
     else:
         print(f"{name}: {done.added:,} images added, {done.unchanged:,} were there already")
         print(f"{count:,} in all, service {address}")
+    if bad:
+        print(f"{len(bad):,} bad images left out, such as:", file=sys.stderr)
     for row in bad[:_SHOWN]:
         print(f"  {row.key!r}: {row.reason}", file=sys.stderr)
     check_rejected(done, allowed, "the others are in")

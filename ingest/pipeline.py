@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -205,6 +205,8 @@ class Load:
         originals = self.ledger.kept([row.sha256 for row in rows.values() if row.status is Status.DUPLICATE])
         for item in items:
             sha256, row = item.sha256, rows.get(item.key)
+            if item.label is None:  # then an image keeps the label that it has
+                item = replace(item, label=row.label if row else "")
             if row is None or self._is_to_do(item, sha256, row, sha256 in originals):
                 batch.new.append((item, sha256))
             else:
@@ -239,12 +241,12 @@ class Load:
             try:
                 image = item.image()
             except ImageError as error:
-                bad.append(Row(item.key, Status.BAD, sha256, item.label, str(error)))
+                bad.append(Row(item.key, Status.BAD, sha256, item.label or "", str(error)))
                 continue
             # one at a time: a large picture is gone before the next is decoded
             inputs.append(self.encoder.normalise([image]))
             thumbnails.append(thumbnail_png(image))
-            rows.append(Row(item.key, Status.OK, sha256, item.label))
+            rows.append(Row(item.key, Status.OK, sha256, item.label or ""))
         return np.concatenate(inputs) if inputs else np.empty(0, np.float32), rows, thumbnails, bad
 
     def encode(self, batch: Batch) -> Batch:

@@ -40,15 +40,15 @@ def load_through(client: Client, gallery: str, source: Source, stages: Stages) -
             if item.size > MAX_IMAGE_BYTES:
                 problem = f"expected at most {MAX_IMAGE_BYTES:,} bytes, got {item.size:,}"
             if problem:
-                bad.append(Row(item.key, Status.BAD, "", item.label, problem))
+                bad.append(Row(item.key, Status.BAD, "", "", problem))
                 continue
             try:
                 picture = item.content if isinstance(item.content, bytes) else from_pixels(item.content)
             except ImageError as error:
-                bad.append(Row(item.key, Status.BAD, "", item.label, str(error)))
+                bad.append(Row(item.key, Status.BAD, "", "", str(error)))
                 continue
             sent.append(item.key)
-            yield NewImage(item.key, picture, item.label)
+            yield NewImage(item.key, picture, item.label or "")
 
     with stages.stage("loading", source.count) as advance:
         for answer in client.add(images(), gallery):

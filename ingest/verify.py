@@ -21,6 +21,7 @@ from ingest.sources import open_source
 
 # Codes of one image may differ by rounding, as between one batch size and another, or one processor and another.
 _ROUNDING = 1e-3
+_NOTES = 5
 
 
 def count_problems(gallery: Gallery, ledger: Ledger) -> list[str]:
@@ -76,8 +77,10 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
         wrong = count_problems(gallery, ledger)
         with stages.stage("images", None) as advance:
             inputs, notes = _sampled_inputs(ledger.sample(sample), encoder, advance)
-        for note in notes:
+        for note in notes[:_NOTES]:
             stages.say(f"note: {note}")
+        if len(notes) > _NOTES:
+            stages.say(f"note: and {len(notes) - _NOTES:,} more like these")
         return wrong + code_problems(gallery, encoder, inputs), len(inputs)
 
 

@@ -17,7 +17,16 @@ from ingest.sources.idx import is_idx, open_idx
 from ingest.sources.labels import LabelFile, Labelled, folder_of
 from ingest.sources.npz import open_npz
 
-__all__ = ["Item", "Source", "dataset_image", "default_encoder", "default_gallery", "open_source", "place_of"]
+__all__ = [
+    "Item",
+    "Source",
+    "dataset_image",
+    "default_encoder",
+    "default_gallery",
+    "is_dataset",
+    "open_source",
+    "place_of",
+]
 
 
 class _Kind(NamedTuple):
@@ -61,6 +70,8 @@ def open_source(
         raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
     if label_from and labels:
         raise InvalidInputError("expected one of --label-from and --labels, got both")
+    if (label_from or labels) and is_dataset(name):
+        raise InvalidInputError(f"{name} has labels of its own: expected it without --label-from and --labels")
     source = _open(name, split, limit)
     if label_from:
         return Labelled(source, folder_of)
@@ -79,10 +90,15 @@ def _open(name: str, split: str, limit: int | None) -> Source:
     return kind.open(path, limit)
 
 
+def is_dataset(name: str) -> bool:
+    """Tell whether this is a dataset that has a name, or a split of one: `mnist`, `mnist/test`."""
+    return name.partition("/")[0] in DATASETS
+
+
 def place_of(name: str, split: str) -> str:
     """Return what `open_source` finds the same images by from anywhere: `mnist/train`, or an absolute path."""
     dataset, _, part = name.partition("/")
-    return f"{dataset}/{part or split}" if dataset in DATASETS else str(Path(name).resolve())
+    return f"{dataset}/{part or split}" if is_dataset(name) else str(Path(name).resolve())
 
 
 def default_gallery(name: str) -> str:
@@ -91,9 +107,8 @@ def default_gallery(name: str) -> str:
     Raises:
         InvalidInputError: The path's name has nothing to make a gallery's name of.
     """
-    dataset = name.partition("/")[0]
-    if dataset in DATASETS:
-        return dataset
+    if is_dataset(name):
+        return name.partition("/")[0]
     stem = re.sub(r"\.(npz|zip|(tar|gz|bz2|xz|tgz|\.)+)$", "", Path(name).resolve().name.lower())
     plain = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:64]
     if not plain:
@@ -103,5 +118,4 @@ def default_gallery(name: str) -> str:
 
 def default_encoder(name: str) -> str:
     """Return the name of the encoder that a source is encoded with if nobody says otherwise."""
-    dataset = name.partition("/")[0]
-    return DATASETS[dataset].encoder if dataset in DATASETS else DEFAULT_ENCODER
+    return DATASETS[name.partition("/")[0]].encoder if is_dataset(name) else DEFAULT_ENCODER

@@ -92,8 +92,9 @@ class ArchiveSource:
         try:
             yield
         except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
+            reason = " ".join(str(error).split())
             raise SourceError(
-                f"{self._path}: expected a whole .tar or .zip of images, got one that can't be read ({error})"
+                f"{self._path}: expected a whole .tar or .zip of images, got one that can't be read ({reason})"
             ) from error
 
 

@@ -57,7 +57,7 @@ class Rows:
                 if len(content) < length:
                     raise SourceError(f"{self.file}: expected {self.shape[0]:,} images, and it ends after {row:,}")
                 pixels = np.frombuffer(content, np.uint8).reshape(self.shape[1:])
-                yield Item(f"{prefix}/{row}", pixels, "" if self.labels is None else str(self.labels[row]))
+                yield Item(f"{prefix}/{row}", pixels, None if self.labels is None else str(self.labels[row]))
 
 
 class ArraySource:

@@ -20,13 +20,13 @@ class Item:
     Attributes:
         key: Its name for people: the same source gives the same keys.
         content: An image file's bytes, or pixels, (h, w) or (h, w, channels) uint8.
-        label: What it is said to show; empty for none.
+        label: What it is said to show; empty for none, None where the source does not say.
         problem: Why its content could not be read; empty where it could.
     """
 
     key: str
     content: bytes | NDArray[np.uint8]
-    label: str = ""
+    label: str | None = None
     problem: str = ""
 
     @property

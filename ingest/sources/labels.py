@@ -16,7 +16,10 @@ _LABELS = ("label", "class", "category", "tag")
 
 
 class Labelled:
-    """A source whose images get their labels by key."""
+    """A source whose images get their labels by key.
+
+    Reading it raises SourceError in the end where no image got one.
+    """
 
     def __init__(self, source: Source, label_of: Callable[[str], str], besides: str = "") -> None:
         """Take the parts.
@@ -38,9 +41,17 @@ class Labelled:
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images."""
+        labelled, key = False, ""
         for item in self._source:
             if item.key.rpartition("/")[2] != self._besides:
-                yield replace(item, label=self._label_of(item.key))
+                key, label = item.key, self._label_of(item.key)
+                labelled |= bool(label)
+                yield replace(item, label=label)
+        if self._besides and key and not labelled:
+            raise SourceError(
+                f"labels {self._besides}: expected paths in {self.name} such as {key.partition('/')[2]!r}, and none of "
+                "its lines names an image there"
+            )
 
 
 def folder_of(key: str) -> str:

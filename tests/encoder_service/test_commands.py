@@ -62,6 +62,10 @@ def test_stdin_a_limit_and_the_table(command: Command, store_url: str, queries: 
     assert done.returncode == 0
     assert done.stdout.count("digits/train/") == 3
     assert "distance" in done.stdout
+    assert "probably nothing" not in done.stdout
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
+    done = command("encoder-service", "search", "-", "--store", store_url, stdin=png(noise))
+    assert "probably nothing there is like it" in done.stdout
 
 
 def test_a_stored_key_is_searched_for_and_drawn(command: Command, store_url: str, tmp_path: Path) -> None:
@@ -96,6 +100,7 @@ def test_a_dataset_image_is_searched_for_though_no_gallery_holds_it(command: Com
         (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),
         (("mnist/test/7", "--limit", "1001"), 2, "'--limit': Input should be less than or equal to 1000"),
         (("digits/train/0", "--address", "127.0.0.1:1"), 5, "start it with `encoder-service serve`"),
+        (("digits/train/0", "--address", "127.0.0.1"), 3, "service '127.0.0.1': expected HOST:PORT"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(

@@ -30,7 +30,7 @@ def test_load_list_search_drop(command: Command, store_url: str) -> None:
         assert f"{stage}: " in loaded.stderr
 
     (gallery,) = listed(command, store_url)
-    assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "profile", "store"}
+    assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "profile", "store", "sources"}
     assert (gallery["name"], gallery["version"], gallery["count"]) == ("mnist", 1, 2000)
     assert (gallery["encoder"], gallery["store"]) == ("mnist", store_url)
 
@@ -77,6 +77,8 @@ def test_name_and_split(command: Command, store_url: str) -> None:
     [
         (("load", "minst"), 4, "no source 'minst': expected one of mnist, fashion-mnist, or the path of a folder"),
         (("load", "mnist", "--split", "half"), 3, "split 'half'"),
+        (("load", "mnist/test", "--split", "train"), 3, "expected one of --split train and mnist/test"),
+        (("load", "mnist", "--label-from", "folder"), 3, "mnist has labels of its own"),
         (("load", "mnist", "--name", "Not/A/Name"), 3, "gallery name 'Not/A/Name'"),
         (("load", "mnist", "--encoder", "none"), 4, "no encoder 'none'"),
         (("load", "mnist", "--limit", "0"), 2, "--limit"),

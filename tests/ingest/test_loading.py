@@ -93,6 +93,8 @@ def test_new_labels_reach_the_gallery(store: Store, encoder: Encoder, photos: Pa
         source = open_source(str(photos), labels=photos.parent / "labels.csv")
         assert fill(build, source, str(photos), encoder, Stages())[1].added == 1
     assert {entry.label for entry in stored(store).values()} == {"", "three"}
+    assert load(store, encoder, photos).unchanged == 12  # which says nothing of labels
+    assert stored(store)["photos/03.png"].label == "three"
 
 
 def test_prune_removes_what_has_left_its_own_source_only(store: Store, encoder: Encoder, photos: Path) -> None:
@@ -225,6 +227,8 @@ def test_the_exit_code_says_when_too_many_are_bad(
         (("--prune", "--limit", "3"), "expected one of --prune and --limit"),
         (("--label-from", "name"), "--label-from 'name': expected folder"),
         (("--label-from", "folder", "--labels", "x.csv"), "expected one of --label-from and --labels"),
+        (("--service", "nowhere"), "service 'nowhere': expected HOST:PORT"),
+        (("--service", "127.0.0.1:99999"), "service '127.0.0.1:99999': expected HOST:PORT"),
     ],
 )
 def test_options_that_contradict_are_refused(
@@ -344,6 +348,22 @@ def test_check_says_what_is_wrong_and_what_to_do(command: Command, store_url: st
     assert done.returncode == 3
     assert "photos: " in done.stdout
     assert "build it again with `ingest load … --name photos --rebuild`" in done.stderr
+
+
+def test_a_version_that_was_altered_is_not_loaded_into_and_can_be_dropped(
+    command: Command, store_url: str, photos: Path
+) -> None:
+    command("ingest", "load", str(photos), "--store", store_url)
+    home = Path(store_url.removeprefix("edge:")) / "photos"
+    vectors = next((home / "v1").rglob("*.dat"))
+    vectors.write_bytes(bytes(vectors.stat().st_size))
+    done = command("ingest", "load", str(photos), "--store", store_url)
+    assert (done.returncode, "is not as it was built" in done.stderr) == (5, True)
+    assert command("ingest", "check", "photos", "--store", store_url).returncode == 3  # still known to be altered
+    (home / "v1" / "gallery.json").unlink()
+    assert "gallery 'photos'" in command("ingest", "list", "--store", store_url).stderr
+    assert command("ingest", "drop", "photos", "--yes", "--store", store_url).returncode == 0
+    assert not home.exists()
 
 
 def test_a_gallery_without_a_ledger_gets_one(store: Store, encoder: Encoder, photos: Path) -> None:

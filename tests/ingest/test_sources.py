@@ -272,7 +272,7 @@ def test_an_idx_pair_is_read_row_by_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack([np.asarray(item.image()) for item in items]), images)
     assert items[7].key == "t10k-images-idx3-ubyte/7"
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    assert {item.label for item in open_source(str(tmp_path / "t10k-images-idx3-ubyte.gz"))} == {""}
+    assert {item.label for item in open_source(str(tmp_path / "t10k-images-idx3-ubyte.gz"))} == {None}
 
 
 def test_an_npz_gives_each_array_of_images_with_its_labels(tmp_path: Path) -> None:
@@ -329,6 +329,13 @@ def test_labels_come_from_a_file(tmp_path: Path, name: str, content: str) -> Non
     (photos / name).write_text(content)
     labels = [item.label for item in open_source(str(photos), labels=photos / name)]
     assert labels == ["zero", "one", ""]
+
+
+def test_labels_for_other_files_are_refused(tmp_path: Path) -> None:
+    photos = picture_folder(tmp_path / "photos", 2)
+    (tmp_path / "labels.csv").write_text("other/000.png,zero\n")
+    with pytest.raises(SourceError, match=r"labels labels.csv: expected paths in photos such as '001.png'"):
+        list(open_source(str(photos), labels=tmp_path / "labels.csv"))
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def _outcome(
         else:
             call: Any = channel.unary_unary(name)
             call(content, timeout=30, metadata=metadata)
-    except grpc.RpcError as error:
+    except grpc.RpcError as raised:
+        error: Any = raised
         return error.code(), error.debug_error_string()
     return grpc.StatusCode.OK, None
 
