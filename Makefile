@@ -52,6 +52,7 @@ docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help, and docs/
 
 quality: .venv/.dev  ## Print how good the codes are: precision@5 and reconstruction error on MNIST
 	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.unusual
 
 bench: .venv/.dev  ## Print how fast it is, beside the way of the article
 	$(BIN)/python -m benchmarks.service

@@ -474,7 +474,9 @@ def _code(error: BaseException) -> grpc.StatusCode | None:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return _code(error) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    # a cluster that has just lost a node says so with INTERNAL, and asks to try again; all our writes may be repeated
+    is_asked = _code(error) is grpc.StatusCode.INTERNAL and "retry" in str(error).lower()
+    return is_asked or _code(error) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

@@ -70,10 +70,10 @@ class Faulty(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
-def status(code: grpc.StatusCode, *metadata: tuple[str, str]) -> Fault:
+def status(code: grpc.StatusCode, *metadata: tuple[str, str], says: str = "as the test wants it") -> Fault:
     def fail(context: grpc.ServicerContext) -> bytes:
         context.set_trailing_metadata(metadata)
-        context.abort(code, "as the test wants it")
+        context.abort(code, says)
         raise AssertionError
 
     return fail
@@ -134,6 +134,14 @@ def test_each_failure_of_a_server_is_an_error_of_its_own(
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (status(grpc.StatusCode.UNAVAILABLE),) * 2
+    assert gallery.search(QUERY) == []
+
+
+def test_a_cluster_that_has_lost_a_node_and_asks_to_try_again_is_asked_again(
+    faulty: Faulty, gallery: RemoteGallery
+) -> None:
+    lost = status(grpc.StatusCode.INTERNAL, says="Failed to apply operation to at least one replica. Please retry")
+    faulty.faults = (lost, lost)
     assert gallery.search(QUERY) == []
 
 
