@@ -13,14 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gallery import GallerySpec, Query
 from gallery.edge import EdgeGallery
-from gallery.profiles import PROFILES, Profile
+from gallery.profiles import PROFILES, Memory, Profile, Quantised
 
 _COLD = 100
+# JSON has only their names.
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("codes", "graph", "payload", "ids", "shortened"), Memory),
+    "quantised": Quantised,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,10 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
     return Served(**json.loads(done.stdout))
 
 
-def _inside(job: dict[str, object]) -> Served:
-    stored = Profile(**job["profile"])  # type: ignore[arg-type]
+def _inside(job: dict[str, Any]) -> Served:
+    stored = Profile(
+        **{name: _KINDS[name](value) if name in _KINDS else value for name, value in job["profile"].items()}
+    )
     PROFILES[stored.name] = stored
     queries, nearest = np.load(str(job["queries"])), np.load(str(job["nearest"]))
     begun = time.perf_counter()
