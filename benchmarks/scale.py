@@ -160,8 +160,8 @@ LEVERS = {
     "2 bits, ef 128, 8 ×": replace(_DISK, quantised=_TURBO2, ef=128, oversampling=8),
     "4 bits, ef 64, 1 ×": replace(_DISK, ef=64, oversampling=1),
     "4 bits, ef 64, 2 ×": replace(_DISK, ef=64, oversampling=2),
-    "4 bits, ef 128, 2 ×: `disk`": _DISK,
-    "4 bits, ef 128, 3 ×": replace(_DISK, oversampling=3),
+    "4 bits, ef 128, 2 ×": replace(_DISK, oversampling=2),
+    "4 bits, ef 128, 3 ×: `disk`": _DISK,
 }
 """What was tried for galleries larger than memory."""
 

@@ -57,6 +57,11 @@ class Client:
         """
         self._address = address
         self._timeout_s = timeout_s
+        self._tls_hint = (
+            "if it is, its certificate must be of this authority and for this name"
+            if credentials
+            else "if it has TLS, name its authority with --ca-file"
+        )
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -201,7 +206,7 @@ class Client:
         if not isinstance(known, ServiceError):
             return known
         answered = any(one.key == "x-request-id" for one in error.trailing_metadata() or ())
-        hint = "" if answered else ": is it running? start it with `encoder-service serve`"
+        hint = "" if answered else f": is it running? start it with `encoder-service serve`; {self._tls_hint}"
         return ServiceError(f"service at {self._address}: {known}{hint}")
 
 

@@ -116,7 +116,7 @@ PROFILES = {
             ef_construct=100,
             max_segment_mb=4096,
             ef=128,
-            oversampling=2.0,
+            oversampling=3.0,
         ),
     )
 }

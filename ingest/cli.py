@@ -1,6 +1,7 @@
 """The `ingest` command."""
 
 import json
+import sys
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -219,6 +220,12 @@ def plan_gallery(
     print()
     for line in planned.formula:
         print(line)
+    if planned.nodes < planned.fewest_nodes:
+        print(
+            f"note: {planned.nodes:,} of these nodes have too little memory, and searches would wait for the disk: "
+            f"expected {planned.fewest_nodes:,}, or more --ram",
+            file=sys.stderr,
+        )
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ class Plan:
         load_s: Time to encode and store on one loading machine of 2 cores.
         index_s: Time to build the index, all nodes at work.
         nodes: How many nodes.
+        fewest_nodes: How many have the memory.
         formula: How each was reckoned, a line each.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     load_s: float
     index_s: float
     nodes: int
+    fewest_nodes: int
     formula: tuple[str, ...]
 
 
@@ -83,6 +85,7 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
         load_s,
         index_s,
         count,
+        fewest,
         (
             f"RAM   = images × replicas × ({sizes}) bytes + nodes × {as_bytes(base)}",
             f"disk  = images × replicas × {disk / images / replicas:,.0f} bytes; keep {_DISK_ROOM:g} times that free "
