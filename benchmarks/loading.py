@@ -123,11 +123,12 @@ def _million(scratch: Path, count: int) -> None:
     command = [str(_BIN / "ingest"), "load", str(archive), "--encoder", "mnist", "--store", f"edge:{scratch}/store"]
     begun = time.perf_counter()
     loading = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    samples: list[tuple[float, float, float]] = []  # seconds, MB of the loader, MB of the index build
+    # seconds, MB of the loader, MB of the index build, MB of the loader without files
+    samples: list[tuple[float, float, float, float]] = []
     while loading.poll() is None:
-        samples.append(
-            (time.perf_counter() - begun, _resident_mb(loading.pid), sum(map(_resident_mb, _children(loading.pid))))
-        )
+        indexing = sum(map(_resident_mb, _children(loading.pid)))
+        own = _resident_mb(loading.pid, "RssAnon")
+        samples.append((time.perf_counter() - begun, _resident_mb(loading.pid), indexing, own))
         time.sleep(_SAMPLE_S)
     assert loading.stdout is not None
     print(loading.stdout.read().strip())
@@ -136,15 +137,15 @@ def _million(scratch: Path, count: int) -> None:
     last_fill = filling[filling[:, 0] < at[at[:, 2] > 0][0, 0]] if (at[:, 2] > 0).any() else filling
     print(f"whole load                    {at[-1, 0]:8.0f} s")
     print(f"loader, peak resident         {at[:, 1].max():8.0f} MB")
-    print(
-        f"  after one minute            {_at(last_fill, 60):8.0f} MB, with the last one stored {last_fill[-1, 1]:.0f}"
-    )
+    for column, what in ((1, "resident"), (3, "without files")):
+        first, last = _at(last_fill, 60, column), last_fill[-1, column]
+        print(f"  {what + ', after a minute':<28}{first:8.0f} MB, with the last one stored {last:.0f}")
     print(f"index build, peak resident    {at[:, 2].max():8.0f} MB")
     print(f"both together, peak           {(at[:, 1] + at[:, 2]).max():8.0f} MB")
 
 
-def _at(samples: NDArray[np.float64], seconds: float) -> float:
-    return float(samples[np.searchsorted(samples[:, 0], seconds).clip(0, len(samples) - 1), 1])
+def _at(samples: NDArray[np.float64], seconds: float, column: int) -> float:
+    return float(samples[np.searchsorted(samples[:, 0], seconds).clip(0, len(samples) - 1), column])
 
 
 def _generate(archive: Path, count: int) -> None:
@@ -171,12 +172,12 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _resident_mb(pid: int) -> float:
+def _resident_mb(pid: int, field: str = "VmRSS") -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
 
 
 def _ingest(*arguments: str) -> None:

@@ -20,5 +20,5 @@ def begin_logging(style: str, level: str) -> None:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
         )
-    logging.getLogger("PIL").setLevel(logging.INFO)  # of each image it would tell every chunk
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with an image is told to whoever sent it
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
