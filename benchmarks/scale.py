@@ -3,7 +3,7 @@
 `python -m benchmarks.scale grow`  10⁴ to 4·10⁶ codes: load, index, disk, search, recall, as a table and a plot
 `python -m benchmarks.scale fit`   4·10⁶ codes inside 1 GB and inside 512 MB
 `python -m benchmarks.scale try`   what was tried to get there, on 10⁶ codes inside a quarter of that
-`python -m benchmarks.scale cap`   building the index of 10⁶ codes inside 1 GB and 512 MB
+`python -m benchmarks.scale cap`   building the index of 10⁶ codes inside 1 GB, 512 MB and 256 MB
 `python -m benchmarks.scale coefficients`   what `ingest plan` reckons with
 """
 
@@ -64,6 +64,7 @@ class Built:
 
 def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
     """Store codes in a gallery as a load does, and build its index."""
+    shutil.rmtree(folder, ignore_errors=True)
     begun = time.perf_counter()
     spec = _store(folder, codes, stored, stages)
     load_s = time.perf_counter() - begun
@@ -75,18 +76,17 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
     return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
 
 
-def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> GallerySpec:
-    """Store codes with keys, labels, hashes and thumbnails."""
+def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, first: int = 0) -> GallerySpec:
+    """Store codes with keys, labels, hashes and thumbnails, beside those that are there; the first is of this row."""
     PROFILES[stored.name] = stored
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     thumbnails = [
         thumbnail_png(item.image()) for item, _ in zip(open_source("mnist"), range(_THUMBNAILS), strict=False)
     ]
     spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name)
     with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
-            batch = enumerate(codes[start : start + _BATCH], start)
+            batch = enumerate(codes[start : start + _BATCH], first + start)
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
             advance(min(_BATCH, len(codes) - start))
     return spec
@@ -168,7 +168,7 @@ LEVERS = {
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 _FITS = (0, 1024, 512)
 # Memory for indexing and full codes in a segment, both in MB.
-_CAPS = ((1024, 4096), (512, 4096), (512, 64))
+_CAPS = ((1024, 4096), (512, 128), (256, 64))
 # What a process takes before it has opened a gallery.
 _BASE_MB = 64
 
@@ -223,20 +223,39 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
 
 @app.command()
 def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
-    """Build the index inside a memory cgroup, in segments of one size and another."""
+    """Build the index inside a memory cgroup, one segment after the other as they fill, of one size and another."""
     print(_machine())
-    print("| codes | inside MB | segments of MB | index s |\n| --- | --- | --- | --- |")
+    print("| codes | inside MB | segments of MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
     for memory_mb, segment_mb in _CAPS:
         stored = replace(PROFILES["disk"], name="cap", max_segment_mb=segment_mb)
         shard = folder / "cap"
+        shutil.rmtree(shard, ignore_errors=True)
         with Stages() as stages:
-            _store(shard, codes_like_real(folder, "train", max(_GROWTH), stages)[:count], stored, stages)
-            begun = time.perf_counter()
-            with stages.stage("indexing", None), cgroup(memory_mb) as enter:
-                done = subprocess.run([sys.executable, "-m", "gallery.edge_index", str(shard)], preexec_fn=enter)
-        seconds = f"{time.perf_counter() - begun:.0f}" if done.returncode == 0 else f"ended with {done.returncode}"
-        print(f"| {count:,} | {memory_mb} | {segment_mb} | {seconds} |", flush=True)
+            codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
+            index_s = _index_in_parts(
+                shard, codes, stored, memory_mb, segment_mb * 1_000_000 // codes[0].nbytes, stages
+            )
+            queries, answers = questions(folder, codes, stages)
+            served = serve(shard, stored, queries, answers, 0) if index_s else None
+        seen = f"{index_s:.0f} | {served.p50_ms:.2f} | {served.recall_at_5:.4f}" if served else "killed | |"
+        print(f"| {count:,} | {memory_mb} | {segment_mb} | {seen} |", flush=True)
         shutil.rmtree(shard)
+
+
+def _index_in_parts(
+    shard: Path, codes: NDArray[np.float32], stored: Profile, memory_mb: int, part: int, stages: Stages
+) -> float:
+    """Store so many codes at a time, index them inside the memory, and return the time of the latter; 0 if killed."""
+    seconds = 0.0
+    for start in range(0, len(codes), part):
+        _store(shard, codes[start : start + part], stored, stages, start)
+        begun = time.perf_counter()
+        with stages.stage("indexing", None), cgroup(memory_mb) as enter:
+            done = subprocess.run([sys.executable, "-m", "gallery.edge_index", str(shard)], preexec_fn=enter)
+        if done.returncode:
+            return 0.0
+        seconds += time.perf_counter() - begun
+    return seconds
 
 
 @app.command()
