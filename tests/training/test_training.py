@@ -120,6 +120,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path) -> None:
     assert f"epoch {card['epochs']['kept']} kept" in stdout
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
     training = started(tmp_path / "cut", "--epochs", "12")
     training.kill()
