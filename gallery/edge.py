@@ -133,8 +133,9 @@ class EdgeGallery:
             StoreFullError: The disk has no room for it.
             StoreDamagedError: The index could not be built.
         """
-        _check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in self._folder.rglob("*")))
-        self._close_shard()
+        self._close_shard()  # first: while it is open, its files come and go
+        segments = (self._folder / "segments").rglob("*")
+        _check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
         if sys.platform == "linux":
             # what Edge has freed would stay with this process, 0.3 KB an entry, while the index takes its own memory
             ctypes.CDLL(None).malloc_trim(0)
