@@ -23,6 +23,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.memory import children, taken_mb
 from encoder_service.encoder import load_encoder
 from gallery import GallerySpec, open_store
 from ingest.ledger import Ledger
@@ -126,9 +127,9 @@ def _million(scratch: Path, count: int) -> None:
     # seconds, MB of the loader, MB of the index build, MB of the loader without files
     samples: list[tuple[float, float, float, float]] = []
     while loading.poll() is None:
-        indexing = sum(map(_resident_mb, _children(loading.pid)))
-        own = _resident_mb(loading.pid, "RssAnon")
-        samples.append((time.perf_counter() - begun, _resident_mb(loading.pid), indexing, own))
+        indexing = sum(map(taken_mb, children(loading.pid)))
+        own = taken_mb(loading.pid, "RssAnon")
+        samples.append((time.perf_counter() - begun, taken_mb(loading.pid), indexing, own))
         time.sleep(_SAMPLE_S)
     assert loading.stdout is not None
     print(loading.stdout.read().strip())
@@ -163,21 +164,6 @@ def _generate(archive: Path, count: int) -> None:
             member.size = file.tell()
             file.seek(0)
             packed.addfile(member, file)
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _resident_mb(pid: int, field: str = "VmRSS") -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), 0.0)
 
 
 def _ingest(*arguments: str) -> None:

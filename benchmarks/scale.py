@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.codes import codes_like_real
+from benchmarks.memory import children, taken_mb
 from benchmarks.served import Served, cgroup, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
@@ -80,9 +82,7 @@ def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: St
     """Store codes with keys, labels, hashes and thumbnails, beside those that are there; the first is of this row."""
     PROFILES[stored.name] = stored
     folder.mkdir(parents=True, exist_ok=True)
-    thumbnails = [
-        thumbnail_png(item.image()) for item, _ in zip(open_source("mnist"), range(_THUMBNAILS), strict=False)
-    ]
+    thumbnails = _thumbnails()
     spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name)
     with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
@@ -90,6 +90,11 @@ def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: St
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
             advance(min(_BATCH, len(codes) - start))
     return spec
+
+
+@cache
+def _thumbnails() -> list[bytes]:
+    return [thumbnail_png(item.image()) for item in open_source("mnist", limit=_THUMBNAILS)]
 
 
 def _entry(row: int, code: NDArray[np.float32], thumbnails: list[bytes]) -> Entry:
@@ -103,9 +108,9 @@ def _watched() -> Iterator[list[float]]:
 
     def watch() -> None:
         while not ended.wait(_SAMPLE_S):
-            for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+            for child in children(os.getpid()):
                 for index, field in enumerate(("VmRSS", "RssAnon")):
-                    peak[index] = max(peak[index], _status_mb(int(child), field))
+                    peak[index] = max(peak[index], taken_mb(child, field))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -114,14 +119,6 @@ def _watched() -> Iterator[list[float]]:
     finally:
         ended.set()
         thread.join()
-
-
-def _status_mb(pid: int, field: str) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), 0.0)
 
 
 def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple[Path, Path]:

@@ -13,20 +13,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
+from benchmarks.memory import taken_mb
 from gallery import GallerySpec, Query
 from gallery.edge import EdgeGallery
-from gallery.profiles import PROFILES, Memory, Profile, Quantised
+from gallery.profiles import PROFILES, Profile
 
 _COLD = 100
-# JSON has only their names.
-_KINDS: dict[str, Callable[[Any], Any]] = {
-    **dict.fromkeys(("codes", "graph", "payload", "ids", "shortened"), Memory),
-    "quantised": Quantised,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +76,8 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
 
 
 def _inside(job: dict[str, Any]) -> Served:
-    stored = Profile(
-        **{name: _KINDS[name](value) if name in _KINDS else value for name, value in job["profile"].items()}
-    )
+    kinds = get_type_hints(Profile)  # JSON has only the enums' values
+    stored = Profile(**{name: kinds[name](value) for name, value in job["profile"].items()})
     PROFILES[stored.name] = stored
     queries, nearest = np.load(str(job["queries"])), np.load(str(job["nearest"]))
     begun = time.perf_counter()
@@ -97,8 +92,7 @@ def _inside(job: dict[str, Any]) -> Served:
     half = len(queries) // 2
     warm = np.array(times[half:])
     right = sum(len(hits & set(rows)) for hits, rows in zip(found[half:], nearest.tolist(), strict=True))
-    status = Path("/proc/self/status").read_text().splitlines()
-    anonymous = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+    anonymous_mb = taken_mb(os.getpid(), "RssAnon")
     gallery.close()
     return Served(
         open_s,
@@ -106,7 +100,7 @@ def _inside(job: dict[str, Any]) -> Served:
         float(np.median(warm)),
         float(np.quantile(warm, 0.99)),
         right / nearest.size,
-        anonymous / 1024,
+        anonymous_mb,
     )
 
 

@@ -148,11 +148,8 @@ def _whole(request: Any) -> Any:
 def id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Return the request id that a caller gave, or a new one where it gave none that can be logged."""
     given = value_of("x-request-id", metadata)
-    return (
-        given
-        if given.isascii() and given.isprintable() and 0 < len(given) <= _LONGEST_ID
-        else f"{random.getrandbits(128):032x}"
-    )
+    can_be_logged = given.isascii() and given.isprintable() and 0 < len(given) <= _LONGEST_ID
+    return given if can_be_logged else f"{random.getrandbits(128):032x}"
 
 
 def value_of(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -53,6 +53,7 @@ class EdgeGallery:
         with _translated(folder):
             if (folder / "edge_config.json").exists():
                 self._shard = _loaded(folder, self._stored)
+                _hold(folder, self._stored)
             else:
                 _check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._stored))
@@ -201,16 +202,15 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _loaded(folder: Path, stored: Profile) -> qe.EdgeShard:
     """Open a shard, having called in what it will keep in memory: Edge itself reads that page by page, far slower."""
-    for part, pattern in _FILES.items():
+    for part in _FILES:
         if getattr(stored, part) is not Memory.COLD:
-            for path in folder.glob(f"segments/*/{pattern}"):
+            for path in _files(folder, part):
                 _call_in(path)
-    shard = qe.EdgeShard.load(str(folder))
-    if stored.codes is Memory.COLD:
-        for part in ("shortened", "graph"):
-            for path in folder.glob(f"segments/*/{_FILES[part]}"):
-                _hold(path)
-    return shard
+    return qe.EdgeShard.load(str(folder))
+
+
+def _files(folder: Path, part: str) -> Iterator[Path]:
+    return folder.glob(f"segments/*/{_FILES[part]}")
 
 
 def _call_in(path: Path) -> None:
@@ -222,16 +222,20 @@ def _call_in(path: Path) -> None:
             os.posix_fadvise(file.fileno(), start, _READ_AT_ONCE, os.POSIX_FADV_WILLNEED)
 
 
-def _hold(path: Path) -> None:
-    """Have the system hold on to a file that every search goes through, rather than to codes that are read once.
+def _hold(folder: Path, stored: Profile) -> None:
+    """Have the system hold on to what every search goes through, rather than to codes that stay on disk.
 
     Where memory is short, Linux lets go first of what was read only once (its list of inactive pages).
     """
+    if stored.codes is not Memory.COLD:
+        return
     buffer = bytearray(_READ_AT_ONCE)
-    for _ in range(2):
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+    for part in ("shortened", "graph"):
+        for path in _files(folder, part):
+            for _ in range(2):
+                with path.open("rb", buffering=0) as file:
+                    while file.readinto(buffer):
+                        pass
 
 
 def optimise(folder: str) -> None:

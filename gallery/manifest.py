@@ -42,8 +42,12 @@ def read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
     return files
 
 
-def differences(folder: Path) -> list[str]:
+def differences(folder: Path, under: str = "") -> list[str]:
     """Compare a version's files with its manifest.
+
+    Args:
+        folder: The version's.
+        under: Only files whose path in it begins so: "shard/"; empty for all.
 
     Returns:
         One line for each file that is missing, too many, or not as it was.
@@ -51,8 +55,8 @@ def differences(folder: Path) -> list[str]:
     Raises:
         StoreDamagedError: There is no manifest to compare with.
     """
-    expected = read_manifest(folder)
-    found = set(_files(folder))
+    expected = {name: facts for name, facts in read_manifest(folder).items() if name.startswith(under)}
+    found = {name for name in _files(folder) if name.startswith(under)}
     lines = [f"{name} is missing" for name in sorted(expected.keys() - found)]
     lines += [f"{name} does not belong there" for name in sorted(found - expected.keys())]
     for name in sorted(found & expected.keys()):

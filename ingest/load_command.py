@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -149,8 +150,9 @@ def load(
             print(f"{done.duplicates:,} duplicates left out, {done.pruned:,} removed that the source no longer has")
         print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({parts})")
     if done.rejected:
-        print(f"{done.rejected:,} bad images left out, named in {rejected}, such as:", file=sys.stderr)
-        _print_first_lines(rejected)
+        with rejected.open(encoding="utf-8") as lines:
+            rows = map(json.loads, lines)
+            _print_bad(done.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
     check_rejected(done, terms.max_rejected, "the others are in")
 
 
@@ -169,17 +171,15 @@ def _load_through(client: "Client", address: str, name: str, images: "Source", a
         print(f"{name}: {done.added:,} images added, {done.unchanged:,} were there already")
         print(f"{count:,} in all, service {address}")
     if bad:
-        print(f"{len(bad):,} bad images left out, such as:", file=sys.stderr)
-    for row in bad[:_SHOWN]:
-        print(f"  {row.key!r}: {row.reason}", file=sys.stderr)
+        _print_bad(len(bad), "", ((row.key, row.reason) for row in bad))
     check_rejected(done, allowed, "the others are in")
 
 
-def _print_first_lines(rejected: Path) -> None:
-    with rejected.open(encoding="utf-8") as lines:
-        for line in islice(lines, _SHOWN):
-            row = json.loads(line)
-            print(f"  {row['key']!r}: {row['reason']}", file=sys.stderr)
+def _print_bad(count: int, where: str, reasons: Iterable[tuple[str, str]]) -> None:
+    """Print how many images are bad, and the first few with their reasons."""
+    print(f"{count:,} bad images left out{where}, such as:", file=sys.stderr)
+    for key, reason in islice(reasons, _SHOWN):
+        print(f"  {key!r}: {reason}", file=sys.stderr)
 
 
 def as_dict(spec: GallerySpec, store: str) -> dict[str, object]:
