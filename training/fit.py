@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ingest.progress import Advance, Stages
 from training.errors import CollapseError, RecipeError
 from training.model import Autoencoder
+from training.strange import strange
 from training.views import VIEWS
 
 # A model whose error is above this part of the best constant answer's has learned next to nothing.
@@ -45,6 +46,8 @@ class Recipe:
         reconstruct: Weight of the reconstruction.
         contrast: Weight of the contrast; 0 leaves it out.
         temperature: Sharpness of the contrast; smaller is sharper.
+        strange: Weight of giving back nothing of what is like none of the data (see `training.strange`); 0 leaves it
+            out.
     """
 
     epochs: int
@@ -54,6 +57,7 @@ class Recipe:
     reconstruct: float = 1.0
     contrast: float = 0.0
     temperature: float = 0.2
+    strange: float = 0.0
 
 
 @dataclass(slots=True)
@@ -150,15 +154,30 @@ def mse(model: Autoencoder, pixels: NDArray[np.uint8]) -> float:
     """Return the mean squared error between images, (n, h, w, c), and what the model makes of them, in [0, 1]."""
     errors = [
         np.square(model.whole(inputs(batch), training=False).numpy() - inputs(batch)).mean(axis=(1, 2, 3))
-        for batch in _batches(pixels, 256)
+        for batch in batches(pixels)
     ]
     return float(np.concatenate(errors).mean())
 
 
 def constant_mse(pixels: NDArray[np.uint8]) -> float:
     """Return the mean squared error of the best constant answer, the mean image."""
-    values = inputs(pixels)
-    return float(np.square(values - values.mean(axis=0)).mean())
+    return all_black_mse(pixels) - float(np.square(pixels.mean(axis=0) / 255).mean())
+
+
+def all_black_mse(pixels: NDArray[np.uint8]) -> float:
+    """Return the mean squared error of black for an answer."""
+    return float(np.mean([np.square(inputs(image)).mean() for image in pixels]))
+
+
+def batches(pixels: NDArray[np.uint8], rows: NDArray[np.intp] | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Read images, (n, h, w, c), or those in `rows`, 256 at a time."""
+    rows = np.arange(len(pixels)) if rows is None else rows
+    for start in range(0, len(rows), 256):
+        yield pixels[rows[start : start + 256]]
+
+
+def _cross_entropy(images: tf.Tensor, given_back: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(keras.losses.binary_crossentropy(images, given_back))
 
 
 class _Loop:
@@ -186,15 +205,17 @@ class _Loop:
         return loss
 
     def _loss(self, images: tf.Tensor, training: bool) -> tf.Tensor:
-        count = tf.shape(images)[0]
-        seen, clean = VIEWS[self.recipe.views](images)
-        if self.recipe.contrast:
-            seen = tf.concat([seen, VIEWS[self.recipe.views](images)[0]], 0)  # (2n, h, w, c)
-        codes = self.model.encoder(seen, training=training)
-        given_back = self.model.decoder(codes[:count], training=training)
-        loss = self.recipe.reconstruct * tf.reduce_mean(keras.losses.binary_crossentropy(clean, given_back))
-        if self.recipe.contrast:
-            loss += self.recipe.contrast * self._nt_xent(codes, count)
+        recipe, count = self.recipe, tf.shape(images)[0]
+        seen, clean = VIEWS[recipe.views](images)
+        decoded = tf.concat([seen, strange(images)], 0) if recipe.strange else seen
+        shown = tf.concat([decoded, VIEWS[recipe.views](images)[0]], 0) if recipe.contrast else decoded
+        codes = self.model.encoder(shown, training=training)
+        given_back = self.model.decoder(codes[: tf.shape(decoded)[0]], training=training)
+        loss = recipe.reconstruct * _cross_entropy(clean, given_back[:count])
+        if recipe.strange:
+            loss += recipe.strange * _cross_entropy(tf.zeros_like(given_back[count:]), given_back[count:])
+        if recipe.contrast:
+            loss += recipe.contrast * self._nt_xent(tf.concat([codes[:count], codes[-count:]], 0), count)
         return loss
 
     def _nt_xent(self, codes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -219,7 +240,8 @@ def _run_epoch(
         rows = np.sort(order[start : start + loop.recipe.batch])  # in the order they lie on disk
         losses.append(float(loop.step(tf.constant(inputs(train[rows])))))
         advance(1)
-    followed = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in _batches(held_out, loop.recipe.batch)]
+    parts = np.array_split(held_out, -(-len(held_out) // loop.recipe.batch))
+    followed = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in parts]
     error = mse(loop.model, held_out)
     history.train_loss.append(float(np.mean(losses)))
     history.loss.append(float(np.mean(followed)))
@@ -242,11 +264,6 @@ def _check_collapse(model: Autoencoder, held_out: NDArray[np.uint8], history: Hi
             f"the code collapsed: {dead} of its {len(spread)} numbers are the same for every image: try another "
             "--seed or a smaller learning rate; nothing is exported"
         )
-
-
-def _batches(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(pixels), size):
-        yield pixels[start : start + size]
 
 
 def _checkpoint(loop: _Loop) -> tf.train.Checkpoint:
