@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-scale image-size lock soak clean
+.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak clean
 
 help:  ## Say what there is to make
-	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: .venv/.serve  ## Load MNIST, serve it, and find five pictures that look like a nine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./examples/demo.sh
@@ -50,7 +50,7 @@ docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help, and docs/
 	done > $(CLI)
 	$(BIN)/python docs/errors.py > $(ERRORS)
 
-quality: .venv/.dev  ## Print how good the codes are: precision@5 and reconstruction error on MNIST
+quality: .venv/.dev  ## Print how good the codes are, and how well strangers are told apart
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.unusual
 
@@ -62,6 +62,9 @@ bench-load: .venv/.dev  ## Print how fast loading is, beside its slowest stage a
 
 bench-million: .venv/.dev  ## Print how much memory it takes to load 1,000,000 pictures from a .tar
 	$(BIN)/python -m benchmarks.loading --million
+
+bench-train: .venv/.dev  ## Train on 1,200,000 pictures in less memory than their pixels take (root, 3 GB of disk)
+	$(BIN)/python -m benchmarks.training
 
 bench-scale: .venv/.dev  ## Print how cost grows to 4,000,000 codes, and serve them inside 1 GB and 512 MB (root, 8 GB of disk)
 	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale

@@ -118,7 +118,7 @@ class _load:  # noqa: N801 (reads as a statement)
 def _million(scratch: Path, count: int) -> None:
     archive = scratch / "generated.tar"
     begun = time.perf_counter()
-    _generate(archive, count)
+    generate(archive, count)
     print(f"{count:,} pictures, {archive.stat().st_size / 1e9:.1f} GB, made in {time.perf_counter() - begun:.0f} s")
     log = (scratch / "log").open("w+")
     command = [str(_BIN / "ingest"), "load", str(archive), "--encoder", "mnist", "--store", f"edge:{scratch}/store"]
@@ -149,7 +149,7 @@ def _at(samples: NDArray[np.float64], seconds: float, column: int) -> float:
     return float(samples[np.searchsorted(samples[:, 0], seconds).clip(0, len(samples) - 1), column])
 
 
-def _generate(archive: Path, count: int) -> None:
+def generate(archive: Path, count: int) -> None:
     """Write a .tar of grey 28 × 28 PNGs, each of three random strokes."""
     chance = np.random.default_rng(1)
     grid = np.arange(28)

@@ -13,6 +13,7 @@ from training.errors import RecipeError
 
 _FEWEST = 64
 _HELD_OUT = 0.1
+_MOST_HELD_OUT = 5000  # of any number of images: these are kept in memory
 
 
 def read_pixels(
@@ -53,12 +54,12 @@ def read_pixels(
 
 
 def held_apart(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Put a random tenth of the images apart.
+    """Put a random tenth of the images apart, or 5,000 if that is less.
 
     Returns:
-        The rest, still on disk and shuffled in place, and the tenth.
+        The rest, still on disk and shuffled in place, and those apart.
     """
-    count = max(1, int(len(pixels) * _HELD_OUT))
+    count = min(max(1, int(len(pixels) * _HELD_OUT)), _MOST_HELD_OUT)
     apart = np.sort(np.random.default_rng(seed).choice(len(pixels), count, replace=False))
     held_out = pixels[apart].copy()
     # fill the gaps with images from the end, so that the rest is one piece

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers
 from numpy.typing import NDArray
 
-from training.fit import inputs
+from training.fit import batches, inputs
 from training.model import Autoencoder
 
 POWER = 0.15
@@ -30,8 +30,8 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8]) -> Autoencoder:
         model: Trained; its codes have length 1, and so will the new ones.
         train: (n, h, w, c), 0 to 255; principal directions are taken from a sample of it.
     """
-    sample = np.linspace(0, len(train) - 1, min(_SAMPLED, len(train)), dtype=int)
-    codes = model.encoder.predict(inputs(train[sample]), batch_size=1024, verbose=0)
+    rows = np.linspace(0, len(train) - 1, min(_SAMPLED, len(train)), dtype=int)
+    codes = np.concatenate([model.encoder(inputs(batch), training=False) for batch in batches(train, rows)])
     mean = codes.mean(axis=0)
     spread, directions = np.linalg.eigh(np.cov((codes - mean).T))
     stretch = np.maximum(spread / spread.max(), _FLOOR) ** ((POWER - 1) / 2)
