@@ -1,7 +1,8 @@
-"""What `query_percentile` and `distance_percentile` say of pictures that are no digits: `python -m benchmarks.unusual`.
+"""What `query_percentile` and `distance_percentile` say of strangers: `python -m benchmarks.unusual`.
 
-Loads MNIST, and searches it with unseen digits, with noise, with clothes, and with printed letters that look like no
-digit, of matplotlib's own fonts. Prints the part of each that lies above the 99th percentile.
+Loads MNIST and Fashion-MNIST, and searches each with unseen images of its own, with noise, with pieces of photographs,
+with the other's images, and with printed letters that look like no digit. Prints the part of each that lies above the
+99th percentile.
 """
 
 import string
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_sample_images
 
 from encoder_service.galleries import Galleries
 from encoder_service.searcher import Searcher, SearchRequest
@@ -22,23 +24,30 @@ from gallery import SearchOptions, open_store
 from ingest.sources import open_source
 
 _LIKE_DIGITS = "OIlSZoszqgbi"
-_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif")
+_FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "STIXGeneral", "STIXGeneralItalic")
 _SIZE = 22
 _COUNT = 2000
 
 
 def main() -> None:
     """Load, search, print."""
+    digits, clothes = _images("mnist/test"), _images("fashion-mnist/test")
+    strangers = {"noise": _noise(), "pieces of photographs": _pieces(), "printed letters unlike digits": _letters()}
+    queries = {
+        "mnist": {"unseen digits": digits, **strangers, "clothes": clothes},
+        "fashion-mnist": {"unseen clothes": clothes, **strangers, "digits": digits},
+    }
     with TemporaryDirectory() as folder:
         store = f"edge:{folder}"
-        command = [str(Path(sys.executable).parent / "ingest"), "load", "mnist", "--store", store]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        print(f"{'above the 99th percentile':<34}{'error':>8}{'distance':>10}{'either':>8}")
-        with closing(Galleries(open_store(store))) as galleries, galleries.searcher("mnist") as searcher:
-            _measure(searcher, "unseen digits", _images("mnist/test"))
-            _measure(searcher, "noise", _noise())
-            _measure(searcher, "clothes (Fashion-MNIST)", _images("fashion-mnist/test"))
-            _measure(searcher, "printed letters unlike digits", _letters())
+        for name in queries:
+            command = [str(Path(sys.executable).parent / "ingest"), "load", name, "--store", store]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with closing(Galleries(open_store(store))) as galleries:
+            for name, kinds in queries.items():
+                print(f"{f'{name}: above the 99th percentile':<42}{'error':>8}{'distance':>10}{'either':>8}")
+                with galleries.searcher(name) as searcher:
+                    for kind, pictures in kinds.items():
+                        _measure(searcher, kind, pictures)
 
 
 def _measure(searcher: Searcher, what: str, pictures: Sequence[Image.Image]) -> None:
@@ -47,7 +56,7 @@ def _measure(searcher: Searcher, what: str, pictures: Sequence[Image.Image]) -> 
     distance = np.array([result.hits[0].distance_percentile for result in results], float) > 99
     either = np.array([result.is_unusual for result in results])
     shares = (f"{100 * flags.mean():.1f} %" for flags in (error, distance, either))
-    print("{:<34}{:>8}{:>10}{:>8}".format(f"{len(pictures):,} {what}", *shares), flush=True)
+    print("{:<42}{:>8}{:>10}{:>8}".format(f"{len(pictures):,} {what}", *shares), flush=True)
 
 
 def _images(source: str) -> list[Image.Image]:
@@ -57,6 +66,19 @@ def _images(source: str) -> list[Image.Image]:
 def _noise() -> list[Image.Image]:
     pixels = np.random.default_rng(0).integers(0, 256, (_COUNT, 28, 28), np.uint8)
     return [Image.fromarray(one) for one in pixels]
+
+
+def _pieces() -> list[Image.Image]:
+    """Cut pieces of 112 × 112 pixels out of scikit-learn's two photographs, and make them grey and small."""
+    chance = np.random.default_rng(0)
+    pieces = []
+    for photograph in load_sample_images().images:
+        height, width = photograph.shape[:2]
+        for _ in range(_COUNT // 2):
+            top, left = chance.integers(height - 112), chance.integers(width - 112)
+            piece = Image.fromarray(photograph[top : top + 112, left : left + 112])
+            pieces.append(piece.convert("L").resize((28, 28), Image.Resampling.LANCZOS))
+    return pieces
 
 
 def _letters() -> list[Image.Image]:
