@@ -114,10 +114,10 @@ def _block(filters: int, strides: int = 1) -> keras.Sequential:
 
 
 def _norm() -> keras.Layer:
-    return _FusedNormalization(momentum=0.95)
+    return FusedNormalization(momentum=0.95)
 
 
-class _FusedNormalization(layers.BatchNormalization):
+class FusedNormalization(layers.BatchNormalization):
     """Keras's own takes several passes over the images in training, and on a CPU five times as long as this one."""
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:

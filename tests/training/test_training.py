@@ -167,3 +167,13 @@ def test_the_shipped_encoder_has_the_articles_architecture() -> None:
 
     model = seed()
     assert (model.encoder.count_params(), model.encoder.output_shape) == (1904, (None, 128))
+
+
+def test_of_very_many_images_no_more_are_held_out_than_memory_likes() -> None:
+    from training.pixels import held_apart
+
+    images = np.arange(60_000, dtype=np.uint32).view(np.uint8).reshape(60_000, 1, 1, 4)  # each another one
+    rest, held_out = held_apart(np.array(images), seed=1)
+    assert len(held_out) == 5000
+    together = np.concatenate([rest, held_out]).reshape(60_000, 4)
+    assert len(np.unique(together, axis=0)) == 60_000
