@@ -15,7 +15,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 
 _SHOWN = 10
-_MAPPED = 400
+_APART = 0.045  # of the map's width: thumbnails closer than that would cover each other
 
 
 def draw(folder: Path, encoder: Encoder, history: History, inputs: NDArray[np.float32]) -> None:
@@ -29,7 +29,7 @@ def draw(folder: Path, encoder: Encoder, history: History, inputs: NDArray[np.fl
     """
     _draw_losses(folder / "losses.png", encoder.spec.name, history)
     _draw_reconstructions(folder / "reconstructions.png", encoder, inputs[:_SHOWN])
-    _draw_map(folder / "map.png", encoder, inputs[:_MAPPED])
+    _draw_map(folder / "map.png", encoder, inputs)
 
 
 def _draw_losses(path: Path, name: str, history: History) -> None:
@@ -65,14 +65,19 @@ def _draw_reconstructions(path: Path, encoder: Encoder, inputs: NDArray[np.float
 
 
 def _draw_map(path: Path, encoder: Encoder, inputs: NDArray[np.float32]) -> None:
-    """Place images by the two directions in which their codes spread most."""
+    """Place images by the two directions in which their codes spread most: dots, and of those with room the picture."""
     codes = encoder.encode(inputs)
     centred = codes - codes.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     places = centred @ directions[:2].T  # (n, 2)
     figure, axes = plt.subplots(figsize=(8, 8), layout="constrained")
-    axes.scatter(*places.T, s=0)
+    axes.scatter(*places.T, s=3, color="0.8")
+    size = np.ptp(places, axis=0)
+    drawn: list[NDArray[np.float32]] = []
     for place, image in zip(places, inputs, strict=True):
+        if drawn and (np.abs(np.array(drawn) - place) / size).max(axis=1).min() < _APART:
+            continue
+        drawn.append(place)
         thumbnail = OffsetImage(image.squeeze(), zoom=22 / image.shape[0], cmap="gray", clim=(0, 1))
         axes.add_artist(AnnotationBbox(thumbnail, place, frameon=False))
     axes.set(title=f"{encoder.spec.name}: codes by their two principal components", xticks=[], yticks=[])

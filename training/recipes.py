@@ -38,7 +38,7 @@ _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
 _FEWEST_STEPS = 1500
 _FEWEST_STEPS_AN_EPOCH = 8
 _PARITY_SAMPLES = 256
-_PICTURED = 400
+_PICTURED = 2000
 
 
 def train_and_export(
