@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from encoder_service.client import Client
 from encoder_service.config import Config
@@ -231,6 +231,25 @@ def test_noise_is_told_apart_from_digits(client: Client, queries: list[Image.Ima
     usual = [client.search(query).query_percentile or 0.0 for query in queries]
     # of a gallery of 400, what is usual is known only roughly
     assert sum(percentile < 99 for percentile in usual) >= 90
+
+
+def test_letters_and_turned_digits_are_told_apart_from_digits(store_url: str, queries: list[Image.Image]) -> None:
+    store, encoder = open_store(store_url), load_encoder("mnist")
+    build(store, encoder)
+    server = Server(store, encoder)
+    server.start()
+    with Client(server.address) as client:
+        turned = [query.transpose(Image.Transpose.ROTATE_90) for query in queries[:20]]
+        assert all(client.search(stranger).is_unusual for stranger in [*map(letter, "ABEFKMNRTWX"), *turned])
+        # of a gallery of 400, what is usual is known only roughly
+        assert sum(client.search(query).is_unusual for query in queries) <= 15
+    server.stop()
+
+
+def letter(one: str) -> Image.Image:
+    picture = Image.new("L", (28, 28))
+    ImageDraw.Draw(picture).text((14, 14), one, fill=255, font=ImageFont.load_default(24), anchor="mm")
+    return picture
 
 
 def test_only_an_image_has_a_reconstruction_error(client: Client, queries: list[Image.Image]) -> None:
