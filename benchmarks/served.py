@@ -65,7 +65,7 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
         "queries": str(queries),
         "nearest": str(nearest),
     }
-    _drop_caches()
+    drop_caches()
     with cgroup(memory_mb) as enter:
         command = [sys.executable, "-m", "benchmarks.served", json.dumps(job)]
         done = subprocess.run(command, preexec_fn=enter, stdout=subprocess.PIPE, check=False, text=True)
@@ -121,7 +121,8 @@ def cgroup(memory_mb: int) -> Iterator[Callable[[], object] | None]:
         folder.rmdir()
 
 
-def _drop_caches() -> None:
+def drop_caches() -> None:
+    """Make Linux forget all files that it holds in memory."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
 

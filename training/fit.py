@@ -240,6 +240,7 @@ def _run_epoch(
         rows = np.sort(order[start : start + loop.recipe.batch])  # in the order they lie on disk
         losses.append(float(loop.step(tf.constant(inputs(train[rows])))))
         advance(1)
+    # in even parts: the loss of a small rest would count as much as a large part's
     parts = np.array_split(held_out, -(-len(held_out) // loop.recipe.batch))
     followed = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in parts]
     error = mse(loop.model, held_out)

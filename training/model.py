@@ -118,11 +118,14 @@ def _norm() -> keras.Layer:
 
 
 class FusedNormalization(layers.BatchNormalization):
-    """Keras's own takes several passes over the images in training, and on a CPU five times as long as this one."""
+    """Batch normalisation in one pass: in training five times as fast on a CPU as Keras's own, with the same result.
+
+    But for one thing: the moving variance is that of a sample, n / (n - 1) of Keras's.
+    """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Normalise (n, h, w, c) by this batch when training; anything else is left to Keras."""
-        if not training or len(inputs.shape) != 4:
+        """Normalise (n, h, w, c) by this batch when training and not frozen; anything else is left to Keras."""
+        if not (training and self.trainable) or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         nothing = tf.zeros([0])
         step = tf.raw_ops.FusedBatchNormV3(

@@ -15,7 +15,8 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 
 _SHOWN = 10
-_APART = 0.045  # of the map's width: thumbnails closer than that would cover each other
+_THUMBNAIL = 22  # points
+_APART = 0.045  # of the way from the map's first code to its last: closer than that, thumbnails would cover each other
 
 
 def draw(folder: Path, encoder: Encoder, history: History, inputs: NDArray[np.float32]) -> None:
@@ -78,7 +79,7 @@ def _draw_map(path: Path, encoder: Encoder, inputs: NDArray[np.float32]) -> None
         if drawn and (np.abs(np.array(drawn) - place) / size).max(axis=1).min() < _APART:
             continue
         drawn.append(place)
-        thumbnail = OffsetImage(image.squeeze(), zoom=22 / image.shape[0], cmap="gray", clim=(0, 1))
+        thumbnail = OffsetImage(image.squeeze(), zoom=_THUMBNAIL / image.shape[0], cmap="gray", clim=(0, 1))
         axes.add_artist(AnnotationBbox(thumbnail, place, frameon=False))
     axes.set(title=f"{encoder.spec.name}: codes by their two principal components", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -13,7 +13,7 @@ from training.errors import RecipeError
 
 _FEWEST = 64
 _HELD_OUT = 0.1
-_MOST_HELD_OUT = 5000  # of any number of images: these are kept in memory
+_MOST_HELD_OUT = 5000  # however many images there are, for these are held in memory
 
 
 def read_pixels(
@@ -34,20 +34,21 @@ def read_pixels(
     Raises:
         RecipeError: There are too few good images to train on.
     """
-    count = 0
-    bad: list[str] = []
+    count = bad = 0
+    first_bad = ""
     with file.open("wb") as rows, stages.stage(f"reading {source.name}", source.count) as advance:
         for item in source:
             try:
                 values = normalise([item.image()], input_shape, background)
             except ImageError as error:
-                bad.append(f"{item.key}: {error}")
+                bad += 1
+                first_bad = first_bad or f"{item.key}: {error}"
             else:
                 rows.write((values * 255).round().astype(np.uint8).tobytes())
                 count += 1
             advance(1, source.count)
     if bad:
-        stages.say(f"passed over {bad[0]}" + (f", and {len(bad) - 1:,} more" if len(bad) > 1 else ""))
+        stages.say(f"passed over {first_bad}" + (f", and {bad - 1:,} more" if bad > 1 else ""))
     if count < _FEWEST:
         raise RecipeError(f"{source.name}: expected at least {_FEWEST} images to train on, got {count}")
     return np.memmap(file, np.uint8, "r+", shape=(count, *input_shape))

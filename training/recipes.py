@@ -26,10 +26,10 @@ ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=20, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
+        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
     ),
 }
-# Weight of giving back nothing of a dataset's distorted images. What is strange to any folder, nobody knows.
+# Weight of giving back nothing of strange images made of a dataset's own. What is strange to a folder, nobody knows.
 _STRANGE = 2.5
 # What an encoder of each source is to overlook. Mirrored digits are others; a mirrored shoe is a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
@@ -38,7 +38,7 @@ _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
 _FEWEST_STEPS = 1500
 _FEWEST_STEPS_AN_EPOCH = 8
 _PARITY_SAMPLES = 256
-_PICTURED = 2000
+_PICTURED = 500
 
 
 def train_and_export(
@@ -56,7 +56,8 @@ def train_and_export(
     """Train an architecture on a source and write the encoder with its model card and pictures.
 
     Args:
-        source: `mnist` or `fashion-mnist`, whose test split is held out, or a folder, of which a tenth is.
+        source: `mnist` or `fashion-mnist`, whose test split is held out, or a folder, of which a tenth is or, if that
+            is less, 5,000 images.
         arch: One of `ARCHITECTURES`.
         out: Folder for the encoder; its name is the encoder's.
         size: Height and width of the encoder's inputs.
@@ -100,8 +101,18 @@ def train_and_export(
                     views="unchanged",
                     strange=_STRANGE if source in DATASETS else 0.0,
                 )
-                fit(autoencoder, train, held_out, again, seed, state / "decoder", stages)
-                whitening = {"power": POWER, "decoder_epochs": again.epochs, "decoder_strange": again.strange}
+                stages.say(
+                    f"the codes are settled; now their decoder, for {again.epochs} epochs (stopped in the first, go on "
+                    "with --resume)"
+                )
+                # a decoder belongs to the codes of so many epochs, and to no others
+                learnt = fit(autoencoder, train, held_out, again, seed, state / f"decoder-{len(history.loss)}", stages)
+                whitening = {
+                    "power": POWER,
+                    "decoder_epochs": len(learnt.loss),
+                    "decoder_kept": learnt.best,
+                    "decoder_strange": again.strange,
+                }
     except LookalikeError:
         shutil.rmtree(state)
         raise

@@ -12,13 +12,17 @@ import tensorflow as tf
 
 
 def strange(images: tf.Tensor) -> tf.Tensor:
-    """Make of square images, (n, h, h, c), about as many that are none: n // 5 in each of five ways.
+    """Make of square images, (n, h, h, c), n at least 5, about as many that are none: n // 5 in each of five ways.
 
-    A quarter of a turn, upside down, halves of two joined, halves exchanged, one laid over another.
+    A quarter of a turn, flipped top to bottom, halves of two joined, halves exchanged, one laid over another. Some
+    stay what they were, such as a flipped 8: what is given back of those fades a little.
     """
-    ways = (_turned, _upside_down, _joined, _exchanged, _overlaid)
+    ways = (_turned, _flipped, _joined, _exchanged, _overlaid)
     each = tf.shape(images)[0] // len(ways)
-    return tf.concat([way(tf.random.shuffle(images)[:each], tf.random.shuffle(images)[:each]) for way in ways], 0)
+    images = tf.random.shuffle(images)
+    others = tf.roll(images, 1, 0)
+    parts = [slice(i * each, (i + 1) * each) for i in range(len(ways))]
+    return tf.concat([way(images[part], others[part]) for way, part in zip(ways, parts, strict=True)], 0)
 
 
 def _turned(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
@@ -26,7 +30,7 @@ def _turned(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     return tf.where(_half_of(images), turned[:, ::-1], turned[:, :, ::-1])
 
 
-def _upside_down(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+def _flipped(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     return images[:, ::-1]
 
 

@@ -177,3 +177,44 @@ def test_of_very_many_images_no_more_are_held_out_than_memory_likes() -> None:
     assert len(held_out) == 5000
     together = np.concatenate([rest, held_out]).reshape(60_000, 4)
     assert len(np.unique(together, axis=0)) == 60_000
+
+
+@pytest.mark.slow
+def test_the_default_recipe_gives_the_same_weights_too(command: Command, tmp_path: Path) -> None:
+    short = ("train", "mnist", "--limit", "2048", "--epochs", "12")
+    cards = []
+    for name in ("one", "other"):
+        done = command("autoencoder", *short, "--out", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        assert "now their decoder, for 4 epochs" in done.stderr
+        cards.append(json.loads((tmp_path / name / "encoder.json").read_text()))
+    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
+    assert cards[0]["decoder_sha256"] == cards[1]["decoder_sha256"]
+    assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 4
+
+
+def test_fused_normalisation_does_what_keras_does_and_nothing_when_frozen() -> None:
+    from keras import layers
+
+    from training.model import FusedNormalization
+
+    images = np.random.default_rng(1).random((64, 9, 7, 3), np.float32)
+    fused, keras = FusedNormalization(momentum=0.5), layers.BatchNormalization(momentum=0.5)
+    np.testing.assert_allclose(fused(images, training=True), keras(images, training=True), atol=1e-4)
+    for ours, theirs in zip(fused.get_weights(), keras.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    np.testing.assert_allclose(fused(images, training=False), keras(images, training=False), atol=1e-2)
+
+    fused.trainable = False
+    before = fused.get_weights()
+    np.testing.assert_array_equal(fused(images + 1, training=True), fused(images + 1, training=False))
+    np.testing.assert_array_equal(fused.get_weights(), before)
+
+
+def test_strange_images_are_made_of_the_others_whatever_their_size() -> None:
+    from training.strange import strange
+
+    images = np.random.default_rng(1).random((10, 17, 17, 3), np.float32)
+    made = strange(images).numpy()
+    assert made.shape == images.shape
+    assert all(np.abs(images - one).mean(axis=(1, 2, 3)).min() > 0.05 for one in made)
