@@ -1,5 +1,6 @@
 """Images of any source as one array on disk, so that training reads more of them than memory holds."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,11 @@ def read_pixels(
         stages.say(f"passed over {first_bad}" + (f", and {bad - 1:,} more" if bad > 1 else ""))
     if count < _FEWEST:
         raise RecipeError(f"{source.name}: expected at least {_FEWEST} images to train on, got {count}")
-    return np.memmap(file, np.uint8, "r+", shape=(count, *input_shape))
+    with file.open("r+b") as rows:
+        mapped = mmap.mmap(rows.fileno(), 0)
+    if hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_RANDOM)  # or where memory is short, Linux reads megabytes for each row
+    return np.frombuffer(mapped, np.uint8).reshape(count, *input_shape)
 
 
 def held_apart(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
