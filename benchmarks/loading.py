@@ -26,8 +26,8 @@ from PIL import Image
 from benchmarks.memory import children, taken_mb
 from encoder_service.encoder import load_encoder
 from gallery import GallerySpec, open_store
-from ingest.ledger import Ledger
-from ingest.pipeline import Load, Loaded
+from ingest.loading.ledger import Ledger
+from ingest.loading.pipeline import Load, LoadSummary
 from ingest.progress import Stages
 from ingest.sources import open_source
 
@@ -93,7 +93,7 @@ class _load:  # noqa: N801 (reads as a statement)
         self._encoder = load_encoder("mnist")
         made = self._encoder.spec
         self._build = open_store(store).build(GallerySpec("mnist", made.name, made.fingerprint, made.code_size))
-        self._ledger = Ledger(self._build.folder)
+        self._ledger = Ledger(self._build.local_folder)
         self._pool = pool
 
     def __enter__(self) -> Load:
@@ -107,7 +107,7 @@ class _load:  # noqa: N801 (reads as a statement)
             False,
             threading.Event(),
             self._pool,
-            Loaded(),
+            LoadSummary(),
         )
 
     def __exit__(self, *raised: object) -> None:

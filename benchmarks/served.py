@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.memory import taken_mb
 from gallery import GallerySpec, Query
-from gallery.edge import EdgeGallery
+from gallery.edge.shard import EdgeGallery
 from gallery.profiles import PROFILES, Profile
 
 _COLD = 100

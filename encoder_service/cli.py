@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from contextlib import closing
+from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -13,12 +14,12 @@ import typer
 from PIL import Image
 
 from encoder_service import images, terminal
-from encoder_service.config import MAX_ADDED_AT_ONCE, MAX_BATCH, MAX_MESSAGE_BYTES, Config, configured
 from encoder_service.encoder import load_encoder
 from encoder_service.errors import ImageError
+from encoder_service.limits import LIMITS
+from encoder_service.rpc.config import Config, configured
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
 from encoder_service.terminal import (
-    DEFAULT_STORE,
     CaFileOption,
     CertFileOption,
     EncoderOption,
@@ -26,7 +27,7 @@ from encoder_service.terminal import (
     StoreOption,
     TokenFileOption,
 )
-from gallery import MAX_LIMIT, SearchOptions, open_store
+from gallery import DEFAULT_LIMIT, DEFAULT_STORE, MAX_LIMIT, SearchOptions, open_store
 from gallery.errors import KeyNotFoundError, NotFoundError
 
 app = typer.Typer(
@@ -38,9 +39,7 @@ app = typer.Typer(
 )
 
 _LIMITS = (
-    f"Limits of a call: images of {images.MAX_IMAGE_BYTES:,} bytes and {images.MAX_IMAGE_PIXELS:,} pixels, "
-    f"{MAX_LIMIT:,} hits, {MAX_BATCH} searches of a batch, messages of {MAX_MESSAGE_BYTES:,} bytes, "
-    f"{MAX_ADDED_AT_ONCE} images of a stream ahead of their answers."
+    "Limits: " + "; ".join(f"{getattr(LIMITS, one.name):,} {one.metadata['unit']}" for one in fields(LIMITS)) + "."
 )
 
 
@@ -48,8 +47,8 @@ _LIMITS = (
 @configured
 def serve(config: Config) -> None:
     """Answer encodings and searches over gRPC, until SIGTERM or Ctrl-C."""
-    from encoder_service.logs import begin_logging
-    from encoder_service.server import Server
+    from encoder_service.rpc.logs import begin_logging
+    from encoder_service.rpc.server import Server
 
     begin_logging(config.log_format, config.log_level)
     server = Server(open_store(config.store), load_encoder(config.encoder), config)
@@ -93,7 +92,7 @@ def search(
         str, typer.Option(metavar="HOST:PORT", help="Ask a running service; without it, open the store here.")
     ] = "",
     name: Annotated[str, typer.Option(help="Gallery to search; the store's only one if not given.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="The most hits wanted.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="The most hits wanted.")] = DEFAULT_LIMIT,
     out: Annotated[Path | None, typer.Option(help="Write a picture of the query beside its hits, as PNG.")] = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,

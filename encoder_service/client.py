@@ -10,12 +10,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoder_service import wire
-from encoder_service.adder import NewImage
-from encoder_service.config import MAX_MESSAGE_BYTES
 from encoder_service.errors import ServiceError
+from encoder_service.limits import LIMITS
+from encoder_service.rpc import wire
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
-from encoder_service.status import error_of
+from encoder_service.status import error_from_status
 from encoder_service.v1 import (
     encoder_pb2,
     encoder_pb2_grpc,
@@ -24,6 +23,7 @@ from encoder_service.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
+from encoder_service.writer import NewImage
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
 
@@ -64,7 +64,7 @@ class Client:
         )
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", LIMITS.max_message_bytes),
             ("grpc.service_config", _RETRIES),
         ]
         self._channel = (
@@ -90,27 +90,27 @@ class Client:
             EncoderMismatchError: The gallery was made by another encoder than the service runs.
             ServiceError: The service can't be reached, or failed.
         """
-        message = wire.search_request_message(SearchRequest(subject, options), gallery)
-        return wire.search_result(self._call(self._search.Search, message))
+        message = wire.search_request_to_proto(SearchRequest(subject, options), gallery)
+        return wire.search_result_from_proto(self._call(self._search.Search, message))
 
     def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:
         """Answer several requests at once, in the same order. Errors as for `search`; one fails all."""
-        messages = [wire.search_request_message(request, gallery) for request in requests]
+        messages = [wire.search_request_to_proto(request, gallery) for request in requests]
         response = self._call(self._search.BatchSearch, search_pb2.BatchSearchRequest(requests=messages))
-        return [wire.search_result(result) for result in response.responses]
+        return [wire.search_result_from_proto(result) for result in response.responses]
 
     def encode(self, image: bytes | Image.Image) -> NDArray[np.float32]:
         """Return the code of an image, (code_size,). Errors as for `search`."""
-        request = encoder_pb2.EncodeRequest(image=wire.image_message(image))
-        return wire.code(self._call(self._encoder.Encode, request).code)
+        request = encoder_pb2.EncodeRequest(image=wire.image_to_proto(image))
+        return wire.code_from_proto(self._call(self._encoder.Encode, request).code)
 
     def decode(self, code: NDArray[np.float32]) -> bytes:
         """Return the reconstruction of a code, (code_size,), as a PNG file. Errors as for `search`."""
-        return self._call(self._encoder.Decode, encoder_pb2.DecodeRequest(code=wire.code_message(code))).image_png
+        return self._call(self._encoder.Decode, encoder_pb2.DecodeRequest(code=wire.code_to_proto(code))).image_png
 
     def encode_stream(self, images: Iterable[bytes | Image.Image]) -> Iterator[NDArray[np.float32] | LookalikeError]:
         """Yield the code of each image as it comes, in order; for a bad image, the error instead of a code."""
-        requests = _Sent(encoder_pb2.EncodeStreamRequest(image=wire.image_message(image)) for image in images)
+        requests = _Sent(encoder_pb2.EncodeStreamRequest(image=wire.image_to_proto(image)) for image in images)
         try:
             for response in self._encoder.EncodeStream(requests, metadata=self._metadata):
                 yield self._item(response)
@@ -142,7 +142,7 @@ class Client:
         """
         requests = _Sent(
             gallery_pb2.AddImagesRequest(
-                gallery=gallery, key=image.key, image=wire.image_message(image.picture), label=image.label
+                gallery=gallery, key=image.key, image=wire.image_to_proto(image.picture), label=image.label
             )
             for image in images
         )
@@ -151,7 +151,7 @@ class Client:
                 if response.WhichOneof("result") == "added":
                     yield response.added.unchanged
                 else:
-                    yield error_of(grpc.StatusCode[response.error.status], response.error.message)
+                    yield error_from_status(grpc.StatusCode[response.error.status], response.error.message)
         except grpc.RpcError as error:
             raise self._error(error) from error
         requests.check()
@@ -198,11 +198,11 @@ class Client:
 
     def _item(self, response: encoder_pb2.EncodeStreamResponse) -> NDArray[np.float32] | LookalikeError:
         if response.WhichOneof("result") == "code":
-            return wire.code(response.code)
-        return error_of(grpc.StatusCode[response.error.status], response.error.message)
+            return wire.code_from_proto(response.code)
+        return error_from_status(grpc.StatusCode[response.error.status], response.error.message)
 
     def _error(self, error: grpc.RpcError) -> LookalikeError:
-        known = error_of(error.code(), error.details() or "")
+        known = error_from_status(error.code(), error.details() or "")
         if not isinstance(known, ServiceError):
             return known
         answered = any(one.key == "x-request-id" for one in error.trailing_metadata() or ())

@@ -14,10 +14,10 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from PIL import Image
-from platformdirs import user_data_path
 
 from encoder_service import images
 from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
+from gallery.files import user_data_folder
 from gallery.types import check_codes
 
 DEFAULT_ENCODER = "mnist"
@@ -119,7 +119,7 @@ class Encoder:
 
 def user_models() -> Path:
     """Return the folder of the encoders that the user trained."""
-    return user_data_path("lookalike", appauthor=False) / "models"
+    return user_data_folder() / "models"
 
 
 def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:

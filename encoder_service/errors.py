@@ -1,19 +1,18 @@
-"""What can go wrong with images and encoders, as further leaves of the tree in `gallery.errors`.
+"""The errors of images, encoders and the service; they extend the tree of `gallery.errors`.
 
 LookalikeError
-├── UnauthenticatedError       no token, or one that is not known
-├── ForbiddenError             a token that may read where writing is asked for
-└── OverloadedError            more calls than the service takes at once
+├── UnauthenticatedError        the call has no token, or an unknown one
+└── ForbiddenError              a token that may only read was used to write
 InvalidInputError
-├── ImageError                 bytes or pixels that are no image
-│   └── ImageTooLargeError     over a limit; refused before it is decoded
-├── RequestError               a request that lacks something or asks for too much
-└── InputShapeError            an array of another shape than the encoder takes
+├── ImageError                  bytes or pixels that are not an image
+│   └── ImageTooLargeError      over a limit; rejected before it is decoded
+├── RequestError                a request lacks a field or asks for too much
+└── InputShapeError             an array has another shape than the encoder takes
 NotFoundError
 └── EncoderNotFoundError
 UnavailableError
-├── EncoderDamagedError        model files that are missing or not those of the model card
-└── ServiceError               no answer from the service, or one that makes no sense
+├── EncoderDamagedError         model files are missing, or do not match the model card
+└── ServiceError                the service did not answer, or failed
 """
 
 from collections.abc import Iterator
@@ -23,19 +22,19 @@ from gallery.errors import InvalidInputError, LookalikeError, NotFoundError, Una
 
 
 class UnauthenticatedError(LookalikeError):
-    """The caller has not said who it is."""
+    """The caller did not prove who it is."""
+
+    exit_code = 5
 
 
 class ForbiddenError(LookalikeError):
-    """The caller may not do this."""
+    """The caller is not allowed to do this."""
 
-
-class OverloadedError(LookalikeError):
-    """The service has as many calls under way as it takes."""
+    exit_code = 5
 
 
 class ImageError(InvalidInputError):
-    """The image is empty, cut off, or no image at all."""
+    """The image is empty, truncated or not an image."""
 
 
 class ImageTooLargeError(ImageError):
@@ -51,11 +50,13 @@ class InputShapeError(InvalidInputError):
 
 
 class EncoderNotFoundError(NotFoundError):
-    """There is no encoder of that name."""
+    """No encoder has this name."""
 
 
 class EncoderDamagedError(UnavailableError):
     """An encoder's files are missing or altered."""
+
+    summary = "Files of an encoder are missing or altered."
 
 
 class ServiceError(UnavailableError):
@@ -63,9 +64,9 @@ class ServiceError(UnavailableError):
 
 
 @contextmanager
-def at(place: str) -> Iterator[None]:
-    """Name the place, such as "requests[3]", in the message of any expected error raised inside."""
+def at(item: str) -> Iterator[None]:
+    """Put the item, such as "requests[3]", in front of the message of any expected error raised in the block."""
     try:
         yield
     except LookalikeError as error:
-        raise type(error)(f"{place}: {error}") from error
+        raise error.at(item) from error

@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 
-from encoder_service.adder import Adder
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import EncoderNotFoundError, RequestError
 from encoder_service.searcher import Searcher
+from encoder_service.writer import GalleryWriter
 from gallery import Gallery, GallerySpec, Store
 from gallery.errors import (
     EncoderMismatchError,
@@ -42,7 +43,7 @@ class Galleries:
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
-        self._open: dict[str, Opened] = {}
+        self._open: dict[str, OpenGallery] = {}
         self._default = ""
         self._lock = threading.Lock()
         # opening takes its time, and must not keep calls to other galleries waiting
@@ -54,12 +55,12 @@ class Galleries:
 
     @contextmanager
     def searcher(self, name: str = "") -> Iterator[Searcher]:
-        """Yield the searcher of a gallery; see `opened`."""
-        with self.opened(name) as opened:
+        """Yield the searcher of a gallery; see `use`."""
+        with self.use(name) as opened:
             yield opened.searcher
 
     @contextmanager
-    def opened(self, name: str = "") -> "Iterator[Opened]":
+    def use(self, name: str = "") -> "Iterator[OpenGallery]":
         """Yield a gallery's live version. It stays open until the block ends, even if a newer one goes live.
 
         Where no name is given, it is the store's only one, and stays so when others come later.
@@ -71,7 +72,7 @@ class Galleries:
             UnavailableError: The store is known not to answer.
         """
         self._check_store()
-        opened = self._taken(name or self._default) or self._opened_first(name)
+        opened = self._acquire(name or self._default) or self._first_use(name)
         try:
             yield opened
         finally:
@@ -118,7 +119,7 @@ class Galleries:
         for opened in left:
             opened.close()
 
-    def _taken(self, name: str) -> "Opened | None":
+    def _acquire(self, name: str) -> "OpenGallery | None":
         """Return an open gallery, for whom it then stays open."""
         with self._lock:
             opened = self._open.get(name)
@@ -126,14 +127,14 @@ class Galleries:
                 opened.users += 1
             return opened
 
-    def _opened_first(self, name: str) -> "Opened":
+    def _first_use(self, name: str) -> "OpenGallery":
         with self._opening:
             if not name:
                 name = self._default = self._default or self._only_name()
-            opened = self._taken(name)  # somebody else may have been quicker
+            opened = self._acquire(name)  # somebody else may have been quicker
             if opened:
                 return opened
-            opened = self._opened(self._store.spec(name))
+            opened = self._open_version(self._store.spec(name))
             opened.users = 1
             with self._lock:
                 self._open[name] = opened
@@ -144,7 +145,7 @@ class Galleries:
             is_open = spec.name in self._open
         if not is_open:
             return spec
-        with self.opened(spec.name) as opened:
+        with self.use(spec.name) as opened:
             same = opened.gallery.spec.version == spec.version
             return replace(spec, count=opened.gallery.count()) if same else spec
 
@@ -178,9 +179,9 @@ class Galleries:
     def _check_store(self) -> None:
         away = self._away
         if away:
-            raise type(away)(str(away))  # a new one for each call, as an error keeps what it has passed through
+            raise copy(away)  # a copy, because each raise adds a traceback to the error
 
-    def _look_at(self, name: str, opened: "Opened") -> None:
+    def _look_at(self, name: str, opened: "OpenGallery") -> None:
         """Move to the live version of a gallery if it is another, unless it was found bad a short while ago."""
         current, version = opened.gallery.spec, 0
         try:
@@ -197,11 +198,11 @@ class Galleries:
             lasts = isinstance(error, StoreDamagedError | EncoderMismatchError)
             self._passed_over[name] = (version, time.monotonic() + (_BAD_FOR_S if lasts else 0.0))
 
-    def _move(self, name: str, old: "Opened", spec: GallerySpec) -> None:
+    def _move(self, name: str, old: "OpenGallery", spec: GallerySpec) -> None:
         wrong = self._store.differences(name)
         if wrong:
             raise StoreDamagedError(f"v{spec.version} is not as it was built: {wrong[0]}")
-        new = self._opened(spec)
+        new = self._open_version(spec)
         with self._lock:
             self._open[name] = new
             old.replaced = True
@@ -210,12 +211,12 @@ class Galleries:
             old.close()
         _log.info("gallery '%s' is at v%d now", name, spec.version)
 
-    def _opened(self, spec: GallerySpec) -> "Opened":
-        encoder = self._encoder_of(spec)
+    def _open_version(self, spec: GallerySpec) -> "OpenGallery":
+        encoder = self._encoder_for(spec)
         gallery = self._store.open(spec.name)
-        return Opened(gallery, encoder)
+        return OpenGallery(gallery, encoder)
 
-    def _encoder_of(self, spec: GallerySpec) -> Encoder:
+    def _encoder_for(self, spec: GallerySpec) -> Encoder:
         if spec.fingerprint not in self._encoders:
             try:
                 encoder = load_encoder(spec.encoder)
@@ -237,7 +238,7 @@ class Galleries:
         return names[0]
 
 
-class Opened:
+class OpenGallery:
     """An open version, what searches it and adds to it, and how many calls are using it."""
 
     def __init__(self, gallery: Gallery, encoder: Encoder) -> None:
@@ -248,7 +249,7 @@ class Opened:
         """
         self.gallery = gallery
         self.searcher = Searcher(encoder, gallery)
-        self.adder = Adder(encoder, gallery)
+        self.adder = GalleryWriter(encoder, gallery)
         self.users = 0
         self.replaced = False
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from encoder_service.errors import ImageError, ImageTooLargeError
+from encoder_service.limits import LIMITS
 
-MAX_IMAGE_BYTES = 10 * 1024 * 1024
-MAX_IMAGE_PIXELS = 64_000_000
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
@@ -38,8 +37,8 @@ def decode(data: bytes) -> Image.Image:
     """
     if not data:
         raise ImageError("image: expected the bytes of an image file, got none")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ImageTooLargeError(f"image: expected at most {MAX_IMAGE_BYTES:,} bytes, got {len(data):,}")
+    if len(data) > LIMITS.max_image_bytes:
+        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_bytes:,} bytes, got {len(data):,}")
     try:
         image = Image.open(io.BytesIO(data))
         check_pixel_count(*image.size)
@@ -48,7 +47,7 @@ def decode(data: bytes) -> Image.Image:
         image.load()
         return _eight_bit(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"image: expected at most {MAX_IMAGE_PIXELS:,} pixels, got far more") from None
+        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_pixels:,} pixels, got far more") from None
     except ImageError:
         raise
     except Exception as error:  # Pillow's many decoders raise many kinds
@@ -83,9 +82,10 @@ def check_pixel_count(width: int, height: int) -> None:
     Raises:
         ImageTooLargeError: It has more than 64 million pixels.
     """
-    if width * height > MAX_IMAGE_PIXELS:
+    most = LIMITS.max_image_pixels
+    if width * height > most:
         raise ImageTooLargeError(
-            f"image: expected at most {MAX_IMAGE_PIXELS:,} pixels, got {width:,} × {height:,} = {width * height:,}"
+            f"image: expected at most {most:,} pixels, got {width:,} × {height:,} = {width * height:,}"
         )
 
 

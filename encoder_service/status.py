@@ -1,57 +1,50 @@
-"""The one table from expected errors to gRPC statuses and to exit codes, and back from a status to an error."""
-
-from typing import NamedTuple
+"""The two tables between expected errors and gRPC statuses: one for the service, one for its clients."""
 
 import grpc
 
-from encoder_service.errors import ForbiddenError, OverloadedError, ServiceError, UnauthenticatedError
+from encoder_service.errors import ForbiddenError, ServiceError, UnauthenticatedError
 from gallery.errors import (
     EncoderMismatchError,
     InvalidInputError,
     LookalikeError,
     NotFoundError,
-    StoreBusyError,
-    StoreRefusedError,
-    StoreSlowError,
+    OverloadedError,
     TooLateError,
     UnavailableError,
 )
 
-
-class Outcome(NamedTuple):
-    """How an error shows outside: over gRPC, and as a process's exit code."""
-
-    status: grpc.StatusCode
-    exit_code: int
-
-
-# An error takes the row of the nearest of its bases. What is in no row is unexpected: INTERNAL, exit code 1.
-OUTCOMES: dict[type[LookalikeError], Outcome] = {
-    InvalidInputError: Outcome(grpc.StatusCode.INVALID_ARGUMENT, 3),
-    EncoderMismatchError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 3),
-    NotFoundError: Outcome(grpc.StatusCode.NOT_FOUND, 4),
-    UnavailableError: Outcome(grpc.StatusCode.UNAVAILABLE, 5),
-    UnauthenticatedError: Outcome(grpc.StatusCode.UNAUTHENTICATED, 5),
-    ForbiddenError: Outcome(grpc.StatusCode.PERMISSION_DENIED, 5),
-    OverloadedError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
-    TooLateError: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, 5),
-    StoreSlowError: Outcome(grpc.StatusCode.DEADLINE_EXCEEDED, 5),
-    StoreBusyError: Outcome(grpc.StatusCode.RESOURCE_EXHAUSTED, 5),
-    StoreRefusedError: Outcome(grpc.StatusCode.FAILED_PRECONDITION, 5),
+STATUSES: dict[type[LookalikeError], grpc.StatusCode] = {
+    InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    EncoderMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
+"""The status of each error. An error without a row has that of its nearest base."""
+
+ERRORS: dict[grpc.StatusCode, type[LookalikeError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
+    grpc.StatusCode.FAILED_PRECONDITION: EncoderMismatchError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: TooLateError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+}
+"""The error that a client raises for each status. Any other status becomes a `ServiceError`."""
 
 
-def outcome(error: BaseException) -> Outcome:
-    """Look up how an error shows outside."""
-    for base in type(error).__mro__:
-        if base in OUTCOMES:
-            return OUTCOMES[base]
-    return Outcome(grpc.StatusCode.INTERNAL, 1)
+def status_for(error: type[LookalikeError]) -> grpc.StatusCode:
+    """Return the gRPC status of an error; INTERNAL for one that no RPC is expected to raise."""
+    return next((STATUSES[base] for base in error.__mro__ if base in STATUSES), grpc.StatusCode.INTERNAL)
 
 
-def error_of(status: grpc.StatusCode, message: str) -> LookalikeError:
+def error_from_status(status: grpc.StatusCode, message: str) -> LookalikeError:
     """Return the error that a status from the service stands for, with the service's own message."""
-    for kind, row in OUTCOMES.items():
-        if row.status is status and kind is not UnavailableError:
-            return kind(message)
+    if status in ERRORS:
+        return ERRORS[status](message)
     return ServiceError(f"{status.name}: {message}")

@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from platformdirs import user_data_path
 
 from encoder_service.searcher import SearchResult
-from encoder_service.status import outcome
 from gallery.errors import InvalidInputError, LookalikeError
 from gallery.files import replace_file
 
 if TYPE_CHECKING:
     from encoder_service.client import Client
-
-DEFAULT_STORE = f"edge:{user_data_path('lookalike', appauthor=False)}"
-
 StoreOption = Annotated[
     str,
     typer.Option(
@@ -66,7 +61,7 @@ def run(app: Callable[[], None]) -> None:
         app()
     except LookalikeError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(outcome(error).exit_code) from error
+        raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

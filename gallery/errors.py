@@ -1,100 +1,175 @@
-"""What can go wrong on purpose. The other packages hang their errors into this tree.
+"""The expected errors of all packages, as one tree. The other packages derive their errors from these.
 
     LookalikeError
-    ├── InvalidInputError          the caller's mistake: fix the input
-    │   ├── InvalidCodeError       a code with NaN, infinity or a wrong size
-    │   ├── InvalidQueryError      a limit, bound or name out of range
-    │   └── BackupError            a backup that is not whole, or can't be written
-    ├── NotFoundError              what was named is not there
+    ├── InvalidInputError               the caller's mistake: fix the input
+    │   ├── InvalidCodeError            a code with NaN, infinity or the wrong size
+    │   ├── InvalidQueryError           a limit, bound or name out of its range
+    │   └── BackupError                 a backup that is incomplete or can't be written
+    ├── NotFoundError                   the named thing does not exist
     │   ├── GalleryNotFoundError
     │   └── KeyNotFoundError
-    ├── EncoderMismatchError       codes of two encoders would be compared
-    ├── TooLateError               nobody waits for the answer any more
-    └── UnavailableError           something this needs can't be used now
-        ├── StoreError             the store's folder is not one, or can't be used
-        ├── StoreFullError         its disk has no space left
-        ├── StoreLockedError       another process holds it
-        ├── StoreDamagedError      its files are not whole
-        ├── StoreUnreachableError  no server answers there
-        ├── StoreSlowError         the server did not answer in time
-        ├── StoreBusyError         the server has too much to do
-        └── StoreRefusedError      the server wants another key, or is too old
+    ├── EncoderMismatchError            codes of two encoders would be compared
+    └── UnavailableError                something that the call needs can't be used now
+        ├── TooLateError                the caller's deadline has passed, or the caller has gone
+        ├── OverloadedError             more work than can be accepted
+        ├── NewerFormatError            a file that a newer release wrote
+        └── StoreError                  any failure of a store
+            ├── StoreUnusableError      the store's place can't be read or written
+            ├── StoreFullError          its disk is full
+            ├── StoreLockedError        another process holds it
+            ├── StoreDamagedError       its files are missing or altered
+            ├── StoreUnreachableError   no server answers at its address
+            ├── StoreRefusedError       the server rejects our key, or is too old
+            ├── StoreSlowError          the server did not answer in time (also a TooLateError)
+            └── StoreBusyError          the server is overloaded (also an OverloadedError)
 
-Each message is one line: what was expected, what came, and what to do.
+Each message is one line: what was expected, what was found, and what to do.
 """
+
+from copy import copy
+from typing import ClassVar, Self
 
 
 class LookalikeError(Exception):
-    """Base of every expected error. Its text is one line, meant for the user."""
+    """Base of every expected error. Catch it to handle all of them, and show the text to the user.
+
+        try:
+            client.search(Path("digit.png"))
+        except LookalikeError as error:
+            sys.exit(str(error))
+
+    Attributes:
+        message: One line for the user, without paths or addresses of this machine.
+        place: The file, folder or server that the error concerns; "" for none. It is never sent to a client.
+        exit_code: Exit code of a command that ends with this error.
+        summary: Sent to a client instead of the message, where messages of this class may name files or servers of
+            this machine; "" where the message itself may be sent.
+    """
+
+    exit_code: ClassVar[int] = 1
+    summary: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, place: str = "") -> None:
+        """Take the message and the place, which `str` puts in front of it."""
+        super().__init__(message)
+        self.message = message
+        self.place = place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+    def at(self, item: str) -> Self:
+        """Return a copy whose message begins with the item that it concerns, such as "requests[3]"."""
+        located = copy(self)
+        located.message = f"{item}: {self.message}"
+        return located
 
 
 class InvalidInputError(LookalikeError):
-    """The input is wrong and the same call would fail again."""
+    """The input is wrong; the same call would fail again."""
+
+    exit_code = 3
 
 
 class InvalidCodeError(InvalidInputError):
-    """A code is not made of the right count of finite numbers."""
+    """A code has the wrong size, or a number in it is not finite."""
 
 
 class InvalidQueryError(InvalidInputError):
-    """A field of a query or a name is out of its range."""
+    """A field of a query, or a name, is out of its range."""
 
 
 class BackupError(InvalidInputError):
-    """A backup is cut off or altered, or can't be made."""
+    """A backup is incomplete or altered, or can't be made."""
 
 
 class NotFoundError(LookalikeError):
-    """What was named does not exist."""
+    """The named thing does not exist."""
+
+    exit_code = 4
 
 
 class GalleryNotFoundError(NotFoundError):
-    """The store has no gallery of that name."""
+    """The store has no gallery of this name."""
 
 
 class KeyNotFoundError(NotFoundError):
-    """The gallery has no image of that key."""
+    """The gallery has no image with this key."""
 
 
 class EncoderMismatchError(LookalikeError):
     """A gallery was made by another encoder than the one in use."""
 
-
-class TooLateError(LookalikeError):
-    """The caller's time is over, or it has gone away."""
+    exit_code = 3
 
 
 class UnavailableError(LookalikeError):
-    """Something outside this process is missing, held or broken; the same call may pass later."""
+    """Something that the call needs is missing, locked or broken; the same call may succeed later."""
+
+    exit_code = 5
+
+
+class TooLateError(UnavailableError):
+    """The caller's deadline has passed, or the caller has gone."""
+
+
+class OverloadedError(UnavailableError):
+    """More work has arrived than can be accepted."""
+
+
+class NewerFormatError(UnavailableError):
+    """A file was written by a newer release, in a format that this one can't read."""
+
+    summary = "A file of the service was written by a newer release of Lookalike."
 
 
 class StoreError(UnavailableError):
-    """The store can't be opened or written where it is."""
+    """Base of every failure of a store."""
+
+    summary = "The store can't be used."
 
 
-class StoreFullError(UnavailableError):
+class StoreUnusableError(StoreError):
+    """The store's folder or file can't be read or written."""
+
+
+class StoreFullError(StoreError):
     """The store's disk is full, or would be."""
 
-
-class StoreLockedError(UnavailableError):
-    """Another process holds what this one needs alone."""
+    summary = "The store's disk is full."
 
 
-class StoreDamagedError(UnavailableError):
-    """Files of the store are missing or not what they should be."""
+class StoreLockedError(StoreError):
+    """Another process holds a file that only one process may use."""
+
+    summary = "Another process holds the store."
 
 
-class StoreUnreachableError(UnavailableError):
-    """No server answers where the store should be."""
+class StoreDamagedError(StoreError):
+    """Files of the store are missing or altered."""
+
+    summary = "Files of the store are missing or altered."
 
 
-class StoreSlowError(UnavailableError):
+class StoreUnreachableError(StoreError):
+    """No server answers at the store's address."""
+
+    summary = "The store's server can't be reached."
+
+
+class StoreRefusedError(StoreError):
+    """The store's server rejects our API key, or is too old."""
+
+    summary = "The store's server refuses this service."
+
+
+class StoreSlowError(StoreError, TooLateError):
     """The store's server did not answer in time."""
 
-
-class StoreBusyError(UnavailableError):
-    """The store's server has too much to do."""
+    summary = "The store's server did not answer in time."
 
 
-class StoreRefusedError(UnavailableError):
-    """The store's server and this client don't suit each other: the key is wrong, or the server too old."""
+class StoreBusyError(StoreError, OverloadedError):
+    """The store's server is overloaded."""
+
+    summary = "The store's server is overloaded."

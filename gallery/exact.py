@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.errors import BackupError, GalleryNotFoundError
-from gallery.types import ANYWHERE, Calibration, Entry, GallerySpec, Hit, Placement, Query, check_codes, check_name
+from gallery.types import (
+    DEFAULT_PLACEMENT,
+    Calibration,
+    Entry,
+    GallerySpec,
+    Hit,
+    Placement,
+    Query,
+    check_codes,
+    check_name,
+)
 
 _QUERIES_AT_ONCE = 256
 # Distances from dot products round at about 1e-3 near 0: this many more candidates are measured again.
@@ -115,14 +125,14 @@ class _Table:
 class ExactBuild:
     """The next version of a gallery in memory."""
 
-    opened_elsewhere = None
-    grown = False
+    reopen = None
+    modified_by_service = False
 
     def __init__(self, store: "ExactStore", gallery: ExactGallery) -> None:
         """Prepare a build; `publish` makes it the live version."""
         self.gallery = gallery
         self._store = store
-        self.folder = store.folder(gallery.spec.name)
+        self.local_folder = store.local_folder(gallery.spec.name)
 
     def index(self) -> None:
         """Do nothing: exact search has no index."""
@@ -163,9 +173,11 @@ class ExactStore:
             raise GalleryNotFoundError(f"no gallery '{check_name(name)}' in {self.url}")
         return self._live[name]
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = ANYWHERE) -> ExactBuild:
+    def build(
+        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+    ) -> ExactBuild:
         """Begin or extend a gallery."""
-        placement.check_none(self.url)
+        placement.require_default(self.url)
         live = self._live.get(spec.name)
         if live and not rebuild:
             live._spec = live.spec.extended_by(spec)
@@ -178,11 +190,15 @@ class ExactStore:
         self._live[gallery.spec.name] = gallery
         return gallery.spec
 
-    def folder(self, name: str) -> Path:
+    def local_folder(self, name: str) -> Path:
         """Return a folder that goes with this process."""
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
         return folder
+
+    def modified_by_service(self, name: str) -> bool:
+        """Tell whether a service has changed the live version."""
+        return self.open(name).spec.count != self.open(name).count()
 
     def differences(self, name: str) -> Sequence[str]:
         """Do nothing: memory has no files."""

@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 import portalocker
+from platformdirs import user_data_path
 
 from gallery.errors import StoreLockedError
+
+
+def user_data_folder() -> Path:
+    """Return the folder of this user's galleries, encoders, ledgers and fetched datasets."""
+    return user_data_path("lookalike", appauthor=False)
 
 
 @contextmanager

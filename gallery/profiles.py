@@ -122,7 +122,7 @@ PROFILES = {
 }
 
 
-def profile(name: str) -> Profile:
+def find_profile(name: str) -> Profile:
     """Return a profile by name.
 
     Raises:

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.errors import EncoderMismatchError, InvalidCodeError, InvalidQueryError, StoreDamagedError
-from gallery.profiles import DEFAULT_PROFILE, profile
+from gallery.profiles import DEFAULT_PROFILE, find_profile
 
+DEFAULT_LIMIT = 5
+"""The hits of a query that does not say how many."""
 MAX_LIMIT = 1000
 """The most hits that one query may ask for."""
 
@@ -72,7 +74,7 @@ class SearchOptions:
         InvalidQueryError: `limit` or `max_distance` is out of its range.
     """
 
-    limit: int = 5
+    limit: int = DEFAULT_LIMIT
     labels: tuple[str, ...] = ()
     max_distance: float | None = None
     exclude_keys: tuple[str, ...] = ()
@@ -107,7 +109,7 @@ class Calibration:
     distances: tuple[float, ...]
 
     @classmethod
-    def of(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
+    def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
         """Make one of samples, each of at least one value."""
         steps = np.linspace(0, 1, 101)
         return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
@@ -135,19 +137,19 @@ class Placement:
     replicas: int | None = None
     write_consistency: int | None = None
 
-    def check_none(self, store: str) -> None:
+    def require_default(self, store: str) -> None:
         """Refuse to spread a gallery where there is no cluster.
 
         Raises:
             InvalidQueryError: Something is set.
         """
-        if self != ANYWHERE:
+        if self != DEFAULT_PLACEMENT:
             raise InvalidQueryError(
                 f"store {store}: expected a server for shards and replicas: --store http://HOST:6333"
             )
 
 
-ANYWHERE = Placement()
+DEFAULT_PLACEMENT = Placement()
 """Wherever the server puts it."""
 
 
@@ -182,10 +184,10 @@ class GallerySpec:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        profile(self.profile)
+        find_profile(self.profile)
 
     @classmethod
-    def of(cls, facts: object, where: str) -> "GallerySpec":
+    def from_json(cls, facts: object, where: str) -> "GallerySpec":
         """Make one of what `dataclasses.asdict` and JSON made of another.
 
         Raises:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gallery import Entry, Gallery, GallerySpec, Query, Store
 from gallery.errors import StoreDamagedError
-from ingest.ledger import FILE, Ledger
+from ingest.loading.ledger import FILE, Ledger
 from ingest.progress import Stages
 
 _BATCH = 1024
@@ -53,9 +53,9 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
             build.index()
         with stages.stage("verifying", None):
             _verify(original, build.gallery)
-        if (source.folder(name) / FILE).exists():
-            with closing(Ledger(source.folder(name))) as ledger:
-                ledger.copy_to(build.folder)
+        if (source.local_folder(name) / FILE).exists():
+            with closing(Ledger(source.local_folder(name))) as ledger:
+                ledger.copy_to(build.local_folder)
         return build.publish(spec.calibration), written
 
 

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from gallery.errors import InvalidInputError
-from gallery.profiles import Memory, profile
+from gallery.profiles import Memory, find_profile
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 # What the system, the server's own code and searches under way are left of a node's memory.
@@ -53,7 +53,7 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
     Raises:
         InvalidInputError: A number is out of its range, or there is no such profile.
     """
-    stored = profile(profile_name)
+    stored = find_profile(profile_name)
     measured = _coefficients()[stored.name]
     placed = {
         "full codes": (stored.codes, measured["codes_bytes"]),

@@ -1,8 +1,7 @@
 import os
+import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,13 @@ from PIL import Image
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder, load_encoder
-from encoder_service.server import Server
-from gallery import GallerySpec, Store, open_store
-from ingest.build import fill
-from ingest.progress import Stages
+from encoder_service.rpc.server import Server
+from gallery import open_store
 from tests import digits
+from tests.commands import BIN, Command
 
-BIN = Path(sys.executable).parent
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
+# Processes inherit an ignored SIGINT, as under `nohup … &`, and would not hear the Ctrl-C that tests send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -32,20 +29,11 @@ def queries() -> list[Image.Image]:
     return [Image.fromarray(pixels) for pixels in digits.read("t10k")[0]]
 
 
-def build(store: Store, encoder: Encoder, name: str = "digits", count: int = 400, rebuild: bool = False) -> GallerySpec:
-    """Load the first digits into a gallery of the store."""
-    spec = GallerySpec(
-        name, encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size, sources=("digits/train",)
-    )
-    with closing(store.build(spec, rebuild=rebuild)) as building:
-        return fill(building, digits.Digits(count), "digits", encoder, Stages())[0]
-
-
 @pytest.fixture(scope="session")
 def address(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running service over one gallery of 400 digits in Qdrant Edge."""
     store = open_store(f"edge:{tmp_path_factory.mktemp('store')}")
-    build(store, encoder)
+    digits.build(store, encoder)
     server = Server(store, encoder)
     server.start()
     yield server.address

@@ -3,13 +3,17 @@
 import gzip
 import io
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gallery import Entry
+from encoder_service.encoder import Encoder
+from gallery import Entry, GallerySpec, Store
+from ingest.loading.build import load_and_publish
+from ingest.progress import Stages
 from ingest.sources import Item
 from ingest.sources.idx import parse_idx
 
@@ -37,6 +41,15 @@ class Digits:
     def __iter__(self) -> Iterator[Item]:
         for index, (pixels, label) in enumerate(zip(self._images, self._labels, strict=True)):
             yield Item(f"digits/train/{index}", pixels, str(label))
+
+
+def build(store: Store, encoder: Encoder, name: str = "digits", count: int = 400, rebuild: bool = False) -> GallerySpec:
+    """Load the first digits into a gallery of the store."""
+    spec = GallerySpec(
+        name, encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size, sources=("digits/train",)
+    )
+    with closing(store.build(spec, rebuild=rebuild)) as building:
+        return load_and_publish(building, Digits(count), "digits", encoder, Stages())[0]
 
 
 def png(image: Image.Image) -> bytes:

@@ -15,7 +15,7 @@ def test_the_public_names_of_gallery_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gallery", "encoder_service.server", "encoder_service.client", "encoder_service.cli", "ingest.cli"]
+    "module", ["gallery", "encoder_service.rpc.server", "encoder_service.client", "encoder_service.cli", "ingest.cli"]
 )
 def test_importing_loads_neither_tensorflow_nor_a_store_that_is_not_used(module: str) -> None:
     importlib.import_module(module)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ingest.progress import Advance, Stages
 from training.errors import CollapseError, RecipeError
 from training.model import Autoencoder
-from training.strange import strange
+from training.negatives import strange
 from training.views import VIEWS
 
 # A model whose error is above this part of the best constant answer's has learned next to nothing.
@@ -46,7 +46,7 @@ class Recipe:
         reconstruct: Weight of the reconstruction.
         contrast: Weight of the contrast; 0 leaves it out.
         temperature: Sharpness of the contrast; smaller is sharper.
-        strange: Weight of giving back nothing of what is like none of the data (see `training.strange`); 0 leaves it
+        strange: Weight of giving back nothing of what is like none of the data (see `training.negatives`); 0 leaves it
             out.
     """
 

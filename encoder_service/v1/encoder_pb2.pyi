@@ -115,7 +115,7 @@ class EncoderSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., input_channel_count: _Optional[int] = ..., code_size: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_image_bytes", "max_image_pixels", "max_hit_count", "max_batch_count", "max_message_bytes", "max_concurrent_call_count", "max_concurrent_stream_count", "max_stream_item_count", "max_batch_hit_count")
+    __slots__ = ("max_image_bytes", "max_image_pixels", "max_hit_count", "max_batch_count", "max_message_bytes", "max_concurrent_call_count", "max_concurrent_stream_count", "max_stream_item_count", "max_batch_hit_count", "max_stream_item_bytes", "max_key_length")
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -125,6 +125,8 @@ class Limits(_message.Message):
     MAX_CONCURRENT_STREAM_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_STREAM_ITEM_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_HIT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_STREAM_ITEM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_KEY_LENGTH_FIELD_NUMBER: _ClassVar[int]
     max_image_bytes: int
     max_image_pixels: int
     max_hit_count: int
@@ -134,4 +136,6 @@ class Limits(_message.Message):
     max_concurrent_stream_count: int
     max_stream_item_count: int
     max_batch_hit_count: int
-    def __init__(self, max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_hit_count: _Optional[int] = ..., max_batch_count: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_concurrent_call_count: _Optional[int] = ..., max_concurrent_stream_count: _Optional[int] = ..., max_stream_item_count: _Optional[int] = ..., max_batch_hit_count: _Optional[int] = ...) -> None: ...
+    max_stream_item_bytes: int
+    max_key_length: int
+    def __init__(self, max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_hit_count: _Optional[int] = ..., max_batch_count: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_concurrent_call_count: _Optional[int] = ..., max_concurrent_stream_count: _Optional[int] = ..., max_stream_item_count: _Optional[int] = ..., max_batch_hit_count: _Optional[int] = ..., max_stream_item_bytes: _Optional[int] = ..., max_key_length: _Optional[int] = ...) -> None: ...

@@ -14,7 +14,7 @@ from ingest.sources.base import Item, Source
 from ingest.sources.datasets import DATASETS, DatasetSource, dataset_image
 from ingest.sources.folder import FolderSource
 from ingest.sources.idx import is_idx, open_idx
-from ingest.sources.labels import LabelFile, Labelled, folder_of
+from ingest.sources.labels import LabelFile, Labelled, label_from_folder
 from ingest.sources.npz import open_npz
 
 __all__ = [
@@ -74,7 +74,7 @@ def open_source(
         raise InvalidInputError(f"{name} has labels of its own: expected it without --label-from and --labels")
     source = _open(name, split, limit)
     if label_from:
-        return Labelled(source, folder_of)
+        return Labelled(source, label_from_folder)
     return Labelled(source, LabelFile(labels), labels.name) if labels else source
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from encoder_service.images import MAX_IMAGE_BYTES
+from encoder_service.limits import LIMITS
 from ingest.errors import SourceError
 from ingest.sources.base import Item
 
@@ -79,8 +79,10 @@ class ArchiveSource:
     def _item(self, name: str, size: int, file: IO[bytes] | None) -> Item:
         if file is None:
             return Item(self._key(name), b"", problem="expected a file of bytes, got a link or a device")
-        if size > MAX_IMAGE_BYTES:
-            return Item(self._key(name), b"", problem=f"expected at most {MAX_IMAGE_BYTES:,} bytes, got {size:,}")
+        if size > LIMITS.max_image_bytes:
+            return Item(
+                self._key(name), b"", problem=f"expected at most {LIMITS.max_image_bytes:,} bytes, got {size:,}"
+            )
         with file:
             return Item(self._key(name), file.read())
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gallery.errors import StoreError
+from gallery.errors import StoreUnusableError
 from gallery.files import replace_file
 from ingest.errors import SourceUnavailableError
 
@@ -126,7 +126,9 @@ def _keep(cache: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             replace_file(cache / name, content)
     except OSError as error:
-        raise StoreError(f"cache {cache} can't be written: {error.strerror}: set XDG_CACHE_HOME to a folder") from error
+        raise StoreUnusableError(
+            f"cache {cache} can't be written: {error.strerror}: set XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 def _read_either(path: Path, name: str) -> bytes:

@@ -54,7 +54,7 @@ class Labelled:
             )
 
 
-def folder_of(key: str) -> str:
+def label_from_folder(key: str) -> str:
     """Return the name of the folder that an image lies in, below the source: `dog` of `photos/dog/rex.jpg`."""
     parts = PurePosixPath(key).parts
     return parts[-2] if len(parts) > 2 else ""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from encoder_service.encoder import Encoder
-from encoder_service.server import Server
+from encoder_service.rpc.server import Server
 from gallery import Store, open_store
-from tests.conftest import build
+from tests.digits import build
 
 
 @pytest.fixture(scope="session")

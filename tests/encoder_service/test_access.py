@@ -11,15 +11,15 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
-from encoder_service.adder import NewImage
 from encoder_service.client import Client
-from encoder_service.config import Config
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ForbiddenError, ServiceError, UnauthenticatedError
-from encoder_service.server import Server
+from encoder_service.rpc.config import Config
+from encoder_service.rpc.server import Server
+from encoder_service.writer import NewImage
 from gallery import Store
 from gallery.errors import InvalidInputError
-from tests.conftest import Command
+from tests.commands import Command
 from tests.digits import png
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 
 from encoder_service import images
 from encoder_service.client import Client
-from encoder_service.server import SERVICES, Server
+from encoder_service.rpc.server import SERVICES, Server
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
 from gallery import Store
-from gallery.edge import EdgeGallery
+from gallery.edge.shard import EdgeGallery
 from gallery.errors import LookalikeError, StoreUnreachableError
-from tests.conftest import Command
+from tests.commands import Command
 from tests.digits import png
 
 ENCODER, SEARCH, GALLERY = SERVICES

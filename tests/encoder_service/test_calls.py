@@ -16,13 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
 from encoder_service.client import Client
-from encoder_service.config import Config
 from encoder_service.encoder import Encoder
-from encoder_service.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from encoder_service.server import CALLS_OF_CONNECTION, Server
+from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION
+from encoder_service.rpc.config import Config
+from encoder_service.rpc.server import Server
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
 from gallery import Store
-from gallery.edge import EdgeGallery
+from gallery.edge.shard import EdgeGallery
 from gallery.errors import StoreUnreachableError
 from tests.digits import png
 
@@ -59,7 +59,7 @@ def trailing(call: Any) -> dict[str, str]:
 def test_the_limits_are_told(server: Server) -> None:
     with Client(server.address) as client:
         limits = client.encoder().limits
-    assert (limits.max_image_bytes, limits.max_image_pixels) == (MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS)
+    assert (limits.max_image_bytes, limits.max_image_pixels) == (LIMITS.max_image_bytes, LIMITS.max_image_pixels)
     assert (limits.max_concurrent_call_count, limits.max_concurrent_stream_count) == (2, 1)
     assert limits.max_stream_item_count == 64
 
@@ -192,7 +192,7 @@ def test_streams_that_failed_take_no_room_on_their_connection(channel: grpc.Chan
     send: Any = channel.stream_stream("/encoder_service.v1.GalleryService/AddImages")
     gc.disable()  # what only a collection would clear away stays
     try:
-        for _ in range(3 * CALLS_OF_CONNECTION):
+        for _ in range(3 * MAX_CALLS_PER_CONNECTION):
             with pytest.raises(grpc.RpcError) as refused:
                 list(send(iter([b"\xff\xff"])))
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -285,7 +285,7 @@ def test_prometheus_reads_calls_stages_and_galleries(
 def test_the_log_is_json_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     import logging
 
-    from encoder_service.logs import begin_logging
+    from encoder_service.rpc.logs import begin_logging
 
     begin_logging("json", "info")
     logging.getLogger("x").warning("hello", extra={"request_id": "abc"})

@@ -15,8 +15,8 @@ from PIL import Image
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from gallery import open_store
-from tests.conftest import BIN, Command, build
-from tests.digits import png
+from tests.commands import BIN, Command
+from tests.digits import build, png
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from encoder_service.config import Config
+from encoder_service.rpc.config import Config
 from gallery.errors import InvalidInputError
-from tests.conftest import BIN
+from tests.commands import BIN
 
 
 def config(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:

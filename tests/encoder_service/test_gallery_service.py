@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from encoder_service.adder import NewImage
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
-from encoder_service.server import Server
+from encoder_service.rpc.server import Server
+from encoder_service.writer import NewImage
 from gallery import SearchOptions, Store
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError
-from tests.conftest import BIN, Command, build
-from tests.digits import png
+from tests.commands import BIN, Command
+from tests.digits import build, png
 
 
 @pytest.fixture

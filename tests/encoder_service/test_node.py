@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from encoder_service.server import Server
+from encoder_service.rpc.server import Server
 from tests.digits import png
 
 ROOT = Path(__file__).parents[2]

@@ -16,21 +16,21 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from PIL import Image, ImageDraw, ImageFont
 
 from encoder_service.client import Client
-from encoder_service.config import Config
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import ServiceError
 from encoder_service.images import decode
+from encoder_service.rpc.config import Config
+from encoder_service.rpc.server import Server
 from encoder_service.searcher import SearchRequest
-from encoder_service.server import Server
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
 from gallery import GallerySpec, SearchOptions, open_store
 from gallery.errors import EncoderMismatchError, InvalidInputError, NotFoundError
 from gallery.exact import ExactGallery
-from ingest.ledger import Ledger
-from ingest.pipeline import load
+from ingest.loading.ledger import Ledger
+from ingest.loading.pipeline import load
 from ingest.progress import Stages
-from tests.conftest import BIN, build
-from tests.digits import Digits, png
+from tests.commands import BIN
+from tests.digits import Digits, build, png
 
 Pb = search_pb2.SearchRequest
 

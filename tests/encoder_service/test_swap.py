@@ -10,10 +10,9 @@ from PIL import Image
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
-from encoder_service.server import Server
+from encoder_service.rpc.server import Server
 from gallery import Store, open_store
-from tests.conftest import build
-from tests.digits import png
+from tests.digits import build, png
 
 
 @pytest.fixture

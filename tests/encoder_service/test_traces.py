@@ -9,13 +9,12 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from PIL import Image
 
-from encoder_service.config import Config
 from encoder_service.encoder import Encoder
-from encoder_service.server import Server
+from encoder_service.rpc.config import Config
+from encoder_service.rpc.server import Server
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
 from gallery import open_store
-from tests.conftest import build
-from tests.digits import png
+from tests.digits import build, png
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gallery import open_store
-from tests.conftest import Command
+from tests.commands import Command
 
 ROOM_MB = 130
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from encoder_service.client import Client
 from gallery import open_store
-from tests.conftest import BIN, Command
+from tests.commands import BIN, Command
 
 COUNT = 6000
 LOAD = ("load", "mnist", "--limit", str(COUNT))

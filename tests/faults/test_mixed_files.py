@@ -11,7 +11,7 @@ from PIL import Image
 
 from gallery import open_store
 from tests import digits
-from tests.conftest import Command
+from tests.commands import Command
 
 COUNT, BAD = 10_000, 500
 
@@ -46,7 +46,7 @@ def test_the_good_are_in_and_the_bad_are_named(command: Command, store_url: str,
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["added"], summary["rejected"], summary["count"]) == (COUNT - BAD, BAD, COUNT - BAD)
-    lines = (open_store(store_url).folder("mixed") / "rejected.jsonl").read_text().splitlines()
+    lines = (open_store(store_url).local_folder("mixed") / "rejected.jsonl").read_text().splitlines()
     assert {json.loads(line)["key"] for line in lines} == {
         f"mixed/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.bad.png")
     }

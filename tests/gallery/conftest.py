@@ -8,8 +8,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from gallery import Store, open_store
-from gallery.remote import Server
-from gallery.remote_store import RemoteStore
+from gallery.remote.server import QdrantConnection
+from gallery.remote.store import RemoteStore
 
 # A real server, empty and meant for tests, joins in with QDRANT_URL=http://HOST:6333.
 SERVER = os.environ.get("QDRANT_URL")
@@ -19,16 +19,16 @@ SERVER = os.environ.get("QDRANT_URL")
 def store(request: pytest.FixtureRequest, store_url: str, tmp_path: Path) -> Iterator[Store]:
     if request.param == "server":
         assert SERVER
-        clear(Server.connect(SERVER))
-        yield RemoteStore(Server.connect(SERVER), tmp_path)
-        clear(Server.connect(SERVER))
+        clear(QdrantConnection.connect(SERVER))
+        yield RemoteStore(QdrantConnection.connect(SERVER), tmp_path)
+        clear(QdrantConnection.connect(SERVER))
     elif request.param == "remote":
-        yield RemoteStore(Server(QdrantClient(":memory:"), "http://memory:6333"), tmp_path)
+        yield RemoteStore(QdrantConnection(QdrantClient(":memory:"), "http://memory:6333"), tmp_path)
     else:
         yield open_store("exact:" if request.param == "exact" else store_url)
 
 
-def clear(server: Server) -> None:
+def clear(server: QdrantConnection) -> None:
     """Remove what tests have left on a server."""
     if "g" in server.aliases():
         server.remove_alias("g")

@@ -25,7 +25,7 @@ from gallery.errors import (
     StoreUnreachableError,
     TooLateError,
 )
-from gallery.remote import RemoteGallery, Server
+from gallery.remote.server import QdrantConnection, RemoteGallery
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 8, version=1)
 QUERY = Query(np.zeros(8, np.float32))
@@ -107,7 +107,7 @@ def url(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def gallery(url: str) -> RemoteGallery:
-    return Server.connect(url).gallery("g@v1", SPEC)
+    return QdrantConnection.connect(url).gallery("g@v1", SPEC)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_nothing_is_asked_once_the_caller_s_time_is_over(faulty: Faulty, gallery
 def test_a_key_that_is_wrong_is_found_before_anything_is_asked(faulty: Faulty, url: str) -> None:
     faulty.refuses = True
     with pytest.raises(StoreRefusedError, match=r"refuses this client \(wrong key\): set QDRANT_API_KEY"):
-        Server.connect(url)
+        QdrantConnection.connect(url)
 
 
 def test_a_write_has_minutes_unless_its_caller_has_less(faulty: Faulty, gallery: RemoteGallery) -> None:
@@ -211,7 +211,7 @@ def test_a_write_that_was_taken_and_not_applied_is_no_success(faulty: Faulty, ga
 def test_a_server_that_is_too_old_is_refused(faulty: Faulty, url: str) -> None:
     faulty.version = "1.7.4"
     with pytest.raises(StoreRefusedError, match=r"is Qdrant 1\.7\.4, too old: expected 1\.\d+ or newer: upgrade it"):
-        Server.connect(url)
+        QdrantConnection.connect(url)
 
 
 def test_nobody_listening_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_nobody_listening_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         port = free.getsockname()[1]
     monkeypatch.setenv("QDRANT_GRPC_PORT", str(port))
     with pytest.raises(StoreUnreachableError, match="start it, or name another with --store"):
-        Server.connect("http://127.0.0.1:6333")
+        QdrantConnection.connect("http://127.0.0.1:6333")
 
 
 def test_a_server_that_comes_back_is_found_again_soon(faulty: Faulty, gallery: RemoteGallery) -> None:
@@ -258,7 +258,7 @@ def test_a_connection_that_breaks_off_in_the_middle_is_said(monkeypatch: pytest.
         threading.Thread(target=break_off, daemon=True).start()
         monkeypatch.setenv("QDRANT_GRPC_PORT", str(listening.getsockname()[1]))
         with pytest.raises(StoreUnreachableError):
-            Server.connect("http://127.0.0.1:6333")
+            QdrantConnection.connect("http://127.0.0.1:6333")
         listening.shutdown(socket.SHUT_RDWR)
 
 
@@ -272,14 +272,14 @@ def test_the_key_comes_from_the_environment_or_a_file(
         monkeypatch.setenv("QDRANT_API_KEY_FILE", str(file))
     else:
         monkeypatch.setenv("QDRANT_API_KEY", "open sesame")
-    Server.connect(url)
+    QdrantConnection.connect(url)
     assert set(faulty.keys) == {"open sesame"}
 
 
 def test_a_key_file_that_is_not_there_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QDRANT_API_KEY_FILE", "/no/such/key")
     with pytest.raises(LookalikeError, match="/no/such/key can't be read"):
-        Server.connect(url)
+        QdrantConnection.connect(url)
 
 
 def test_a_private_authority_is_trusted_when_its_file_is_named(
@@ -287,7 +287,7 @@ def test_a_private_authority_is_trusted_when_its_file_is_named(
 ) -> None:
     monkeypatch.setenv("QDRANT_GRPC_PORT", str(faulty.tls_port))
     with pytest.raises(StoreUnreachableError, match=r"(?i)certificate|handshake|ssl"):
-        Server.connect("https://localhost:6333")
+        QdrantConnection.connect("https://localhost:6333")
     faulty.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("QDRANT_CA_FILE", str(tmp_path / "ca.pem"))
-    assert Server.connect("https://localhost:6333").gallery("g@v1", SPEC).search(QUERY) == []
+    assert QdrantConnection.connect("https://localhost:6333").gallery("g@v1", SPEC).search(QUERY) == []

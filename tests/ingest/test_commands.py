@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, Command
+from tests.commands import BIN, Command
 
 LOAD = ("load", "mnist", "--limit", "2000")
 

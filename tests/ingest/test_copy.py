@@ -11,14 +11,14 @@ from qdrant_client import QdrantClient
 from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
-from gallery.remote import RemoteGallery, Server
-from gallery.remote_store import RemoteStore
-from ingest.build import fill
+from gallery.remote.server import QdrantConnection, RemoteGallery
+from gallery.remote.store import RemoteStore
 from ingest.copy import copy
+from ingest.loading.build import load_and_publish
+from ingest.loading.verify import check
 from ingest.progress import Stages
-from ingest.verify import check
 from tests import digits
-from tests.conftest import build
+from tests.digits import build
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def edge(tmp_path: Path, encoder: Encoder) -> Store:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Store:
-    return RemoteStore(Server(QdrantClient(":memory:"), "http://memory:6333"), tmp_path / "here")
+    return RemoteStore(QdrantConnection(QdrantClient(":memory:"), "http://memory:6333"), tmp_path / "here")
 
 
 def entries(store: Store) -> dict[str, Entry]:
@@ -66,7 +66,7 @@ def test_a_copy_knows_what_was_loaded_so_that_loading_adds_nothing(
 ) -> None:
     spec, _ = copy(edge, server, "digits", Stages())
     with closing(server.build(spec)) as building:
-        done = fill(building, digits.Digits(), "digits", encoder, Stages())[1]
+        done = load_and_publish(building, digits.Digits(), "digits", encoder, Stages())[1]
     assert (done.added, done.unchanged) == (0, 400)
 
 
@@ -77,7 +77,7 @@ def test_a_gallery_loaded_by_another_machine_is_not_loaded_again(
     assert isinstance(server, RemoteStore)
     elsewhere = RemoteStore(server._server, tmp_path / "another machine")
     with closing(elsewhere.build(spec)) as building:
-        done = fill(building, digits.Digits(), "digits", encoder, Stages())[1]
+        done = load_and_publish(building, digits.Digits(), "digits", encoder, Stages())[1]
     assert (done.added, done.unchanged) == (0, 400)
 
 

@@ -16,15 +16,15 @@ from PIL import Image
 from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
 from gallery.errors import StoreDamagedError
-from ingest.build import Terms, fill
 from ingest.errors import SourceError
-from ingest.pipeline import Loaded
+from ingest.loading.build import LoadOptions, load_and_publish
+from ingest.loading.pipeline import LoadSummary
 from ingest.progress import Stages
 from ingest.sources import Source, open_source
 from tests import digits
-from tests.conftest import BIN, Command
+from tests.commands import BIN, Command
 
-AS_USUAL = Terms()
+AS_USUAL = LoadOptions()
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 def load(
-    store: Store, encoder: Encoder, source: Path | Source, terms: Terms = AS_USUAL, rebuild: bool = False
-) -> Loaded:
+    store: Store, encoder: Encoder, source: Path | Source, terms: LoadOptions = AS_USUAL, rebuild: bool = False
+) -> LoadSummary:
     place = str(source) if isinstance(source, Path) else source.name
     images = open_source(place) if isinstance(source, Path) else source
     made = encoder.spec
     spec = GallerySpec("g", made.name, made.fingerprint, made.code_size, sources=(images.name,))
     with closing(store.build(spec, rebuild=rebuild)) as build:
-        return fill(build, images, place, encoder, Stages(), terms)[1]
+        return load_and_publish(build, images, place, encoder, Stages(), terms)[1]
 
 
 def stored(store: Store) -> dict[str, Entry]:
@@ -58,7 +58,7 @@ def stored(store: Store) -> dict[str, Entry]:
 
 
 def rejected(store: Store) -> list[dict[str, str]]:
-    path = store.folder("g") / "rejected.jsonl"
+    path = store.local_folder("g") / "rejected.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -86,12 +86,12 @@ def test_new_labels_reach_the_gallery(store: Store, encoder: Encoder, photos: Pa
     made = encoder.spec
     spec = GallerySpec("g", made.name, made.fingerprint, made.code_size, sources=("photos",))
     with closing(store.build(spec)) as build:
-        done = fill(build, open_source(str(photos), label_from="folder"), str(photos), encoder, Stages())[1]
+        done = load_and_publish(build, open_source(str(photos), label_from="folder"), str(photos), encoder, Stages())[1]
         assert done.added == 0  # they lie in the folder itself
         (photos.parent / "labels.csv").write_text("03.png,three\n")
     with closing(store.build(spec)) as build:
         source = open_source(str(photos), labels=photos.parent / "labels.csv")
-        assert fill(build, source, str(photos), encoder, Stages())[1].added == 1
+        assert load_and_publish(build, source, str(photos), encoder, Stages())[1].added == 1
     assert {entry.label for entry in stored(store).values()} == {"", "three"}
     assert load(store, encoder, photos).unchanged == 12  # which says nothing of labels
     assert stored(store)["photos/03.png"].label == "three"
@@ -103,7 +103,7 @@ def test_prune_removes_what_has_left_its_own_source_only(store: Store, encoder: 
     (photos / "00.png").unlink()
     assert load(store, encoder, photos).pruned == 0
     assert len(stored(store)) == 17
-    assert load(store, encoder, photos, Terms(prune=True)).pruned == 1
+    assert load(store, encoder, photos, LoadOptions(prune=True)).pruned == 1
     assert stored(store).keys() == {f"photos/{i:02}.png" for i in range(1, 12)} | {
         f"digits/train/{i}" for i in range(5)
     }
@@ -120,7 +120,7 @@ def test_nothing_is_pruned_when_the_source_goes_away(store: Store, encoder: Enco
             raise SourceError("it went away")
 
     with pytest.raises(SourceError, match="it went away"):
-        load(store, encoder, Leaving(), Terms(prune=True))
+        load(store, encoder, Leaving(), LoadOptions(prune=True))
     assert len(stored(store)) == 12
     assert load(store, encoder, photos).unchanged == 12
 
@@ -128,9 +128,9 @@ def test_nothing_is_pruned_when_the_source_goes_away(store: Store, encoder: Enco
 def test_duplicates_are_kept_unless_dedupe_says_otherwise(store: Store, encoder: Encoder, photos: Path) -> None:
     shutil.copy(photos / "00.png", photos / "zz.png")
     shutil.copy(photos / "00.png", photos / "zzz.png")
-    assert load(store, encoder, photos, Terms(dedupe=True)).duplicates == 2
+    assert load(store, encoder, photos, LoadOptions(dedupe=True)).duplicates == 2
     assert len(stored(store)) == 12
-    again = load(store, encoder, photos, Terms(dedupe=True))
+    again = load(store, encoder, photos, LoadOptions(dedupe=True))
     assert (again.added, again.unchanged, again.duplicates) == (0, 12, 2)
     assert load(store, encoder, photos).added == 2
     assert len(stored(store)) == 14
@@ -141,12 +141,12 @@ def test_a_duplicate_takes_the_place_of_an_original_that_is_gone(
     store: Store, encoder: Encoder, photos: Path, fate: str
 ) -> None:
     shutil.copy(photos / "00.png", photos / "zz.png")
-    load(store, encoder, photos, Terms(dedupe=True))
+    load(store, encoder, photos, LoadOptions(dedupe=True))
     if fate == "changed":
         Image.new("L", (28, 28), 99).save(photos / "00.png")
     else:
         (photos / "00.png").unlink()
-    load(store, encoder, photos, Terms(dedupe=True, prune=True))
+    load(store, encoder, photos, LoadOptions(dedupe=True, prune=True))
     assert "photos/zz.png" in stored(store)
     assert len(stored(store)) == (13 if fate == "changed" else 12)
 
@@ -369,7 +369,7 @@ def test_a_version_that_was_altered_is_not_loaded_into_and_can_be_dropped(
 def test_a_gallery_without_a_ledger_gets_one(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
     usual = store.spec("g").calibration
-    (store.folder("g") / "ledger.sqlite").unlink()
+    (store.local_folder("g") / "ledger.sqlite").unlink()
     again = load(store, encoder, photos)
     assert (again.added, again.unchanged) == (0, 12)
     assert store.spec("g").calibration == usual is not None

@@ -7,7 +7,7 @@ import pytest
 from gallery.errors import InvalidInputError
 from gallery.profiles import PROFILES
 from ingest.plan import amount, plan
-from tests.conftest import Command
+from tests.commands import Command
 
 GB = 1e9
 

@@ -15,7 +15,7 @@ from encoder_service.encoder import Encoder
 from gallery import Calibration, Entry, Gallery, GallerySpec, Hit, Query, open_store
 from gallery.errors import InvalidInputError, StoreError
 from gallery.exact import ExactGallery
-from ingest.build import Terms, fill
+from ingest.loading.build import LoadOptions, load_and_publish
 from ingest.progress import Stages
 from ingest.sources import open_source
 from tests import digits
@@ -70,19 +70,19 @@ class FolderGallery:
 
 @dataclass
 class FolderBuild:
-    folder: Path
+    local_folder: Path
 
     @property
-    def grown(self) -> bool:
+    def modified_by_service(self) -> bool:
         return False
 
     @property
     def gallery(self) -> Gallery:
-        return FolderGallery(self.folder / "entries")
+        return FolderGallery(self.local_folder / "entries")
 
     @property
-    def opened_elsewhere(self) -> Callable[[], Gallery]:
-        return partial(FolderGallery, self.folder / "entries")
+    def reopen(self) -> Callable[[], Gallery]:
+        return partial(FolderGallery, self.local_folder / "entries")
 
     def index(self) -> None:
         pass
@@ -113,8 +113,8 @@ def photos(tmp_path: Path) -> Path:
 def test_workers_share_the_keys_and_the_next_load_finds_all_done(
     building: FolderBuild, photos: Path, encoder: Encoder
 ) -> None:
-    terms = Terms(workers=2, prune=True)
-    done = fill(building, open_source(str(photos)), str(photos), encoder, Stages(), terms)[1]
+    terms = LoadOptions(workers=2, prune=True)
+    done = load_and_publish(building, open_source(str(photos)), str(photos), encoder, Stages(), terms)[1]
     assert (done.added, done.rejected, building.gallery.count()) == (40, 1, 40)
     expected = encoder.encode_images([Image.open(photos / f"{index:02}.png") for index in range(40)])
     found = building.gallery.get([f"photos/{index:02}.png" for index in range(40)])
@@ -123,14 +123,14 @@ def test_workers_share_the_keys_and_the_next_load_finds_all_done(
         np.testing.assert_allclose(entry.code, code, atol=1e-4)
     (photos / "00.png").unlink()
     (photos / "01.png").write_bytes((photos / "02.png").read_bytes())
-    again = fill(building, open_source(str(photos)), str(photos), encoder, Stages(), terms)[1]
+    again = load_and_publish(building, open_source(str(photos)), str(photos), encoder, Stages(), terms)[1]
     assert (again.added, again.unchanged, again.pruned, building.gallery.count()) == (1, 38, 1, 39)
 
 
 def test_what_fails_in_a_worker_is_said(building: FolderBuild, photos: Path, encoder: Encoder) -> None:
     (photos / "fails.png").write_bytes((photos / "02.png").read_bytes())
     with pytest.raises(StoreError, match="no room for it"):
-        fill(building, open_source(str(photos)), str(photos), encoder, Stages(), Terms(workers=2))
+        load_and_publish(building, open_source(str(photos)), str(photos), encoder, Stages(), LoadOptions(workers=2))
 
 
 def test_where_one_process_may_write_workers_are_refused(store_url: str, photos: Path, encoder: Encoder) -> None:
@@ -139,4 +139,4 @@ def test_where_one_process_may_write_workers_are_refused(store_url: str, photos:
         closing(open_store(store_url).build(spec)) as build,
         pytest.raises(InvalidInputError, match="--workers: expected a server"),
     ):
-        fill(build, open_source(str(photos)), str(photos), encoder, Stages(), Terms(workers=2))
+        load_and_publish(build, open_source(str(photos)), str(photos), encoder, Stages(), LoadOptions(workers=2))

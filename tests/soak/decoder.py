@@ -14,7 +14,8 @@ import atheris
 with atheris.instrument_imports(include=["encoder_service", "PIL"]):
     from PIL import Image
 
-    from encoder_service import images, wire
+    from encoder_service import images
+    from encoder_service.rpc import wire
     from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 
 from google.protobuf.message import DecodeError, Message
@@ -59,14 +60,14 @@ def _message(kind: int, content: bytes) -> None:
         match kind % 3:
             case 0:
                 message = search_pb2.SearchRequest.FromString(content)
-                wire.search_request(message)
+                wire.search_request_from_proto(message)
             case 1:
                 message = search_pb2.BatchSearchRequest.FromString(content)
                 wire.check_batch(message.requests)
             case _:
                 message = gallery_pb2.AddImagesRequest.FromString(content)
                 wire.check_same_gallery("", [message])
-                wire.picture(message.image)
+                wire.image_from_proto(message.image)
     except DecodeError:
         pass
 

@@ -10,9 +10,9 @@ from statistics import median
 
 import typer
 
-from encoder_service.adder import NewImage
 from encoder_service.client import Client
 from encoder_service.searcher import SearchRequest
+from encoder_service.writer import NewImage
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
 from tests.soak.running import BIN, Running, digits, judge, load, machine, pngs, serving, store

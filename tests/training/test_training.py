@@ -14,7 +14,7 @@ from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.images import normalise
 from gallery.errors import InvalidInputError
 from tests import digits
-from tests.conftest import BIN, Command
+from tests.commands import BIN, Command
 from tests.digits import png
 
 TINY = ("train", "mnist", "--arch", "seed", "--limit", "2048", "--epochs", "10")
@@ -212,7 +212,7 @@ def test_fused_normalisation_does_what_keras_does_and_nothing_when_frozen() -> N
 
 
 def test_strange_images_are_made_of_the_others_whatever_their_size() -> None:
-    from training.strange import strange
+    from training.negatives import strange
 
     images = np.random.default_rng(1).random((10, 17, 17, 3), np.float32)
     made = strange(images).numpy()

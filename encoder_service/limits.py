@@ -1,0 +1,47 @@
+"""Every limit of the service, once: the service, its clients, the help texts and docs/errors.md read it here."""
+
+from dataclasses import dataclass, field
+
+from gallery import MAX_LIMIT
+
+MAX_CALLS_PER_CONNECTION = 8
+"""Concurrent calls of one connection. gRPC makes the client hold back further ones, so none has to be rejected."""
+MAX_PENDING_CALLS = 12
+"""Accepted calls that no handler has picked up. gRPC cancels any beyond this (CANCELLED), at no cost to Python."""
+UNUSUAL_PERCENTILE = 99
+"""A query or a nearest hit above this percentile of the gallery's own images probably has nothing like it there."""
+
+
+def _limit(default: int, unit: str, beyond: str = "INVALID_ARGUMENT") -> int:
+    limit: int = field(default=default, metadata={"unit": unit, "beyond": beyond})
+    return limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits in force, with the names that `GetEncoder` reports them by.
+
+    Each field's metadata has its `unit`, and what happens `beyond` it: the gRPC status, or words.
+    """
+
+    max_image_bytes: int = _limit(10 * 1024 * 1024, "bytes of one image file")
+    max_image_pixels: int = _limit(64_000_000, "pixels of one image, checked before it is decoded")
+    max_hit_count: int = _limit(MAX_LIMIT, "hits of one search; labels or keys of a filter; keys of one DeleteImages")
+    max_batch_count: int = _limit(256, "searches of one BatchSearch")
+    max_batch_hit_count: int = _limit(10_000, "hits of all searches of one BatchSearch together")
+    max_message_bytes: int = _limit(64 * 1024 * 1024, "bytes of one message", "RESOURCE_EXHAUSTED, from gRPC itself")
+    max_stream_item_count: int = _limit(
+        64, "images of a stream that are read ahead of their answers", "the client waits"
+    )
+    max_stream_item_bytes: int = _limit(32 * 1024 * 1024, "bytes of those images together", "the client waits")
+    max_key_length: int = _limit(1024, "characters of a key or a label")
+    max_concurrent_call_count: int = _limit(
+        32, "concurrent calls (`--max-concurrent-calls`)", "RESOURCE_EXHAUSTED, `retry-after`"
+    )
+    max_concurrent_stream_count: int = _limit(
+        16, "concurrent streams (`--max-streams`)", "RESOURCE_EXHAUSTED, `retry-after`"
+    )
+
+
+LIMITS = Limits()
+"""The limits of a service with default settings."""

@@ -1,0 +1,1 @@
+"""The gRPC service: conversions, interceptors, settings, metrics and the server itself."""

@@ -1,0 +1,1 @@
+"""Galleries in a folder: each version is an embedded Qdrant Edge shard."""

@@ -1,0 +1,24 @@
+"""`python -m gallery.edge.index FOLDER`: build a shard's search index, and end with the process that asked for it."""
+
+import ctypes
+import os
+import signal
+import sys
+
+from gallery.edge.shard import optimise
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Index the shard in the folder that the command line names."""
+    if sys.platform == "linux":
+        # Left behind by a killed loader, this process would keep the shard locked against the next one.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit("the process that asked for the index is gone")
+    optimise(sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()

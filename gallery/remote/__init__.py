@@ -1,0 +1,1 @@
+"""Galleries on a Qdrant server or cluster: each version is a collection."""
