@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,7 +26,7 @@ from benchmarks.memory import children, taken_mb
 from encoder_service.encoder import load_encoder
 from gallery import GallerySpec, open_store
 from ingest.loading.ledger import Ledger
-from ingest.loading.pipeline import Load, LoadSummary
+from ingest.loading.pipeline import LoadPass
 from ingest.progress import Stages
 from ingest.sources import open_source
 
@@ -73,8 +72,7 @@ def _one_after_the_other(store: str) -> dict[str, float]:
         seconds["read"] = time.perf_counter() - begun
         for stage in ("prepare", "encode", "store"):
             begun = time.perf_counter()
-            for batch in batches:
-                getattr(load, stage)(batch)
+            batches = [getattr(load, stage)(batch) for batch in batches]
             seconds[stage] = time.perf_counter() - begun
     return seconds
 
@@ -82,7 +80,7 @@ def _one_after_the_other(store: str) -> dict[str, float]:
 def _overlapping(store: str) -> float:
     with ThreadPoolExecutor(os.cpu_count()) as pool, _load(store, pool) as load:
         begun = time.perf_counter()
-        load.run(prune=False)
+        load.run()
         return time.perf_counter() - begun
 
 
@@ -96,19 +94,9 @@ class _load:  # noqa: N801 (reads as a statement)
         self._ledger = Ledger(self._build.local_folder)
         self._pool = pool
 
-    def __enter__(self) -> Load:
-        self._ledger.begin("mnist/train", "mnist/train")
-        return Load(
-            open_source("mnist"),
-            self._encoder,
-            self._build.gallery,
-            self._ledger,
-            Stages(),
-            False,
-            threading.Event(),
-            self._pool,
-            LoadSummary(),
-        )
+    def __enter__(self) -> LoadPass:
+        source = open_source("mnist")
+        return LoadPass(source, self._encoder, self._build.gallery, self._ledger, Stages(), self._pool)
 
     def __exit__(self, *raised: object) -> None:
         with closing(self._build), closing(self._ledger):

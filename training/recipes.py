@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gallery.errors import LookalikeError
 from ingest.progress import Stages
-from ingest.sources import open_source
+from ingest.sources import SourceName, open_source
 from ingest.sources.datasets import DATASETS
 from training import model
 from training.errors import RecipeError
@@ -117,7 +117,7 @@ def train_and_export(
         shutil.rmtree(state)
         raise
     card = {
-        "data": {"source": open_source(source, limit=1).name.split("[")[0], "count": len(train), "labels": "not used"},
+        "data": {"source": SourceName.parse(source).origin, "count": len(train), "labels": "not used"},
         "arch": arch,
         "background": background,
         "recipe": {**asdict(recipe), "whitening": whitening},

@@ -215,10 +215,10 @@ def test_a_folder_is_loaded_through_the_service(
     load = ("ingest", "load", str(folder), "--name", "digits", "--service", server.address)
     first = command(*load)
     assert first.returncode == 0, first.stderr
-    assert "digits: 20 images added, 0 were there already\n420 in all" in first.stdout
+    assert "digits: 20 images added, 0 unchanged\n420 in all" in first.stdout
     assert "'photos/torn.png': image: expected a whole image file" in first.stderr
     again = command(*load, "--strict")
-    assert "0 images added, 20 were there already\n420 in all" in again.stdout
+    assert "0 images added, 20 unchanged\n420 in all" in again.stdout
     assert (again.returncode, "1 of 21 images are bad" in again.stderr) == (3, True)
     assert command(*load, "--rebuild").returncode == 3
     assert own.search(png(queries[7])).hits[0].key == "photos/7.png"
