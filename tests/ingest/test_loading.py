@@ -293,7 +293,24 @@ def test_a_version_with_wrong_codes_does_not_go_live(store: Store, encoder: Enco
         )
 
 
-def test_the_same_command_resumes_a_load_that_ctrl_c_has_stopped(command: Command, store_url: str) -> None:
+def test_names_of_options_from_release_0_1_0_still_work(command: Command, store_url: str, photos: Path) -> None:
+    (photos / "dog").mkdir()
+    shutil.move(photos / "00.png", photos / "dog" / "00.png")
+    labelled = ("--label-from", "folder", "--name", "old"), ("--label-from-folders", "--gallery", "new")
+    for options in labelled:
+        done = command("ingest", "load", str(photos), "--store", store_url, *options)
+        assert done.returncode == 0, done.stderr
+    for name in ("old", "new"):
+        with closing(open_store(store_url).open(name)) as gallery:
+            (entry,) = gallery.get(["photos/dog/00.png"])
+        assert entry is not None
+        assert entry.label == "dog"
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_the_same_command_resumes_a_load_that_ctrl_c_has_stopped(
+    command: Command, store_url: str, presses: int
+) -> None:
     arguments = ("load", "mnist", "--limit", "15000", "--store", store_url)
     process = subprocess.Popen([BIN / "ingest", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger = Path(store_url.removeprefix("edge:")) / "mnist" / "v1" / "ledger.sqlite-wal"
@@ -302,10 +319,17 @@ def test_the_same_command_resumes_a_load_that_ctrl_c_has_stopped(command: Comman
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    assert any("stopping after the images in flight" in line for line in lines)
+    if presses == 2:
+        process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
     _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 20  # a few batches, not the rest of the source
     assert process.returncode == 130
-    assert "stopping after the images in flight" in err
-    assert "the same command resumes there" in err
+    assert "error: stopped " in err
+    assert "the same command resumes" in err
     assert "Traceback" not in err
     again = json.loads(command("ingest", *arguments, "--json").stdout)
     assert 0 < again["unchanged"] < 15_000

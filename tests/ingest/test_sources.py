@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from encoder_service.errors import ImageError
+from gallery.errors import InvalidInputError
 from ingest.errors import SourceError, SourceNotFoundError, SourceUnavailableError
-from ingest.sources import Item, SourceName, dataset_image, open_source
+from ingest.sources import Item, Source, SourceName, dataset_image, open_source
 from ingest.sources.datasets import DATASETS
 from ingest.sources.fetch import Way, fetch, folder, mirror
 from ingest.sources.idx import parse_idx
@@ -360,9 +361,70 @@ def test_a_damaged_file_of_labels_is_refused(tmp_path: Path, name: str, content:
         open_source(str(photos), labels=tmp_path / name)
 
 
+def all_sources(folder: Path) -> list[Source]:
+    """Return one source of each kind, with ten images at most."""
+    images, labels = digits.read("train")
+    photos = picture_folder(folder / "photos", 3)
+    pack(folder / "photos.zip", {path.name: path.read_bytes() for path in photos.iterdir()})
+    np.savez(folder / "arrays.npz", x=images[:3], y=labels[:3])
+    (folder / "labels.csv").write_text("000.png,zero\n")
+    return [
+        open_source("mnist", "test", limit=10),
+        open_source(str(photos)),
+        open_source(str(photos), label_from_folders=True),
+        open_source(str(photos), labels=folder / "labels.csv"),
+        open_source(str(folder / "photos.zip"), limit=2),
+        open_source(str(folder / "arrays.npz")),
+        open_source(str(digits.FOLDER / "t10k-images-idx3-ubyte.gz"), limit=10),
+    ]
+
+
+def test_every_source_can_be_pickled_for_another_process(tmp_path: Path) -> None:
+    for source in all_sources(tmp_path):
+        other = pickle.loads(pickle.dumps(source))
+        assert (other.name, other.place, other.count) == (source.name, source.place, source.count)
+        read, read_again = ([(item.key, item.sha256, item.label) for item in each] for each in (source, other))
+        assert read == read_again != []
+
+
+def test_every_source_is_found_by_its_place_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture_folder(tmp_path / "photos", 3)
+    monkeypatch.chdir(tmp_path)
+    places = [open_source("photos").place, *(source.place for source in all_sources(tmp_path / "all"))]
+    monkeypatch.chdir("/")
+    for place in places:
+        assert open_source(place).place == place
+    assert open_source("mnist").place == "mnist/train"
+
+
+def test_a_dataset_has_labels_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="mnist/test has labels of its own"):
+        open_source("mnist/test", label_from_folders=True)
+    with pytest.raises(InvalidInputError, match="expected one of --label-from-folders and --labels"):
+        open_source(str(tmp_path), label_from_folders=True, labels=tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "origin", "encoder"),
+    [
+        ("mnist", "mnist/train", "mnist"),
+        ("fashion-mnist/test", "fashion-mnist/test", "fashion"),
+        ("some/photos.tar", "photos.tar", "mnist"),
+    ],
+)
+def test_a_source_name_has_an_origin_and_a_default_encoder(text: str, origin: str, encoder: str) -> None:
+    name = SourceName.parse(text)
+    assert (name.origin, name.default_encoder) == (origin, encoder)
+
+
 @pytest.mark.parametrize(("path", "name"), [("My Photos!", "my-photos"), ("mnist/test", "mnist"), ("x", "x")])
 def test_a_gallery_is_named_after_its_source(path: str, name: str) -> None:
     assert SourceName.parse(path).default_gallery == name
+
+
+def test_a_path_without_letters_gives_no_gallery_name() -> None:
+    with pytest.raises(InvalidInputError, match=r"source 照片: expected a name with letters or digits: .* --gallery"):
+        SourceName.parse("照片").default_gallery  # noqa: B018
 
 
 @pytest.mark.slow
