@@ -103,7 +103,7 @@ def evaluate(
         gallery: The gallery to search.
         encoder: The encoder that made the gallery's codes.
         queries: Labelled images; None for the gallery's own.
-        sample: The most queries, spread evenly over all; None for all.
+        sample: Maximum number of queries, spread evenly over all; None for all.
         stages: Displays the progress.
 
     Raises:

@@ -29,7 +29,7 @@ class Plan:
         load_s: Seconds to encode and store, on one loading machine of 2 cores.
         index_s: Seconds to build the index, with all nodes working.
         nodes: Number of nodes.
-        fewest_nodes: The smallest number of nodes that have the memory.
+        fewest_nodes: The fewest nodes with enough memory.
         formula: Formula of each figure, one line each.
     """
 
@@ -49,7 +49,7 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
         images: Number of images.
         profile_name: Name of the gallery's storage profile.
         ram_bytes: Memory of a node, in bytes.
-        nodes: Number of nodes; None for the smallest number that have the memory.
+        nodes: Number of nodes; None for the fewest with enough memory.
         replicas: Number of nodes that hold each code.
 
     Raises:

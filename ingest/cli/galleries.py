@@ -13,7 +13,7 @@ from gallery.profiles import PROFILES
 
 GalleryArgument = Annotated[str, typer.Argument(help="Name of the gallery.")]
 
-PROFILE_MEANINGS = "; ".join(f"{profile.name}: {profile.meaning}" for profile in PROFILES.values())
+PROFILE_MEANINGS = ", ".join(f"{profile.name} ({profile.meaning})" for profile in PROFILES.values())
 
 
 def list_galleries(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:

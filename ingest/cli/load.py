@@ -57,18 +57,21 @@ def load(
         str, typer.Option("--gallery", "--name", help="Name of the gallery. Default: the source's name.")
     ] = "",
     split: Annotated[str, typer.Option(help="Split of the dataset: train, test or all.", show_default="train")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="The most images to load. Default: all.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to load. Default: all.")] = None,
     label_from_folders: Annotated[
         bool, typer.Option("--label-from-folders", help="Label each image with the name of its folder.")
     ] = False,
     label_from: Annotated[str, typer.Option(hidden=True, help="folder: same as --label-from-folders.")] = "",
     labels: Annotated[Path | None, typer.Option(help="CSV or JSONL file with the labels.")] = None,
-    dedupe: Annotated[bool, typer.Option("--dedupe", help="Load one of several images with the same content.")] = False,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Load only one of several images with the same content.")
+    ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove images that the source no longer has.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if any image is bad.")] = False,
     max_rejected: Annotated[
-        float, typer.Option(parser=_percent, metavar="PERCENT", help="Exit with 3 if more of the images are bad.")
+        float,
+        typer.Option(parser=_percent, metavar="PERCENT", help="Maximum share of bad images; exit with 3 above it."),
     ] = 10.0,
     profile: Annotated[
         str,

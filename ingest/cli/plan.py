@@ -15,7 +15,7 @@ def plan(
     images: Annotated[str, typer.Option(help="Number of images, such as 60000, 100M or 1B.")],
     profile: Annotated[str, typer.Option(help=f"Storage profile, one of {', '.join(PROFILES)}.")] = DEFAULT_PROFILE,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of Qdrant nodes. Default: the smallest that have the memory.")
+        int | None, typer.Option(min=1, help="Number of Qdrant nodes. Default: the fewest with enough memory.")
     ] = None,
     ram: Annotated[str, typer.Option(help="Memory of a node.")] = "16GB",
     replicas: Annotated[int, typer.Option(min=1, help="Number of nodes that hold each code.")] = 1,

@@ -52,7 +52,7 @@ def evaluate(
         typer.Option(metavar="SOURCE", help="Labelled images, such as mnist/test. Default: the gallery's own images."),
     ] = "",
     sample: Annotated[
-        int | None, typer.Option(min=1, help="The most queries, spread evenly over all. Default: all.")
+        int | None, typer.Option(min=1, help="Maximum number of queries, spread evenly over all. Default: all.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this HTML file.")] = None,
     store: StoreOption = DEFAULT_STORE,

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from ingest.loading.ledger import Row
 from ingest.sources import Item
 
-# A batch ends at this many images or bytes, whichever comes first. Up to three batches wait for each stage, so the
-# bytes bound a loader's memory, and the images bound what a stopped load has to repeat.
+# A batch ends at this many images or bytes, whichever comes first. Each stage holds up to three batches, so the bytes
+# bound a loader's memory. The images bound the work that a killed load has to repeat.
 BATCH_COUNT = 1024
 _BATCH_BYTES = 32 * 1024 * 1024
-# Bytes of images that are worth a thread. With less, threads that decode small images would wait for each other.
+# Bytes of images that one thread prepares at a time. With fewer, threads that decode small images wait for each other.
 _CHUNK_BYTES = 1024 * 1024
 
 _COUNTS = ("added", "unchanged", "duplicates", "rejected", "pruned")
@@ -150,7 +150,7 @@ def take_batch(items: Iterator[Item]) -> tuple[list[Item], bool]:
 
 
 def chunks(items: list[tuple[Item, str]]) -> Iterator[list[tuple[Item, str]]]:
-    """Yield the items in chunks that are each worth a thread."""
+    """Yield the items in chunks for one thread each."""
     chunk: list[tuple[Item, str]] = []
     size = 0
     for item, sha256 in items:

@@ -31,7 +31,7 @@ class LoadOptions:
     Attributes:
         dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove images that the source no longer has.
-        max_rejected: The most images that may be bad, in percent of the source's images, 0 to 100.
+        max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100.
         workers: Number of processes that load.
         publish_anyway: Whether to publish the version even if more images are bad.
 
@@ -59,7 +59,7 @@ def check_exclusive_options(
 
     Args:
         options: The options as the user gave them.
-        limit: The most images to read; None for all.
+        limit: Maximum number of images to read; None for all.
         rebuild: Whether to build a new version.
         through_service: Whether a running service stores the images.
 
@@ -142,11 +142,11 @@ def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> No
 
     Args:
         summary: Summary of the load.
-        max_percent: The most images that may be bad, in percent, 0 to 100.
+        max_percent: Maximum share of bad images, in percent of the source's images, 0 to 100.
         outcome: What has become of the gallery, for the message.
 
     Raises:
-        RejectedError: More images are bad.
+        RejectedError: The share of bad images is larger.
     """
     if summary.rejected * 100 > max_percent * summary.seen:
         raise RejectedError(

@@ -22,7 +22,7 @@ FILE = "ledger.sqlite"
 _FORMAT = 1
 # Rows that `prune` removes at once: enough that each request to the store is worth it, few enough to hold in memory.
 _PRUNE_COUNT = 1024
-# Seconds that a process waits for the write lock, which the workers of a load take in turn for milliseconds.
+# Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
 _LOCK_S = 60
 # Number of the nameless source, to which images belong whose source is unknown. The others count from 1.
 _UNKNOWN_SOURCE = 0

@@ -20,7 +20,7 @@ from ingest.loading.prefetch import prefetch
 from ingest.progress import Stages
 from ingest.sources import Item, Source
 
-# Images of each batch that are decoded again from their codes, to measure the usual reconstruction error.
+# Codes of each batch that are decoded again, to sample the usual reconstruction error.
 _RECONSTRUCTED_COUNT = 128
 # Inputs kept for the verification of the version, which encodes each of them again.
 _SAMPLE_COUNT = 64

@@ -109,7 +109,7 @@ class SourceName:
         """Open the source.
 
         Args:
-            limit: The most images to read; None for all.
+            limit: Maximum number of images to read; None for all.
             label_from_folders: Label each image with the name of its folder, instead of the source's own labels.
             labels: CSV or JSONL file of labels, instead of the source's own; None for no such file.
 

@@ -27,7 +27,7 @@ class ArchiveSource:
 
         Args:
             path: The archive.
-            limit: The most images to read; None for all.
+            limit: Maximum number of images to read; None for all.
 
         Raises:
             SourceError: The file is not an archive, or can't be read.

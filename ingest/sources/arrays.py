@@ -69,7 +69,7 @@ class ArraySource:
         Args:
             path: The file.
             arrays: The arrays of images in the file.
-            limit: The most images to read; None for all.
+            limit: Maximum number of images to read; None for all.
         """
         self.name = limited_name(path.name, limit)
         self.place = str(path.resolve())

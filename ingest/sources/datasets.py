@@ -113,7 +113,7 @@ class DatasetSource:
         Args:
             dataset: The dataset.
             split: `train`, `test`, or `all` for both.
-            limit: The most images to read; None for all.
+            limit: Maximum number of images to read; None for all.
 
         Raises:
             SourceError: The dataset has no such split.

@@ -12,7 +12,7 @@ from gallery.errors import StoreUnusableError
 from gallery.files import replace_file
 from ingest.errors import SourceUnavailableError
 
-# Seconds to wait for a mirror to connect, and then for each read. A mirror that is slower is as good as down.
+# Seconds to wait for a mirror to connect, and then for each read. A slower mirror counts as down.
 _CONNECT_S = 10.0
 
 Read = Callable[[str], bytes]

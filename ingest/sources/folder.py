@@ -24,7 +24,7 @@ class FolderSource:
 
         Args:
             folder: The folder. Links to other folders are not followed.
-            limit: The most files to read; None for all.
+            limit: Maximum number of files to read; None for all.
 
         Raises:
             SourceError: The folder has no file, or can't be listed.

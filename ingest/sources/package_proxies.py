@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ingest.sources.fetch import Read, Way, folder
 
-# Seconds that one command may take. A package has about 30 MB, which a slow proxy brings within five minutes.
+# Seconds that one command may take. The packages have some ten megabytes, for which a slow proxy needs minutes.
 _COMMAND_S = 300.0
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -398,7 +399,8 @@ def test_a_gallery_without_a_ledger_gets_one(store: Store, encoder: Encoder, pho
 
 def test_the_loader_leaves_no_threads_and_no_open_files(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before, threads = len(os.listdir("/proc/self/fd")), set(threading.enumerate())  # noqa: PTH208
     for _ in range(3):
         load(store, encoder, photos)
+    assert set(threading.enumerate()) <= threads
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208

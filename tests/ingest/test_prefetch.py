@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,8 +11,14 @@ from ingest.loading.prefetch import prefetch
 TIMEOUT_S = 10
 
 
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+Threads = Callable[[], set[threading.Thread]]
+
+
+@pytest.fixture
+def threads() -> Threads:
+    """Returns the threads that the test has started and that still run."""
+    before = set(threading.enumerate())
+    return lambda: set(threading.enumerate()) - before
 
 
 def test_items_come_in_their_order() -> None:
@@ -21,7 +27,7 @@ def test_items_come_in_their_order() -> None:
     assert list(prefetch([None, False, 0])) == [None, False, 0]
 
 
-def test_an_error_comes_after_the_items_before_it() -> None:
+def test_an_error_comes_after_the_items_before_it(threads: Threads) -> None:
     def failing() -> Iterator[int]:
         yield from (1, 2, 3)
         raise OSError("gone")
@@ -31,7 +37,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         for item in prefetch(failing()):
             received.append(item)
     assert received == [1, 2, 3]
-    assert threads() == []
+    assert threads() == set()
 
 
 def test_the_next_items_are_computed_while_the_caller_works_and_no_more_than_two() -> None:
@@ -69,7 +75,7 @@ def test_two_stages_work_at_the_same_time() -> None:
     assert list(prefetch(map(second, prefetch(map(first, range(4)))))) == [0, 1, 2, 3]
 
 
-def test_an_early_end_stops_all_threads_and_closes_the_source() -> None:
+def test_an_early_end_stops_all_threads_and_closes_the_source(threads: Threads) -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -84,5 +90,5 @@ def test_an_early_end_stops_all_threads_and_closes_the_source() -> None:
     assert len(threads()) == 2
     items.close()  # type: ignore[attr-defined]
     del items
-    assert threads() == []
+    assert threads() == set()
     assert closed.wait(TIMEOUT_S)
