@@ -127,7 +127,7 @@ def _see_log(request_id: str) -> str:
 
 
 class _Malformed:
-    """Stands for bytes that are not a message. If parsing them failed, gRPC itself would answer INTERNAL."""
+    """Stands for bytes that can't be parsed. gRPC itself would answer INTERNAL, though the mistake is the client's."""
 
 
 def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -43,7 +43,7 @@ class Config:
     """The settings in force for one service.
 
     Each field's metadata has its `help`, its environment variable `env`, and the bounds `min` and `max`, None for no
-    bound. The field `store` has none, because all commands share its option.
+    bound. The field `store` has no metadata, because all commands share its option.
 
     Raises:
         InvalidInputError: Settings contradict each other, or would expose the service to other machines unprotected.

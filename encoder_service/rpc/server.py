@@ -79,9 +79,9 @@ _STORE_NAMES = ("", *SERVICES[1:])  # these services need the store
 class Server:
     """The gRPC server over an encoder and a store.
 
-    with Server(store, encoder, config) as server:
-        print(server.address)
-        server.wait_for_signal()
+        with Server(store, encoder, config) as server:
+            print(server.address)
+            server.wait_for_signal()
 
     Attributes:
         port: The port that it listens on.

@@ -247,30 +247,31 @@ def error_classes(base: type[LookalikeError] = LookalikeError) -> Iterator[type[
         yield from error_classes(error)
 
 
-@pytest.mark.parametrize("error", sorted(set(error_classes()), key=str))
-def test_a_client_receives_an_error_s_summary_or_message_and_never_its_place(
+def test_clients_receive_the_summary_or_message_of_every_error_and_never_its_place(
     channel: grpc.Channel,
     queries: list[Image.Image],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    error: type[LookalikeError],
 ) -> None:
-    def fail(self: EdgeGallery, queries: object) -> None:
-        raise error("the message", place="/secret/store")
+    for error in set(error_classes()):
 
-    monkeypatch.setattr(EdgeGallery, "search_batch", fail)
-    call = search(channel, queries[0])
-    assert call.code() is status_for(error)
-    request_id = trailing(call)["x-request-id"]
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    if error.summary:
-        assert call.details() == f"{error.summary} The service's log has more under {request_id}."
-        assert warnings == ["/encoder_service.v1.SearchService/Search: /secret/store: the message"]
-    else:
-        assert call.details() == "the message"
-        assert warnings == []
-    pushback = trailing(call).get("grpc-retry-pushback-ms")
-    assert pushback == ("-1" if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else None)
+        def fail(self: EdgeGallery, queries: object, error: type[LookalikeError] = error) -> None:
+            raise error("the message", place="/secret/store")
+
+        monkeypatch.setattr(EdgeGallery, "search_batch", fail)
+        caplog.clear()
+        call = search(channel, queries[0])
+        assert call.code() is status_for(error), error
+        request_id = trailing(call)["x-request-id"]
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        if error.summary:
+            assert call.details() == f"{error.summary} The service's log has more under {request_id}."
+            assert warnings == ["/encoder_service.v1.SearchService/Search: /secret/store: the message"], error
+        else:
+            assert call.details() == "the message"
+            assert warnings == [], error
+        pushback = trailing(call).get("grpc-retry-pushback-ms")
+        assert pushback == ("-1" if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED else None), error
 
 
 def test_messages_for_clients_need_no_docstrings() -> None:

@@ -12,6 +12,7 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.rpc.server import Server
 from gallery import Store, open_store
+from gallery.files import replace_file
 from tests.digits import build, png
 
 
@@ -62,15 +63,15 @@ def test_a_version_that_cannot_be_opened_leaves_the_service_on_the_old_one(
     server: Server, store: Store, encoder: Encoder, queries: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
     home = Path(store.url.removeprefix("edge:")) / "digits"
-    (home / "CURRENT").write_text("v9")
+    replace_file(home / "CURRENT", b"v9\n")
     deadline = time.monotonic() + 30
     while "stays at v1" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
-    (line,) = [line for line in caplog.messages if "gallery 'digits' stays at v1: " in line]
+    line = next(line for line in caplog.messages if "gallery 'digits' stays at v1: " in line)
     assert "'v9'" in line
     with Client(server.address) as client:
         assert client.search(png(queries[0]), "digits").version == 1
-        (home / "CURRENT").write_text("v1")
+        replace_file(home / "CURRENT", b"v1\n")
         build(store, encoder, rebuild=True)
         while client.search(png(queries[0]), "digits").version == 1 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -94,7 +95,7 @@ def test_a_version_whose_files_were_altered_is_refused(
     content = bytearray(altered.read_bytes())
     content[len(content) // 2] ^= 1
     altered.write_bytes(content)
-    (home / "CURRENT").write_text("v2\n")
+    replace_file(home / "CURRENT", b"v2\n")
     deadline = time.monotonic() + 30
     while "stays at v1" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
