@@ -1,17 +1,9 @@
 """The `ingest` command."""
 
-import typer
-
 from encoder_service import terminal
 from ingest.cli import galleries, load, plan, quality
 
-app = typer.Typer(
-    help="Load images into galleries and manage them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
-)
+app = terminal.new_app("Load images into galleries and manage them.")
 
 app.command("load")(load.load)
 app.command("list")(galleries.list_galleries)

@@ -31,7 +31,7 @@ class LoadSummary:
         duplicates: Images left out because the gallery has the same content under another key.
         rejected: Images that could not be read or decoded, in this load or an earlier one.
         pruned: Images removed because the source no longer has them.
-        stopped: Whether the user stopped the load before the source's end.
+        stopped: The user stopped the load before the source's end.
         samples: A few of the encoded inputs, (h, w, c), by key, for the verification.
         seconds: Time by stage: "read", "prepare", "encode", "store". The stages overlap.
     """

@@ -33,7 +33,7 @@ class LoadOptions:
         prune: Remove images that the source no longer has.
         max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100.
         workers: Number of processes that load.
-        publish_anyway: Whether to publish the version even if more images are bad.
+        publish_anyway: Publish the version even if the share of bad images is larger.
 
     Raises:
         InvalidInputError: The options exclude each other.
@@ -84,7 +84,7 @@ def load_and_publish(
         source: The images.
         encoder: Encodes them.
         stages: Displays the progress.
-        options: Which images to leave out or remove, and how to load.
+        options: Options of the load.
 
     Returns:
         The gallery as it is now, and the summary of the load.
@@ -143,7 +143,7 @@ def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> No
     Args:
         summary: Summary of the load.
         max_percent: Maximum share of bad images, in percent of the source's images, 0 to 100.
-        outcome: What has become of the gallery, for the message.
+        outcome: State of the gallery after the load, for the message.
 
     Raises:
         RejectedError: The share of bad images is larger.

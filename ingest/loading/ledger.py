@@ -52,8 +52,8 @@ class Row(NamedTuple):
         status: Its outcome.
         sha256: SHA-256 of its content, 64 hex digits; "" if the content could not be read.
         label: Name of what it shows; "" for no label.
-        reason: If it is bad, why; if it is a duplicate, the original's key; if it is ok but could not be read again,
-            why.
+        reason: The reason why a bad image is bad, or why an ok image could not be read again; for a duplicate, the key
+            of its original.
         error: Mean squared error of its reconstruction, 0 or more; None unless it was sampled.
     """
 
@@ -156,17 +156,17 @@ class Ledger:
         with self._transaction():
             self._rows.execute("INSERT OR IGNORE INTO sources (id, name, place) VALUES (?, '', '')", (_UNKNOWN_SOURCE,))
             number = self._number(source) if source else _UNKNOWN_SOURCE
-            self._rows.execute("CREATE TEMP TABLE held (key TEXT PRIMARY KEY) WITHOUT ROWID")
+            self._rows.execute("CREATE TEMP TABLE stored (key TEXT PRIMARY KEY) WITHOUT ROWID")
             for batch in entries:
-                self._rows.executemany("INSERT INTO held VALUES (?)", ((entry.key,) for entry in batch))
+                self._rows.executemany("INSERT INTO stored VALUES (?)", ((entry.key,) for entry in batch))
                 self._rows.executemany(
                     "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?1, ?2, 'ok', ?3, ?4, '') "
                     "ON CONFLICT (key) DO UPDATE SET status = 'ok', sha256 = ?3, label = ?4, reason = '' "
                     "WHERE status != 'ok' OR sha256 != ?3 OR label != ?4",
                     ((entry.key, number, entry.sha256, entry.label) for entry in batch),
                 )
-            self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM held)")
-            self._rows.execute("DROP TABLE held")
+            self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM stored)")
+            self._rows.execute("DROP TABLE stored")
 
     def copy_to(self, folder: Path) -> None:
         """Write the whole ledger into another version's folder."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ingest.errors import SourceError
 from ingest.sources.arrays import Rows
 
-# How the name of an array of images begins, and how the name of its labels begins instead: `x_train`, `y_train`.
+# Prefixes of the name of an array of images, and of the name of its labels: `x_train` has its labels in `y_train`.
 _LABELS = (("x", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"), ("data", "target"))
 
 
