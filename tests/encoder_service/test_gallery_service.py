@@ -141,7 +141,7 @@ def test_a_gallery_that_grew_is_sound_and_worth_a_backup(
     store.open("digits").close()  # opened once more, as by another service
     checked = command("ingest", "check", "digits", "--sample", "0", "--store", store_url)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "images came or went through a service" in checked.stderr
+    assert "a service has added or deleted images" in checked.stderr
     backup = command("ingest", "backup", "digits", str(tmp_path / "digits.tar.gz"), "--store", store_url)
     assert backup.returncode == 0, backup.stderr
     assert "407 images" in backup.stdout
