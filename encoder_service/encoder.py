@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -185,11 +184,18 @@ class _Model:
         return result
 
 
+def _interpreter(**arguments: Any) -> Any:
+    """Create a LiteRT interpreter. The import is here because it takes 0.25 s, and most commands encode nothing."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(**arguments)
+
+
 class _Session:
     """An interpreter for one batch size. It keeps the tensors' indices: asking for them takes longer than a run."""
 
     def __init__(self, weights: bytes, shape: tuple[int, ...]) -> None:
-        self._interpreter: Any = Interpreter(model_content=weights, num_threads=1)
+        self._interpreter = _interpreter(model_content=weights, num_threads=1)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._interpreter.resize_tensor_input(self._input, shape)
@@ -212,7 +218,7 @@ def _absorb_greeting() -> None:
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(null, 2)
-        Interpreter(model_path=str(MODELS / "seed" / "encoder.tflite"), num_threads=1).allocate_tensors()
+        _interpreter(model_path=str(MODELS / "seed" / "encoder.tflite"), num_threads=1).allocate_tensors()
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -137,7 +137,7 @@ class Galleries:
             is_live = gallery.spec.version == spec.version
             return gallery.counted_spec() if is_live else spec
 
-    def _open_specs(self) -> "list[GallerySpec]":
+    def _open_specs(self) -> Sequence[GallerySpec]:
         with self._lock:
             return [gallery.spec for gallery in self._open.values()]
 

@@ -58,7 +58,7 @@ def trailing(call: Any) -> dict[str, str]:
 
 def test_the_limits_are_told(server: Server) -> None:
     with Client(server.address) as client:
-        limits = client.encoder().limits
+        limits = client.limits()
     assert (limits.max_image_bytes, limits.max_image_pixels) == (LIMITS.max_image_bytes, LIMITS.max_image_pixels)
     assert (limits.max_concurrent_call_count, limits.max_concurrent_stream_count) == (2, 1)
     assert limits.max_stream_item_count == 64
