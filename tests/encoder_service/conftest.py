@@ -1,4 +1,4 @@
-"""A gallery of 400 digits that a test may change, and a service over it."""
+"""A gallery of 400 digits that a test may change, and a server over it."""
 
 import shutil
 from collections.abc import Iterator
