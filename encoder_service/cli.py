@@ -1,14 +1,17 @@
 """The `encoder-service` command."""
 
+import inspect
 import io
 import json
 import os
 import sys
+import tomllib
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from PIL import Image
@@ -16,7 +19,7 @@ from PIL import Image
 from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.limits import LIMITS
-from encoder_service.rpc.config import Config, configured
+from encoder_service.rpc.config import Config
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
 from encoder_service.terminal import (
     CaFileOption,
@@ -27,17 +30,13 @@ from encoder_service.terminal import (
     TokenFileOption,
 )
 from gallery import DEFAULT_LIMIT, DEFAULT_STORE, MAX_LIMIT, SearchOptions, open_store
-from gallery.errors import KeyNotFoundError, NotFoundError
+from gallery.errors import InvalidInputError, KeyNotFoundError, NotFoundError
 
 if TYPE_CHECKING:
     from encoder_service.client import Client
 
-app = typer.Typer(
-    help="Find the pictures that look like yours: serve the search over gRPC, or search from the terminal.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
+app = terminal.new_app(
+    "Find the pictures that look like yours: serve the search over gRPC, or search from the terminal."
 )
 
 _LIMITS = (
@@ -45,30 +44,87 @@ _LIMITS = (
 )
 
 
+def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the settings of a TOML file the defaults of the command's options."""
+    if path is None:
+        return None
+    try:
+        settings = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"--config {path}: expected a readable TOML file: {error}") from error
+    known = [setting.name for setting in fields(Config)]
+    unknown = sorted(settings.keys() - set(known))
+    if unknown:
+        raise InvalidInputError(f"--config {path}: unknown setting '{unknown[0]}': expected only {', '.join(known)}")
+    context.default_map = {**(context.default_map or {}), **settings}
+    return path
+
+
+_ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="LOOKALIKE_CONFIG",
+        help="TOML file of settings, named as these flags with _ for -. Flags and environment variables win over it.",
+        callback=_read_settings,
+        is_eager=True,
+    ),
+]
+
+
+def configured(command: Callable[[Config], None]) -> Callable[..., None]:
+    """Give a command an option for each setting of `Config`, and `--config FILE`.
+
+    Args:
+        command: Called with the resulting settings. Its name and docstring remain the command's.
+    """
+
+    def run(config: Path | None, **settings: Any) -> None:
+        command(Config(**settings))
+
+    options: dict[str, Any] = {"config": (_ConfigOption, None)}
+    for setting in fields(Config):
+        option = StoreOption if setting.name == "store" else Annotated[setting.type, _option(setting.metadata)]
+        options[setting.name] = (option, setting.default)
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in options.items()
+        ]
+    )
+    run.__signature__ = signature  # type: ignore[attr-defined] # Typer makes its options from the signature
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def _option(metadata: Mapping[str, Any]) -> Any:
+    return typer.Option(envvar=metadata["env"], help=metadata["help"], min=metadata["min"], max=metadata["max"])
+
+
 @app.command(epilog=_LIMITS)
 @configured
 def serve(config: Config) -> None:
-    """Answer encodings and searches over gRPC, until SIGTERM or Ctrl-C."""
+    """Serve encodings and searches over gRPC.
+
+    Runs until SIGTERM or Ctrl-C, and then lets the calls in flight finish.
+    """
     from encoder_service.rpc.logs import begin_logging
     from encoder_service.rpc.server import Server
 
     begin_logging(config.log_format, config.log_level)
-    server = Server(open_store(config.store), load_encoder(config.encoder), config)
-    try:
-        server.start()
-    except BaseException:
-        server.stop(grace_s=0)
-        raise
-    print(f"serving on {server.address}", flush=True)
-    if config.metrics_port is not None:
-        print(f"metrics on http://{config.metrics_host}:{server.metrics_port}/metrics", flush=True)
-    server.wait_for_signal()
+    with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
+        print(f"serving on {server.address}", flush=True)
+        if config.metrics_port is not None:
+            print(f"metrics on http://{config.metrics_host}:{server.metrics_port}/metrics", flush=True)
+        server.wait_for_signal()
 
 
 @app.command("config")
 @configured
 def show_config(config: Config) -> None:
-    """Print what would be in force for `serve` with the same flags, environment and file, as JSON."""
+    """Print the settings of `serve` as JSON.
+
+    Takes the same flags, environment variables and file as `serve`. Secrets are masked.
+    """
     print(json.dumps(config.shown(), indent=2))
 
 
@@ -131,7 +187,7 @@ def search(
     if as_json:
         print(json.dumps(_as_dict(result)))
     else:
-        terminal.print_hits(result, image)
+        _print_hits(result, image)
 
 
 def main() -> None:
@@ -218,3 +274,31 @@ def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) 
     file = io.BytesIO()
     draw_sheet(picture, name, result.hits).save(file, "PNG", optimize=True)
     terminal.write_out(path, file.getvalue())
+
+
+def _print_hits(result: SearchResult, query: str) -> None:
+    """Print hits as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"looks like {query}", title_justify="left", title_style="bold")
+    table.add_column("", justify="right", style="dim")
+    table.add_column("key")
+    table.add_column("label")
+    table.add_column("distance", justify="right")
+    table.add_column("percentile", justify="right")
+    for rank, hit in enumerate(result.hits, start=1):
+        percentile = "" if hit.distance_percentile is None else f"{hit.distance_percentile:.0f}"
+        table.add_row(str(rank), hit.key, hit.label, f"{hit.distance:.3f}", percentile)
+    console = Console()
+    console.print(table)
+    if result.is_unusual:
+        console.print(
+            "No close match: this query looks less like the gallery than 99 % of its own images do.", style="yellow"
+        )
+    console.print(
+        f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "
+        f"encode {result.encode_ms:.2f} ms, search {result.search_ms:.2f} ms",
+        style="dim",
+        highlight=False,
+    )

@@ -88,7 +88,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             image = images.decode(image)
         begun = time.perf_counter()
         code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
-        self._metrics.stage("encode", (time.perf_counter() - begun) * 1e3)
+        self._metrics.stages(encode=(time.perf_counter() - begun) * 1e3)
         return code
 
 
@@ -123,9 +123,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         return search_pb2.BatchSearchResponse(responses=map(wire.search_result_to_proto, results))
 
     def _measure(self, result: SearchResult) -> None:
-        if result.encode_ms:
-            self._metrics.stage("encode", result.encode_ms, ended_ms_ago=result.search_ms)
-        self._metrics.stage("search", result.search_ms)
+        self._metrics.stages(encode=result.encode_ms, search=result.search_ms)
 
 
 class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
@@ -184,7 +182,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             except LookalikeError as error:
                 results[index] = error
         results.update(zip(new, writer.add(list(new.values())), strict=True))
-        self._metrics.stage("store", (time.perf_counter() - begun) * 1e3)
+        self._metrics.stages(store=(time.perf_counter() - begun) * 1e3)
         for index, request in enumerate(requests):
             response = gallery_pb2.AddImagesResponse(index=first + index, key=request.key)
             result = results[index]

@@ -27,7 +27,5 @@ def store(built: Path, store_url: str) -> Store:
 
 @pytest.fixture
 def server(store: Store, encoder: Encoder) -> Iterator[Server]:
-    server = Server(store, encoder)
-    server.start()
-    yield server
-    server.stop()
+    with Server(store, encoder) as server:
+        yield server

@@ -4,7 +4,6 @@ import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,7 +24,7 @@ from encoder_service.rpc.config import Config
 from encoder_service.rpc.server import Server
 from encoder_service.searcher import Key, SearchRequest, Subject
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, search_pb2, search_pb2_grpc
-from gallery import GallerySpec, SearchOptions, Store, open_store
+from gallery import GallerySpec, SearchOptions, open_store
 from gallery.errors import EncoderMismatchError, InvalidInputError, NotFoundError
 from gallery.exact import ExactGallery
 from ingest.loading.ledger import Ledger
@@ -35,18 +34,6 @@ from tests.commands import BIN
 from tests.digits import Digits, build, png
 
 SearchMessage = search_pb2.SearchRequest
-
-
-@contextmanager
-def serving(store: Store, encoder: Encoder) -> Iterator[Client]:
-    """A client of a server over one store."""
-    server = Server(store, encoder)
-    try:
-        server.start()
-        with Client(server.address) as client:
-            yield client
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +278,7 @@ def test_noise_is_distinguished_from_digits(client: Client, queries: list[Image.
 def test_letters_and_rotated_digits_are_distinguished_from_digits(store_url: str, queries: list[Image.Image]) -> None:
     store, encoder = open_store(store_url), load_encoder("mnist")
     build(store, encoder)
-    with serving(store, encoder) as client:
+    with Server(store, encoder) as server, Client(server.address) as client:
         rotated = [query.transpose(Image.Transpose.ROTATE_90) for query in queries[:20]]
         assert all(client.search(image).is_unusual for image in [*map(draw_letter, "ABEFKMNRTWX"), *rotated])
         # 400 images calibrate a gallery only roughly
@@ -367,7 +354,7 @@ def test_a_gallery_of_another_encoder_is_rejected(encoder: Encoder, queries: lis
     store = open_store("exact:")
     store.build(GallerySpec("foreign", "other", "0" * 64, 128)).publish()
     build(store, encoder, "own", count=20)
-    with serving(store, encoder) as client:
+    with Server(store, encoder) as server, Client(server.address) as client:
         with pytest.raises(EncoderMismatchError, match=r"'foreign' was made by encoder 'other' .* is not installed"):
             client.search(queries[0], "foreign")
         assert client.search(queries[0], "own").hits
@@ -379,7 +366,7 @@ def test_each_gallery_is_searched_with_its_own_encoder(encoder: Encoder, queries
     store = open_store("exact:")
     build(store, encoder, "by-seed", count=40)
     build(store, load_encoder("mnist"), "by-mnist", count=40)
-    with serving(store, encoder) as client:
+    with Server(store, encoder) as server, Client(server.address) as client:
         for name in ("seed", "mnist"):
             result = client.search(queries[0], f"by-{name}")
             assert (result.encoder, len(result.hits)) == (name, 5)

@@ -28,13 +28,8 @@ ERRORS = [
 
 @pytest.fixture(scope="module")
 def failing_client(encoder: Encoder) -> Iterator[Client]:
-    server = Server(open_store("exact:"), encoder)
-    try:
-        server.start()
-        with Client(server.address) as client:
-            yield client
-    finally:
-        server.stop()
+    with Server(open_store("exact:"), encoder) as server, Client(server.address) as client:
+        yield client
 
 
 def make_galleries_fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -85,7 +80,7 @@ def test_a_status_without_an_error_of_its_own_is_a_service_error(
     failing_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_galleries_fail(monkeypatch, RuntimeError("a bug"))
-    with pytest.raises(ServiceError, match=r"^service at 127\.0\.0\.1:\d+: INTERNAL: unexpected error") as raised:
+    with pytest.raises(ServiceError, match=r"^service at 127\.0\.0\.1:\d+: INTERNAL: Unexpected error") as raised:
         failing_client.galleries()
     assert "is it running" not in str(raised.value)
 
