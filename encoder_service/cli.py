@@ -18,7 +18,7 @@ from PIL import Image
 
 from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
-from encoder_service.limits import LIMITS
+from encoder_service.limits import LIMITS, UNUSUAL_PERCENTILE
 from encoder_service.rpc.config import Config
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
 from encoder_service.terminal import (
@@ -40,7 +40,9 @@ app = terminal.new_app(
 )
 
 _LIMITS = (
-    "Limits: " + "; ".join(f"{getattr(LIMITS, one.name):,} {one.metadata['unit']}" for one in fields(LIMITS)) + "."
+    "Limits: "
+    + "; ".join(f"{getattr(LIMITS, limit.name):,} {limit.metadata['unit']}" for limit in fields(LIMITS))
+    + "."
 )
 
 
@@ -294,7 +296,8 @@ def _print_hits(result: SearchResult, query: str) -> None:
     console.print(table)
     if result.is_unusual:
         console.print(
-            "No close match: this query looks less like the gallery than 99 % of its own images do.", style="yellow"
+            f"No close match: this query looks less like the gallery than {UNUSUAL_PERCENTILE} % of its own images do.",
+            style="yellow",
         )
     console.print(
         f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "
