@@ -11,17 +11,16 @@ from contextlib import closing
 from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from PIL import Image
 
 from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
-from encoder_service.errors import ImageError
-from encoder_service.limits import LIMITS
+from encoder_service.limits import LIMITS, UNUSUAL_PERCENTILE
 from encoder_service.rpc.config import Config
-from encoder_service.searcher import SearchRequest, SearchResult, Subject
+from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
 from encoder_service.terminal import (
     CaFileOption,
     CertFileOption,
@@ -33,12 +32,17 @@ from encoder_service.terminal import (
 from gallery import DEFAULT_LIMIT, DEFAULT_STORE, MAX_LIMIT, SearchOptions, open_store
 from gallery.errors import InvalidInputError, KeyNotFoundError, NotFoundError
 
+if TYPE_CHECKING:
+    from encoder_service.client import Client
+
 app = terminal.new_app(
     "Find the pictures that look like yours: serve the search over gRPC, or search from the terminal."
 )
 
 _LIMITS = (
-    "Limits: " + "; ".join(f"{getattr(LIMITS, one.name):,} {one.metadata['unit']}" for one in fields(LIMITS)) + "."
+    "Limits: "
+    + "; ".join(f"{getattr(LIMITS, limit.name):,} {limit.metadata['unit']}" for limit in fields(LIMITS))
+    + "."
 )
 
 
@@ -128,12 +132,15 @@ def show_config(config: Config) -> None:
 
 @app.command()
 def health(
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The service.")] = "127.0.0.1:50051",
-    live: Annotated[bool, typer.Option("--live", help="Ask only whether it lives.")] = False,
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the service.")] = "127.0.0.1:50051",
+    live: Annotated[bool, typer.Option("--live", help="Ask only whether the process is alive.")] = False,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
 ) -> None:
-    """Ask a running service whether it is ready; exit with 0 if so, with 5 if not."""
+    """Ask a service whether it is ready.
+
+    Exits with 0 if it is ready, and with 5 if it is not.
+    """
     with terminal.connect(address, None, ca_file, cert_file) as client:
         client.check_health("liveness" if live else "")
     print("alive" if live else "ready")
@@ -142,14 +149,17 @@ def health(
 @app.command()
 def search(
     image: Annotated[
-        str, typer.Argument(help="An image file, - for stdin, a dataset's image (mnist/test/7), or a stored key.")
+        str,
+        typer.Argument(help="Image file, - for stdin, image of a dataset (mnist/test/7), or key of a stored image."),
     ],
     address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Ask a running service; without it, open the store here.")
+        str,
+        typer.Option(metavar="HOST:PORT", help="Address of a service to ask; by default, the store is opened here."),
     ] = "",
-    name: Annotated[str, typer.Option(help="Gallery to search; the store's only one if not given.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="The most hits wanted.")] = DEFAULT_LIMIT,
-    out: Annotated[Path | None, typer.Option(help="Write a picture of the query beside its hits, as PNG.")] = None,
+    gallery: Annotated[str, typer.Option(help="Gallery to search; by default, the store's only one.")] = "",
+    name: Annotated[str, typer.Option(hidden=True, help="Former name of --gallery.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number of hits.")] = DEFAULT_LIMIT,
+    out: Annotated[Path | None, typer.Option(help="PNG file to write, with the query beside its hits.")] = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
@@ -157,20 +167,23 @@ def search(
     encoder: EncoderOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Find the stored images that look like one. A query named by key never answers itself."""
+    """Find stored images similar to a query image.
+
+    An image that is given by its key is not among its own hits.
+    """
     query = _query(image)
     options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
     request = SearchRequest(query.subject, options)
     try:
         if address:
             with terminal.connect(address, token_file, ca_file, cert_file) as client:
-                result = client.search(request.subject, name, request.options)
+                result = _search_service(client, gallery or name, request)
         else:
-            result = _search_here(store, encoder, name, request)
-    except NotFoundError as error:
-        if isinstance(query.subject, str) and f"'{image}'" in str(error):
-            raise KeyNotFoundError(f"'{image}' is no file, no dataset's image and no stored key: {error}") from error
-        raise
+            result = _search_store(store, encoder, gallery or name, request)
+    except KeyNotFoundError as error:
+        raise KeyNotFoundError(
+            f"'{image}' is not a file, an image of a dataset or the key of a stored image: {error}"
+        ) from error
     if out:
         _write_sheet(out, image, query.subject, result)
     if as_json:
@@ -184,6 +197,14 @@ def main() -> None:
     terminal.run(app)
 
 
+IMAGES_GROUP = "lookalike.images"
+"""Entry-point group of plug-ins that turn a query such as "mnist/test/7" into an image that no gallery has to hold.
+
+An entry point is a function that takes the query, a string, and returns a Pillow image, or None if the query is not the
+plug-in's. `search` tries a file first, then the plug-ins, then the keys of the gallery.
+"""
+
+
 class _Query(NamedTuple):
     subject: Subject
     exclude_keys: tuple[str, ...] = ()
@@ -193,23 +214,30 @@ def _query(text: str) -> _Query:
     if text == "-":
         return _Query(sys.stdin.buffer.read())
     if os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
-        try:
-            return _Query(Path(text).read_bytes())
-        except OSError as error:
-            raise ImageError(f"{text} can't be read: {error.strerror}") from error
-    for lookup in entry_points(group="lookalike.images"):
-        image = lookup.load()(text)
+        return _Query(images.read(Path(text)))
+    for plugin in entry_points(group=IMAGES_GROUP):
+        image = plugin.load()(text)
         if image is not None:
             return _Query(image, (text,))
-    return _Query(text)
+    return _Query(Key(text))
 
 
-def _search_here(store: str, encoder: str, name: str, request: SearchRequest) -> SearchResult:
+def _search_service(client: "Client", gallery: str, request: SearchRequest) -> SearchResult:
+    try:
+        return client.search(request.subject, gallery, request.options)
+    except NotFoundError as error:
+        spec = client.gallery(gallery)  # raises if it is the gallery that does not exist
+        if not isinstance(request.subject, Key):
+            raise
+        raise KeyNotFoundError(f"no image '{request.subject.value}' in gallery '{spec.name}'") from error
+
+
+def _search_store(store: str, encoder: str, gallery: str, request: SearchRequest) -> SearchResult:
     from encoder_service.galleries import Galleries
 
     with (
         closing(Galleries(open_store(store), load_encoder(encoder) if encoder else None)) as galleries,
-        galleries.searcher(name) as searcher,
+        galleries.searcher(gallery) as searcher,
     ):
         return searcher.search(request)
 
@@ -268,7 +296,8 @@ def _print_hits(result: SearchResult, query: str) -> None:
     console.print(table)
     if result.is_unusual:
         console.print(
-            "No close match: this query looks less like the gallery than 99 % of its own images do.", style="yellow"
+            f"No close match: this query looks less like the gallery than {UNUSUAL_PERCENTILE} % of its own images do.",
+            style="yellow",
         )
     console.print(
         f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "

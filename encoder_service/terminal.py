@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_service import images
 from gallery.errors import InvalidInputError, LookalikeError
 from gallery.files import replace_file
 
@@ -68,6 +69,7 @@ def new_app(help: str) -> typer.Typer:
 
 def run(app: Callable[[], None]) -> None:
     """Run a command. An expected error becomes one line on stderr and the error's exit code, never a traceback."""
+    images.silence_pillow()
     try:
         app()
     except LookalikeError as error:

@@ -8,7 +8,7 @@ import typer
 
 from encoder_service.terminal import JsonOption, StoreOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
-from gallery.errors import InvalidInputError, StoreDamagedError
+from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
 from gallery.profiles import PROFILES
 
 GalleryArgument = Annotated[str, typer.Argument(help="Name of the gallery.")]
@@ -40,8 +40,8 @@ def drop(
     galleries = open_store(store)
     try:
         description = f"gallery '{gallery}' with {galleries.spec(gallery).count:,} images"
-    except StoreDamagedError:
-        description = f"the damaged gallery '{gallery}'"
+    except (StoreDamagedError, NewerFormatError):
+        description = f"gallery '{gallery}', which can't be read,"
     if not yes:
         typer.confirm(f"Remove {description} from {store}?", abort=True, err=True)
     galleries.drop(gallery)

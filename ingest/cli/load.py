@@ -222,7 +222,7 @@ def _load_through_service(
 
     with Stages() as stages:
         summary, bad = load_through_service(client, gallery, images, stages)
-    count = client.gallery(gallery).image_count
+    count = client.gallery(gallery).count
     if as_json:
         counts = {"added": summary.added, "unchanged": summary.unchanged, "rejected": summary.rejected}
         print(json.dumps({"name": gallery, "count": count, "service": address, **counts}))
