@@ -25,7 +25,8 @@ from gallery.errors import (
     StoreUnreachableError,
     TooLateError,
 )
-from gallery.remote.server import QdrantConnection, RemoteGallery
+from gallery.remote.collection import RemoteGallery
+from gallery.remote.connection import QdrantConnection
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 8, version=1)
 QUERY = Query(np.zeros(8, np.float32))
@@ -107,7 +108,7 @@ def url(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def gallery(url: str) -> RemoteGallery:
-    return QdrantConnection.connect(url).gallery("g@v1", SPEC)
+    return RemoteGallery(QdrantConnection.connect(url), "g@v1", SPEC)
 
 
 @pytest.mark.parametrize(
@@ -290,4 +291,4 @@ def test_a_private_authority_is_trusted_when_its_file_is_named(
         QdrantConnection.connect("https://localhost:6333")
     faulty.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("QDRANT_CA_FILE", str(tmp_path / "ca.pem"))
-    assert QdrantConnection.connect("https://localhost:6333").gallery("g@v1", SPEC).search(QUERY) == []
+    assert RemoteGallery(QdrantConnection.connect("https://localhost:6333"), "g@v1", SPEC).search(QUERY) == []
