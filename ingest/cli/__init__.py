@@ -13,7 +13,7 @@ from encoder_service import terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.terminal import EncoderOption, JsonOption, StoreOption
 from gallery import DEFAULT_STORE, open_store
-from gallery.errors import InvalidInputError, StoreDamagedError
+from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
 from gallery.profiles import DEFAULT_PROFILE, PROFILES
 from ingest.cli.load import ProfileOption, as_dict, load
 from ingest.errors import GalleryUnsoundError
@@ -55,8 +55,8 @@ def drop(
     galleries = open_store(store)
     try:
         what = f"gallery '{name}' with {galleries.spec(name).count:,} images"
-    except StoreDamagedError:
-        what = f"gallery '{name}', which is damaged,"
+    except (StoreDamagedError, NewerFormatError):
+        what = f"gallery '{name}', which can't be read,"
     if not yes:
         typer.confirm(f"Remove {what} from {store}?", abort=True, err=True)
     galleries.drop(name)
