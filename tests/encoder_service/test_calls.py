@@ -239,7 +239,7 @@ def test_strangers_learn_no_places(
 ) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         search_pb2_grpc.SearchServiceStub(channel).Search(search_pb2.SearchRequest(gallery="other", key="k"))
-    assert "no gallery 'other' in the store" in str(refused.value.details())
+    assert "no gallery 'other'" in str(refused.value.details())
 
     def fail(self: EdgeGallery, asked: object) -> None:
         raise StoreUnreachableError(f"store {store_url} can't be reached")
