@@ -13,8 +13,8 @@ from gallery.types import Entry, Hit, Query
 class Gallery(Protocol):
     """One version of a gallery, open. Safe to search from several threads at once.
 
-    Every method that reads or writes entries may raise UnavailableError, most often a StoreError, and a TooLateError
-    once the caller's `deadline` has passed.
+    Every method that reads or writes entries may raise UnavailableError: a StoreError, or TooLateError once the
+    caller's `deadline` has passed. On a server it may also raise GalleryNotFoundError, once the version is removed.
     """
 
     @property
@@ -87,7 +87,7 @@ class Build(Protocol):
 
     @property
     def modified_by_service(self) -> bool:
-        """Whether a service has added or deleted images in the version; see `Store.modified_by_service`."""
+        """True if a service has added or deleted images in the version; see `Store.modified_by_service`."""
         ...
 
     def index(self) -> None:
@@ -172,8 +172,8 @@ class Store(Protocol):
     def modified_by_service(self, name: str) -> bool:
         """Return whether a service has added or deleted images in the live version since it was published.
 
-        On a server it stays true after the next publication too, because a service may have the version open all along
-        and other machines keep ledgers of their own.
+        On a server the answer stays true after the next publication, because a service may keep the version open all
+        the while, and because other machines have ledgers of their own.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.

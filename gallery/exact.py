@@ -159,7 +159,7 @@ class ExactBuild:
 
     @property
     def modified_by_service(self) -> bool:
-        """Whether a service has changed the version since it was published."""
+        """True if a service has modified the version since it was published."""
         return self._contents.modified_by_service
 
     def index(self) -> None:
@@ -229,7 +229,7 @@ class ExactStore:
         return self.version_folder(self.spec(name))
 
     def modified_by_service(self, name: str) -> bool:
-        """Return whether a service has changed the gallery since it was published."""
+        """Return whether a service has modified the gallery since it was published."""
         return self._find(name)[1].modified_by_service
 
     def differences(self, name: str) -> Sequence[str]:

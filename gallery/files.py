@@ -1,6 +1,7 @@
-"""Atomic replacement of files, locks between processes, and the folder of the user's data."""
+"""Files and folders: atomic replacement, free space, locks between processes, and the folder of the user's data."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import BinaryIO, TextIO
 import portalocker
 from platformdirs import user_data_path
 
-from gallery.errors import StoreLockedError
+from gallery.errors import StoreFullError, StoreLockedError
 
 
 def user_data_folder() -> Path:
@@ -39,6 +40,26 @@ def replace_file(path: Path, content: bytes) -> None:
     """Replace the content of a file atomically."""
     with replacing(path) as file:
         file.write(content)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Check that the disk of a folder, which need not exist yet, has free space.
+
+    Args:
+        folder: The folder.
+        needed: Bytes that must be free.
+
+    Raises:
+        StoreFullError: The disk has less space.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StoreFullError(
+            f"the disk is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: make space and run the "
+            "same command again",
+            place=str(folder),
+        )
 
 
 class Lock:

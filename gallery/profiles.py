@@ -28,10 +28,10 @@ class Memory(StrEnum):
 
 
 class Quantised(StrEnum):
-    """How codes are quantised for the first pass of a search. The nearest candidates are then compared in full."""
+    """Quantisation of the codes for the first pass of a search. The nearest candidates are then compared in full."""
 
     NONE = "none"
-    """Not at all: 32 bits a number, and a single pass."""
+    """32 bits a number, and a single pass."""
     INT8 = "int8"
     """8 bits a number, scalar quantisation."""
     TURBO4 = "turbo4"
@@ -42,7 +42,7 @@ class Quantised(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How a gallery is stored and searched.
+    """Settings for storing and searching a gallery.
 
     Attributes:
         name: The profile's name.

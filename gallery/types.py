@@ -21,7 +21,7 @@ class Entry:
     Attributes:
         key: The image's name for people, unique in its gallery.
         code: (code_size,) float32, finite.
-        label: What the image is said to show; empty if it has no label.
+        label: The image's label, such as a digit; empty if unlabelled.
         sha256: Hash of the image's content, 64 hex digits. It differs if the key's image has changed.
         thumbnail_png: A small PNG of the image; empty if it has no thumbnail.
     """
@@ -40,7 +40,7 @@ class Hit:
     Attributes:
         key: The image's key.
         distance: Euclidean distance to the query, 0 or more; smaller is nearer.
-        label: What the image is said to show; empty if it has no label.
+        label: The image's label, such as a digit; empty if unlabelled.
         thumbnail_png: A small PNG of the image; empty unless the query asked for thumbnails.
         distance_percentile: Percentage of the gallery's own images whose nearest neighbour is nearer than this hit,
             0 to 100; None if the gallery has no `Calibration`.

@@ -5,7 +5,6 @@ translated afterwards.
 """
 
 import ctypes
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import qdrant_edge as qe
 
 from gallery.edge.page_cache import keep, prefetch
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
+from gallery.files import check_space
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
 from gallery.spec import GallerySpec
@@ -28,7 +28,8 @@ _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
 # Segments smaller than this (in KB) are searched without a graph, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
-# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log.
+# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge maps sparse files,
+# which take up space only when written to, so a full disk would kill the process.
 _HEADROOM = 64 * 1024 * 1024
 
 
@@ -57,7 +58,7 @@ class EdgeGallery:
                 self._shard = self._load()
                 keep(folder, self._profile)
             else:
-                _check_space(folder, _HEADROOM)
+                check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
                 # Separate links for each label would double the graph of a large gallery; see `search_plan`.
                 label_index = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._profile.payload])
@@ -77,7 +78,7 @@ class EdgeGallery:
             qe.Point(point_id(entry.key), code.tolist(), to_payload(entry))
             for entry, code in zip(entries, codes, strict=True)
         ]
-        _check_space(self._folder, _HEADROOM)
+        check_space(self._folder, _HEADROOM)
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.upsert_points(points))
 
@@ -138,7 +139,7 @@ class EdgeGallery:
         """
         self._close_shard()  # while the shard is open, Edge adds and removes files
         segments = (self._folder / "segments").rglob("*")
-        _check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
+        check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
         if sys.platform == "linux":
             # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
@@ -146,7 +147,7 @@ class EdgeGallery:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-            _check_space(self._folder, _HEADROOM)
+            check_space(self._folder, _HEADROOM)
             raise StoreDamagedError(
                 f"the index could not be built: {reason}: run the same command again", place=str(self._folder)
             )
@@ -194,18 +195,6 @@ class EdgeGallery:
             acorn = qe.AcornSearchParams(enable=True, max_selectivity=plan.acorn_selectivity)
         rescoring = qe.QuantizationSearchParams(rescore=True, oversampling=plan.oversampling)
         return qe.SearchParams(hnsw_ef=plan.ef, quantization=rescoring, acorn=acorn)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    # Edge maps sparse files, which take up space only when written to: a full disk would kill the process.
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise StoreFullError(
-            f"the disk is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: make space and run the "
-            "same command again",
-            place=str(folder),
-        )
 
 
 def optimise(folder: str) -> None:

@@ -227,7 +227,7 @@ class EdgeBuild:
 
     @property
     def modified_by_service(self) -> bool:
-        """Whether a service has modified the version since it was published."""
+        """True if a service has modified the version since it was published."""
         return modified_by_service(self.gallery.folder)
 
     def index(self) -> None:

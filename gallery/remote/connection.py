@@ -14,22 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import grpc
 import tenacity
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from gallery.deadline import check_wanted, seconds_left
-from gallery.errors import (
-    GalleryNotFoundError,
-    InvalidQueryError,
-    LookalikeError,
-    StoreBusyError,
-    StoreRefusedError,
-    StoreSlowError,
-    StoreUnreachableError,
-    StoreUnusableError,
-)
+from gallery.errors import InvalidQueryError, LookalikeError, StoreBusyError, StoreRefusedError
+from gallery.remote.failures import is_passing, pause_s, translated
 
 T = TypeVar("T")
 
@@ -42,10 +32,6 @@ _EXPECTED_URL = "expected edge:DIR, http://HOST:6333 or https://HOST:6333"
 _ATTEMPTS = 4
 # Longest pause between attempts to reconnect to a lost server, in ms. gRPC's own is two minutes.
 _RECONNECT_MS = 1000
-# Pauses between attempts, in seconds: random, up to 0.1, 0.2, 0.4 s.
-_PAUSE = tenacity.wait_random_exponential(multiplier=0.1, max=5)
-# Most characters of a server's message that an error quotes.
-_QUOTED = 200
 
 
 class QdrantConnection:
@@ -125,9 +111,9 @@ class QdrantConnection:
             GalleryNotFoundError: The server has no collection of this name.
         """
         attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_is_passing),
+            retry=tenacity.retry_if_exception(is_passing),
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
-            wait=_pause_s,
+            wait=pause_s,
             sleep=self._sleep,
             reraise=True,
         )
@@ -137,7 +123,7 @@ class QdrantConnection:
         except LookalikeError:
             raise
         except Exception as error:
-            raise self._translated(error) from error
+            raise translated(error, self._place) from error
 
     def _attempt(self, method: Callable[[QdrantClient, int], T], within_s: int) -> T:
         check_wanted()
@@ -153,28 +139,6 @@ class QdrantConnection:
                 f"asks for a pause of {seconds:.1f} s, longer than the caller's deadline", place=self._place
             )
         time.sleep(seconds)
-
-    def _translated(self, error: Exception) -> LookalikeError:
-        text = " ".join(str(getattr(error, "details", lambda: error)() or error).split())[:_QUOTED]
-        place = self._place
-        match _code(error):
-            case grpc.StatusCode.UNAVAILABLE:
-                return StoreUnreachableError(
-                    f"can't be reached ({text}): start it, or name another with --store", place=place
-                )
-            case grpc.StatusCode.DEADLINE_EXCEEDED:
-                return StoreSlowError("did not answer in time: it is overloaded, or too far away", place=place)
-            case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return StoreBusyError(f"is overloaded ({text}): send less, or try again later", place=place)
-            case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
-                return StoreRefusedError(
-                    f"refuses this client ({text}): set QDRANT_API_KEY or QDRANT_API_KEY_FILE", place=place
-                )
-            case grpc.StatusCode.NOT_FOUND:
-                return GalleryNotFoundError(text, place=place)
-            case code:
-                name = code.name if code else type(error).__name__
-                return StoreUnusableError(f"did not answer as Qdrant does: {name}: {text}", place=place)
 
     def check(self) -> None:
         """Check that the server answers, accepts our key and is recent enough.
@@ -231,26 +195,6 @@ class QdrantConnection:
             lambda client, timeout_s: client.update_collection(collection, metadata=dict(changes), timeout=timeout_s),
             SLOW_CALL_S,
         )
-
-
-def _code(error: BaseException) -> grpc.StatusCode | None:
-    if isinstance(error, ResourceExhaustedResponse):
-        return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return error.code() if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call) else None
-
-
-def _is_passing(error: BaseException) -> bool:
-    code = _code(error)
-    # A cluster that has just lost a node fails with INTERNAL and asks for a retry in the text: there is no other sign.
-    retry_requested = code is grpc.StatusCode.INTERNAL and "retry" in str(error).lower()
-    return retry_requested or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-
-
-def _pause_s(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, ResourceExhaustedResponse):
-        return float(error.retry_after_s)
-    return _PAUSE(state)
 
 
 def _major_minor(text: str) -> tuple[int, int]:

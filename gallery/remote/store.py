@@ -220,7 +220,7 @@ class RemoteBuild:
 
     @property
     def modified_by_service(self) -> bool:
-        """Whether a service has ever modified the version."""
+        """True if a service has ever modified the version."""
         return _modified_by_service(self._connection, self.gallery.collection)
 
     def index(self) -> None:
@@ -253,6 +253,6 @@ def _collection(name: str, version: int) -> str:
 
 
 def _version(name: str, collection: str) -> int:
-    """Return the version of the named gallery that a collection holds, 0 if it holds none of this gallery."""
+    """Return the number of the gallery's version that a collection holds, 0 if it belongs to something else."""
     lead, _, digits = collection.rpartition("@v")
     return int(digits) if lead == name and digits.isdecimal() else 0
