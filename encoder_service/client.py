@@ -1,17 +1,20 @@
-"""A typed client of the service: images in, results out, errors as this project's own."""
+"""A typed client of the service. It takes and returns domain types, and raises this project's errors."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from PIL import Image
 
-from encoder_service.errors import ServiceError
-from encoder_service.limits import LIMITS
+from encoder_service.encoder import EncoderSpec
+from encoder_service.errors import RequestError, ServiceError, at
+from encoder_service.limits import LIMITS, Limits
 from encoder_service.rpc import wire
 from encoder_service.searcher import SearchRequest, SearchResult, Subject
 from encoder_service.status import error_from_status
@@ -24,21 +27,33 @@ from encoder_service.v1 import (
     search_pb2_grpc,
 )
 from encoder_service.writer import NewImage
-from gallery import SearchOptions
-from gallery.errors import LookalikeError
+from gallery import GallerySpec, SearchOptions
+from gallery.errors import LookalikeError, UnavailableError
 
-# A call that was turned away, or in a rush cancelled before it was read, is tried again: when the service has said or
-# soon.
+# Retry calls that an overloaded service rejected (RESOURCE_EXHAUSTED), or that its gRPC cancelled before they were
+# read (CANCELLED). gRPC waits for as long as the service asks, else a random time of up to 0.1, 0.2 and 0.4 s.
 _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
     "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""
 
-_Request = TypeVar("_Request")
+_Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
 
 
 class Client:
-    """A connection to one service. Safe to use from several threads; close it, or use it in a `with`."""
+    """A connection to one service. Safe to use from several threads. Close it, or use it in a `with` block.
+
+    Besides the errors that a method lists, every method may raise:
+
+    * ServiceError: The service can't be reached, or failed unexpectedly.
+    * UnavailableError: The service can't answer now, for example because its store is down. Two kinds have a class
+      of their own: OverloadedError, and TooLateError if the call exceeded its timeout.
+    * UnauthenticatedError: The service requires a token, and the client's is missing or unknown.
+    * ForbiddenError: The token permits reading only.
+    * RequestError: The request is larger than 64 MiB; it has not been sent.
+
+    Errors that the service reports have the class that `encoder_service.status.ERRORS` lists for their status.
+    """
 
     def __init__(
         self,
@@ -47,20 +62,20 @@ class Client:
         token: str = "",
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """Connect at the first call.
+        """Prepare a connection, which the first call opens.
 
         Args:
             address: HOST:PORT of the service.
-            timeout_s: How long any one call may take, in seconds; streams take as long as they have images.
-            token: Says who calls, where the service wants to know.
-            credentials: For TLS, as from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
+            timeout_s: Maximum duration of a call, in seconds. Streams have no limit.
+            token: Token that identifies the caller; empty if the service requires none.
+            credentials: TLS credentials, as from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
         """
         self._address = address
         self._timeout_s = timeout_s
         self._tls_hint = (
-            "if it is, its certificate must be of this authority and for this name"
+            "if it is, its certificate must be issued by this authority and for this name"
             if credentials
-            else "if it has TLS, name its authority with --ca-file"
+            else "if it uses TLS, name its certificate authority with --ca-file"
         )
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = [
@@ -77,70 +92,113 @@ class Client:
         self._gallery = gallery_pb2_grpc.GalleryServiceStub(self._channel)
 
     def search(self, subject: Subject, gallery: str = "", options: SearchOptions = SearchOptions()) -> SearchResult:
-        """Find the stored images that look like the subject.
+        """Find the stored images that are most similar to a subject.
+
+            client.search(Path("digit.png"))
+            client.search(Key("mnist/train/0"), options=SearchOptions(limit=10))
 
         Args:
-            subject: An image file's bytes, an image, a code, or the key of a stored image.
+            subject: An image file's bytes, a Path of an image file, an image, a code, (code_size,), or the Key of a
+                stored image.
             gallery: Name of the gallery; empty for the service's only one.
-            options: How many hits, among what, and what they carry.
+            options: The number of hits, the stored images that may answer, and what a hit carries.
 
         Raises:
-            InvalidInputError: The service refused the subject or an option.
-            NotFoundError: There is no such gallery or key.
-            EncoderMismatchError: The gallery was made by another encoder than the service runs.
-            ServiceError: The service can't be reached, or failed.
+            InvalidInputError: The subject or an option is invalid. ImageError if it is a file that can't be read.
+            NotFoundError: No gallery has this name, or no image has this key.
+            EncoderMismatchError: The service does not have the encoder that made the gallery.
         """
         message = wire.search_request_to_proto(SearchRequest(subject, options), gallery)
         return wire.search_result_from_proto(self._call(self._search.Search, message))
 
     def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:
-        """Answer several requests at once, in the same order. Errors as for `search`; one fails all."""
-        messages = [wire.search_request_to_proto(request, gallery) for request in requests]
+        """Run 1 to 256 searches at once, and return their results in the same order.
+
+        Raises:
+            InvalidInputError: One request is invalid, and the batch fails as a whole. The message begins with the
+                request's position, as in "requests[3]". NotFoundError and EncoderMismatchError as for `search`.
+        """
+        messages = []
+        for index, request in enumerate(requests):
+            with at(f"requests[{index}]"):
+                messages.append(wire.search_request_to_proto(request, gallery))
         response = self._call(self._search.BatchSearch, search_pb2.BatchSearchRequest(requests=messages))
         return [wire.search_result_from_proto(result) for result in response.responses]
 
-    def encode(self, image: bytes | Image.Image) -> NDArray[np.float32]:
-        """Return the code of an image, (code_size,). Errors as for `search`."""
+    def encode(self, image: bytes | Path | Image.Image) -> NDArray[np.float32]:
+        """Return the code, (code_size,), of an image file or an image.
+
+        Raises:
+            InvalidInputError: The image can't be read or decoded, or is too large.
+        """
         request = encoder_pb2.EncodeRequest(image=wire.image_to_proto(image))
         return wire.code_from_proto(self._call(self._encoder.Encode, request).code)
 
     def decode(self, code: NDArray[np.float32]) -> bytes:
-        """Return the reconstruction of a code, (code_size,), as a PNG file. Errors as for `search`."""
+        """Return the reconstruction of a code, (code_size,), as a PNG file.
+
+        Raises:
+            InvalidInputError: The code has NaN, infinity or a wrong size.
+        """
         return self._call(self._encoder.Decode, encoder_pb2.DecodeRequest(code=wire.code_to_proto(code))).image_png
 
-    def encode_stream(self, images: Iterable[bytes | Image.Image]) -> Iterator[NDArray[np.float32] | LookalikeError]:
-        """Yield the code of each image as it comes, in order; for a bad image, the error instead of a code."""
-        requests = _Sent(encoder_pb2.EncodeStreamRequest(image=wire.image_to_proto(image)) for image in images)
+    def encode_stream(
+        self, images: Iterable[bytes | Path | Image.Image]
+    ) -> Iterator[NDArray[np.float32] | LookalikeError]:
+        """Encode images as they come.
+
+        Yields:
+            For each image, in the same order, its code, (code_size,), or the error why it has none.
+
+        Raises:
+            ImageError: An image is a file that can't be read or is too large; the codes before it have been yielded.
+        """
+        requests = _Requests(encoder_pb2.EncodeStreamRequest(image=wire.image_to_proto(image)) for image in images)
         try:
             for response in self._encoder.EncodeStream(requests, metadata=self._metadata):
-                yield self._item(response)
+                if response.WhichOneof("result") == "code":
+                    yield wire.code_from_proto(response.code)
+                else:
+                    yield wire.item_error_from_proto(response.error)
         except grpc.RpcError as error:
             raise self._error(error) from error
         requests.check()
 
-    def encoder(self) -> encoder_pb2.GetEncoderResponse:
-        """Return what the service runs and what it accepts."""
-        return self._call(self._encoder.GetEncoder, encoder_pb2.GetEncoderRequest())
+    def encoder(self) -> EncoderSpec:
+        """Return the description of the service's encoder."""
+        return wire.encoder_from_proto(self._call(self._encoder.GetEncoder, encoder_pb2.GetEncoderRequest()).encoder)
 
-    def galleries(self) -> list[gallery_pb2.Gallery]:
-        """Return what galleries there are, by name."""
-        return list(self._call(self._gallery.ListGalleries, gallery_pb2.ListGalleriesRequest()).galleries)
+    def limits(self) -> Limits:
+        """Return the limits of the service."""
+        return wire.limits_from_proto(self._call(self._encoder.GetEncoder, encoder_pb2.GetEncoderRequest()).limits)
 
-    def gallery(self, name: str = "") -> gallery_pb2.Gallery:
-        """Return what a gallery is; empty for the service's only one. Errors as for `search`."""
-        return self._call(self._gallery.GetGallery, gallery_pb2.GetGalleryRequest(gallery=name)).gallery
+    def galleries(self) -> list[GallerySpec]:
+        """Return the descriptions of the service's galleries, sorted by name."""
+        response = self._call(self._gallery.ListGalleries, gallery_pb2.ListGalleriesRequest())
+        return [wire.gallery_from_proto(message) for message in response.galleries]
 
-    def add(self, images: Iterable[NewImage], gallery: str) -> Iterator[bool | LookalikeError]:
-        """Add images to a gallery, and yield for each, in order, when the service has stored it.
-
-        Yields:
-            Whether it was there already, unchanged; for a bad image, the error.
+    def gallery(self, name: str = "") -> GallerySpec:
+        """Return the description of a gallery; an empty name means the service's only one.
 
         Raises:
-            NotFoundError: There is no such gallery.
-            ServiceError: The service can't be reached, or failed; what has been yielded is stored.
+            NotFoundError: No gallery has this name.
+            InvalidInputError: The name is invalid, or empty although the service has several galleries.
         """
-        requests = _Sent(
+        response = self._call(self._gallery.GetGallery, gallery_pb2.GetGalleryRequest(gallery=name))
+        return wire.gallery_from_proto(response.gallery)
+
+    def add(self, images: Iterable[NewImage], gallery: str) -> Iterator[bool | LookalikeError]:
+        """Add images to a gallery. Everything yielded is stored, even if the call fails later.
+
+        Yields:
+            For each image, in the same order, once it is stored: True if the same image was already there, False if
+            it is new or has replaced another; or the error why it can't be stored.
+
+        Raises:
+            NotFoundError: No gallery has this name.
+            EncoderMismatchError: The service does not have the encoder that made the gallery.
+        """
+        requests = _Requests(
             gallery_pb2.AddImagesRequest(
                 gallery=gallery, key=image.key, image=wire.image_to_proto(image.picture), label=image.label
             )
@@ -151,30 +209,37 @@ class Client:
                 if response.WhichOneof("result") == "added":
                     yield response.added.unchanged
                 else:
-                    yield error_from_status(grpc.StatusCode[response.error.status], response.error.message)
+                    yield wire.item_error_from_proto(response.error)
         except grpc.RpcError as error:
             raise self._error(error) from error
         requests.check()
 
     def delete(self, keys: Sequence[str], gallery: str = "") -> int:
-        """Remove images by key, at most 1,000, and return how many of them were there."""
+        """Remove images by key, at most 1,000, and return the number of keys that the gallery had.
+
+        Raises:
+            InvalidInputError: There are too many keys.
+            NotFoundError: No gallery has this name.
+        """
         request = gallery_pb2.DeleteImagesRequest(gallery=gallery, keys=keys)
         return self._call(self._gallery.DeleteImages, request).deleted_count
 
     def check_health(self, name: str = "") -> None:
-        """Ask whether the service takes calls.
+        """Ask whether the service accepts calls.
 
         Args:
-            name: One of its services, or "liveness" to ask whether it lives at all; empty for whether it is ready.
+            name: Full name of one gRPC service, or "liveness" to ask only whether the process is alive; empty for the
+                server as a whole.
 
         Raises:
-            ServiceError: It does not, or can't be reached.
+            NotFoundError: The server has no service of this name.
+            ServiceError: The service is not ready, or can't be reached.
         """
         health: Any = health_pb2_grpc.HealthStub(self._channel)
-        answer = self._call(health.Check, health_pb2.HealthCheckRequest(service=name))
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            name = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-            raise ServiceError(f"service at {self._address} is not ready: it says {name}")
+        response = self._call(health.Check, health_pb2.HealthCheckRequest(service=name))
+        if response.status != health_pb2.HealthCheckResponse.SERVING:
+            status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+            raise ServiceError(f"not ready: its status is {status}", place=self._place)
 
     def close(self) -> None:
         """Close the connection."""
@@ -190,28 +255,35 @@ class Client:
         """Close the connection."""
         self.close()
 
+    @property
+    def _place(self) -> str:
+        return f"service at {self._address}"
+
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request) -> _Response:
+        _check_size(request)
         try:
             return method(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._error(error) from error
 
-    def _item(self, response: encoder_pb2.EncodeStreamResponse) -> NDArray[np.float32] | LookalikeError:
-        if response.WhichOneof("result") == "code":
-            return wire.code_from_proto(response.code)
-        return error_from_status(grpc.StatusCode[response.error.status], response.error.message)
-
     def _error(self, error: grpc.RpcError) -> LookalikeError:
-        known = error_from_status(error.code(), error.details() or "")
-        if not isinstance(known, ServiceError):
-            return known
-        answered = any(one.key == "x-request-id" for one in error.trailing_metadata() or ())
-        hint = "" if answered else f": is it running? start it with `encoder-service serve`; {self._tls_hint}"
-        return ServiceError(f"service at {self._address}: {known}{hint}")
+        """Return this project's error for a failed call."""
+        status, details = error.code(), error.details() or ""
+        is_answered = any(entry.key == "x-request-id" for entry in error.trailing_metadata() or ())
+        if status is grpc.StatusCode.UNAVAILABLE and not is_answered:
+            details = f"{details}: is it running? start it with `encoder-service serve`; {self._tls_hint}"
+            return ServiceError(f"{status.name}: {details}", place=self._place)
+        translated = error_from_status(status, details)
+        if isinstance(translated, UnavailableError):
+            translated.place = self._place
+        return translated
 
 
-class _Sent(Generic[_Request]):
-    """Requests on their way. What making them raises ends the stream, and is kept: gRPC would only log it."""
+class _Requests(Generic[_Request]):
+    """The requests of a stream. If making one fails, the stream ends, and `check` raises the error.
+
+    gRPC would only log an exception that its iterator of requests raises.
+    """
 
     def __init__(self, requests: Iterable[_Request]) -> None:
         self._requests = iter(requests)
@@ -222,7 +294,9 @@ class _Sent(Generic[_Request]):
 
     def __next__(self) -> _Request:
         try:
-            return next(self._requests)
+            request = next(self._requests)
+            _check_size(request)
+            return request
         except StopIteration:
             raise
         except Exception as error:
@@ -230,6 +304,13 @@ class _Sent(Generic[_Request]):
             raise StopIteration from error
 
     def check(self) -> None:
-        """Raise what making the requests raised."""
+        """Raise the error that ended the stream early, if any."""
         if self._error:
             raise self._error
+
+
+def _check_size(request: Message) -> None:
+    """Reject a message that the service would not read. gRPC would send all of it, and again with each retry."""
+    size = request.ByteSize()
+    if size > LIMITS.max_message_bytes:
+        raise RequestError(f"request: expected at most {LIMITS.max_message_bytes:,} bytes, got {size:,}")

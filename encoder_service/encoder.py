@@ -1,44 +1,49 @@
-"""Inputs to codes and back, with LiteRT. The only file that imports it."""
+"""Encode inputs into codes and decode them, with LiteRT. No other module imports LiteRT."""
 
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
 from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
 from gallery.files import user_data_folder
+from gallery.formats import check_format
 from gallery.types import check_codes
 
 DEFAULT_ENCODER = "mnist"
 MODELS = Path(__file__).parent / "models"
-"""The encoders that come with the service; those that the user trained are in `user_models`."""
+"""The folder of the shipped encoders. The encoders that the user trained are in `user_models()`."""
 
-# Many inputs go through in batches of this size, where LiteRT is at its fastest; the rest one by one.
+_CARD = "encoder.json"
+# Newest format of a model card that this release reads.
+_FORMAT = 1
+# Inputs per run, where LiteRT is fastest. What remains of a call's inputs runs one by one.
 _BATCH = 64
+_greeting_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """What an encoder is, from its model card `encoder.json`.
+    """The description of an encoder, from its model card `encoder.json`.
 
     Attributes:
-        name: Its name, such as "seed".
+        name: The encoder's name, such as "seed".
         fingerprint: SHA-256 of encoder.tflite, 64 hex digits.
         decoder_sha256: SHA-256 of decoder.tflite, 64 hex digits.
-        input_shape: (height, width, channels) of an input.
-        code_size: How many numbers a code has.
-        background: Grey level that stands under transparent parts of an image, 0 to 255.
+        input_shape: (height, width, channels) of an input, channels 1 or 3.
+        code_size: Numbers per code.
+        background: Grey level under transparent parts of an image, 0 (black) to 255 (white).
     """
 
     name: str
@@ -56,18 +61,20 @@ class Encoder:
         """Load an encoder.
 
         Args:
-            folder: Holds encoder.tflite, decoder.tflite and encoder.json.
+            folder: The folder with encoder.tflite, decoder.tflite and encoder.json.
 
         Raises:
             EncoderNotFoundError: The folder has no encoder.json.
-            EncoderDamagedError: A file is missing or not the one that encoder.json was written for.
+            EncoderDamagedError: A file is missing, or is not the file that encoder.json describes.
+            NewerFormatError: A newer release of Lookalike wrote encoder.json.
         """
         self.folder = folder
         self.spec = _read_spec(folder)
         self._encoder = _Model(_weights(folder / "encoder.tflite", self.spec.fingerprint))
         self._decoder = _Model(_weights(folder / "decoder.tflite", self.spec.decoder_sha256))
-        with _hushed():
-            self.warm()
+        with _greeting_lock:
+            _absorb_greeting()
+        self.warm()
 
     def encode(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encode inputs into codes.
@@ -76,25 +83,36 @@ class Encoder:
             inputs: (n, *input_shape), values in [0, 1].
 
         Returns:
-            (n, code_size), row i for input i.
+            (n, code_size) float32, row i for input i.
 
         Raises:
-            InputShapeError: An input has another shape than the encoder takes.
+            InputShapeError: The inputs have another shape than the encoder takes.
         """
         if inputs.shape[1:] != self.spec.input_shape:
             raise InputShapeError(f"inputs: expected shape (n, *{self.spec.input_shape}), got {inputs.shape}")
         return self._encoder.run(inputs).reshape(-1, self.spec.code_size)
 
     def normalise(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Turn images into this encoder's inputs, (n, *input_shape)."""
+        """Turn n images into this encoder's inputs, (n, *input_shape) float32 in [0, 1]; see `images.normalise`."""
         return images.normalise(pictures, self.spec.input_shape, self.spec.background)
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """Normalise images and encode them into codes, (n, code_size)."""
+        """Normalise n images and encode them into codes, (n, code_size) float32."""
         return self.encode(self.normalise(pictures))
 
     def reconstruction_errors(self, inputs: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the mean squared error, (n,), between inputs and what the decoder makes of their codes."""
+        """Measure how well the decoder reconstructs inputs from their codes.
+
+        Args:
+            inputs: (n, *input_shape), values in [0, 1].
+            codes: (n, code_size), the inputs' codes, finite.
+
+        Returns:
+            (n,) float32, the mean squared error between each input and its reconstruction, 0 to 1.
+
+        Raises:
+            InvalidCodeError: A code has NaN, infinity or a wrong size.
+        """
         errors: NDArray[np.float32] = np.square(self.decode(codes) - inputs).mean(axis=(1, 2, 3))
         return errors
 
@@ -105,7 +123,7 @@ class Encoder:
             codes: (n, code_size), finite.
 
         Returns:
-            (n, *input_shape), values in [0, 1].
+            (n, *input_shape) float32, values in [0, 1].
 
         Raises:
             InvalidCodeError: A code has NaN, infinity or a wrong size.
@@ -113,7 +131,7 @@ class Encoder:
         return self._decoder.run(check_codes(codes, self.spec.code_size))
 
     def warm(self) -> None:
-        """Encode one black input, so that the first real one finds everything in place."""
+        """Encode one black input, so that the first real input need not wait for LiteRT to allocate memory."""
         self.encode(np.zeros((1, *self.spec.input_shape), np.float32))
 
 
@@ -123,22 +141,26 @@ def user_models() -> Path:
 
 
 def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
-    """Load an encoder by name, the user's own first, or from the folder that a path names.
+    """Load an encoder.
+
+    Args:
+        name: Name of an encoder that the user trained, or else of a shipped one; or the path of an encoder's folder.
 
     Raises:
-        EncoderNotFoundError: There is none.
-        EncoderDamagedError: Its files are not whole.
+        EncoderNotFoundError: No encoder has this name.
+        EncoderDamagedError: A file of the encoder is missing or altered.
+        NewerFormatError: A newer release of Lookalike wrote the model card.
     """
     if os.sep in name or "/" in name:
         return Encoder(Path(name))
     own = user_models() / name
-    return Encoder(own if (own / "encoder.json").exists() else MODELS / name)
+    return Encoder(own if (own / _CARD).exists() else MODELS / name)
 
 
 class _Model:
-    """One LiteRT file. An interpreter is not safe to share, so a run takes an idle one, or makes one.
+    """One LiteRT file. Interpreters are not thread-safe, so each run takes an idle session or makes a new one.
 
-    The one used last is taken first: its weights are still in the processor's cache.
+    The session used last is taken first, because its weights are still in the processor's cache.
     """
 
     def __init__(self, weights: bytes) -> None:
@@ -162,11 +184,18 @@ class _Model:
         return result
 
 
+def _interpreter(**arguments: Any) -> Any:
+    """Create a LiteRT interpreter. The import is here because it takes 0.25 s, and most commands encode nothing."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(**arguments)
+
+
 class _Session:
-    """An interpreter for one batch size. It keeps the tensors' places, as asking for them takes longer than a run."""
+    """An interpreter for one batch size. It keeps the tensors' indices: asking for them takes longer than a run."""
 
     def __init__(self, weights: bytes, shape: tuple[int, ...]) -> None:
-        self._interpreter: Any = Interpreter(model_content=weights, num_threads=1)
+        self._interpreter = _interpreter(model_content=weights, num_threads=1)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._interpreter.resize_tensor_input(self._input, shape)
@@ -179,23 +208,28 @@ class _Session:
         return result
 
 
-@contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep LiteRT's greeting off stderr: it writes one line for its first interpreter, and has no switch for it."""
+@cache
+def _absorb_greeting() -> None:
+    """Keep LiteRT's greeting off stderr. LiteRT writes it with a process's first interpreter and can't be told not to.
+
+    A process loads its first encoder before it serves, so no other thread logs while stderr points at /dev/null.
+    """
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
-        yield
+        os.dup2(null, 2)
+        _interpreter(model_path=str(MODELS / "seed" / "encoder.tflite"), num_threads=1).allocate_tensors()
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def _read_spec(folder: Path) -> EncoderSpec:
+    path = folder / _CARD
     try:
-        card = json.loads((folder / "encoder.json").read_bytes())
+        card = json.loads(path.read_bytes())
+        check_format(card, _FORMAT, str(path))
         return EncoderSpec(
             name=str(card["name"]),
             fingerprint=str(card["fingerprint"]),
@@ -205,18 +239,22 @@ def _read_spec(folder: Path) -> EncoderSpec:
             background=int(card["background"]),
         )
     except (FileNotFoundError, NotADirectoryError):
-        cards = (*MODELS.glob("*/encoder.json"), *user_models().glob("*/encoder.json"))
+        cards = (*MODELS.glob(f"*/{_CARD}"), *user_models().glob(f"*/{_CARD}"))
         names = ", ".join(sorted({card.parent.name for card in cards}))
         raise EncoderNotFoundError(f"no encoder '{folder.name}': expected one of {names}, or a folder's path") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EncoderDamagedError(f"{folder / 'encoder.json'} is no model card: {error}") from error
+    except OSError as error:
+        raise EncoderDamagedError(f"can't be read: {error.strerror}", place=str(path)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EncoderDamagedError(f"expected a model card: {type(error).__name__}: {error}", place=str(path)) from error
 
 
 def _weights(path: Path, sha256: str) -> bytes:
     try:
         weights = path.read_bytes()
     except OSError as error:
-        raise EncoderDamagedError(f"{path} can't be read: {error.strerror}") from error
+        raise EncoderDamagedError(f"can't be read: {error.strerror}", place=str(path)) from error
     if hashlib.sha256(weights).hexdigest() != sha256:
-        raise EncoderDamagedError(f"{path} is not the file that its encoder.json describes: train or install it again")
+        raise EncoderDamagedError(
+            f"not the file that {_CARD} describes: train or install the encoder again", place=str(path)
+        )
     return weights

@@ -6,7 +6,7 @@ LookalikeError
 InvalidInputError
 ├── ImageError                  bytes or pixels that are not an image
 │   └── ImageTooLargeError      over a limit; rejected before it is decoded
-├── RequestError                a request lacks a field or asks for too much
+├── RequestError                a request lacks a field or exceeds a limit
 └── InputShapeError             an array has another shape than the encoder takes
 NotFoundError
 └── EncoderNotFoundError
@@ -42,7 +42,7 @@ class ImageTooLargeError(ImageError):
 
 
 class RequestError(InvalidInputError):
-    """A request lacks a field or asks for more than the service gives."""
+    """A request lacks a field or exceeds a limit of the service."""
 
 
 class InputShapeError(InvalidInputError):
@@ -65,7 +65,7 @@ class ServiceError(UnavailableError):
 
 @contextmanager
 def at(item: str) -> Iterator[None]:
-    """Put the item, such as "requests[3]", in front of the message of any expected error raised in the block."""
+    """Prefix the message of any expected error raised in the block with an item, such as "requests[3]"."""
     try:
         yield
     except LookalikeError as error:

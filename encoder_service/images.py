@@ -1,8 +1,10 @@
-"""Bytes to images, images to inputs: the only decoder and the only normaliser, for training and serving alike."""
+"""The only image decoder and the only normaliser, shared by training and serving."""
 
+import hashlib
 import io
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +16,37 @@ from encoder_service.limits import LIMITS
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
-# What Pillow finds odd about a stranger's file must not fill anybody's log.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-
-# Pillow hands EPS to an interpreter of a whole language, which bytes from a stranger must not reach; and an IPTC file
-# may hold one of any other format.
+# Pillow runs Ghostscript on EPS, which must never happen with untrusted input. IPTC files may embed EPS.
 _REFUSED_FORMATS = {"EPS", "IPTC"}
 
 
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings about malformed files in this process, so that user input can't flood stderr or a log.
+
+    Filters are global to a process and not safe to change while threads run, so commands call this once as they begin.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def read(path: Path) -> bytes:
+    """Read an image file, without decoding it.
+
+    Raises:
+        ImageTooLargeError: The file has more than 10 MiB; the rest of it has not been read.
+        ImageError: The file can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(LIMITS.max_image_bytes + 1)
+    except OSError as error:
+        raise ImageError(f"can't be read: {error.strerror}", place=str(path)) from error
+    if len(data) > LIMITS.max_image_bytes:
+        raise ImageTooLargeError(f"expected at most {LIMITS.max_image_bytes:,} bytes, got more", place=str(path))
+    return data
+
+
 def decode(data: bytes) -> Image.Image:
-    """Decode an image file, as a person sees it: upright, first frame, 8 bits.
+    """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel.
 
     Args:
         data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels.
@@ -32,8 +55,8 @@ def decode(data: bytes) -> Image.Image:
         An image of mode L, RGB or, where it has transparency, RGBA.
 
     Raises:
-        ImageTooLargeError: It is over a limit; its pixels have not been decoded.
-        ImageError: It is empty, cut off or no image.
+        ImageTooLargeError: The file exceeds a limit; its pixels have not been decoded.
+        ImageError: The file is empty, truncated or not an image.
     """
     if not data:
         raise ImageError("image: expected the bytes of an image file, got none")
@@ -50,7 +73,7 @@ def decode(data: bytes) -> Image.Image:
         raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_pixels:,} pixels, got far more") from None
     except ImageError:
         raise
-    except Exception as error:  # Pillow's many decoders raise many kinds
+    except Exception as error:  # Pillow's decoders raise many types
         reason = str(error).splitlines()[0] if str(error) and "BytesIO" not in str(error) else "no known format"
         raise ImageError(
             f"image: expected a whole image file, such as PNG or JPEG, got {len(data):,} bytes that can't be "
@@ -59,14 +82,14 @@ def decode(data: bytes) -> Image.Image:
 
 
 def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Make an image of pixels.
+    """Make an image from an array of pixels.
 
     Args:
         pixels: (height, width), or (height, width, channels) with 1, 3 or 4 channels; uint8.
 
     Raises:
-        ImageTooLargeError: There are more than 64 million pixels.
-        ImageError: The array has another shape.
+        ImageTooLargeError: The array has more than 64 million pixels.
+        ImageError: The array has another shape, or is empty.
     """
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
@@ -77,16 +100,25 @@ def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def check_pixel_count(width: int, height: int) -> None:
-    """Refuse an image by its size alone.
+    """Reject an image whose size alone, in pixels, exceeds the limit.
 
     Raises:
-        ImageTooLargeError: It has more than 64 million pixels.
+        ImageTooLargeError: The image has more than 64 million pixels.
     """
-    most = LIMITS.max_image_pixels
-    if width * height > most:
+    if width * height > LIMITS.max_image_pixels:
         raise ImageTooLargeError(
-            f"image: expected at most {most:,} pixels, got {width:,} × {height:,} = {width * height:,}"
+            f"image: expected at most {LIMITS.max_image_pixels:,} pixels, "
+            f"got {width:,} × {height:,} = {width * height:,}"
         )
+
+
+def sha256(content: bytes | Image.Image | NDArray[np.uint8]) -> str:
+    """Return the content hash by which an unchanged image is recognised, 64 hex digits.
+
+    Args:
+        content: An image file's bytes, or pixels. Pixels are hashed row by row without their shape.
+    """
+    return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
 
 
 def normalise(
@@ -94,8 +126,8 @@ def normalise(
 ) -> NDArray[np.float32]:
     """Turn images into an encoder's inputs.
 
-    Each is laid over the background where it is transparent, made grey or RGB, cropped about its centre to the
-    input's proportions and scaled to its size. An image of the right size and mode passes unchanged.
+    Each image is composited over the background where it is transparent, converted to grey or RGB, cropped around its
+    centre to the input's proportions and scaled to its size. An image of the right size and mode stays unchanged.
 
     Args:
         images: n images of mode L, RGB or RGBA, as `decode` returns them.
@@ -103,7 +135,7 @@ def normalise(
         background: Grey level under transparent parts, 0 (black) to 255 (white).
 
     Returns:
-        (n, height, width, channels) float32, 0 for black to 1 for full.
+        (n, height, width, channels) float32 in [0, 1].
     """
     height, width, channels = input_shape
     pixels = np.empty((len(images), height, width, channels), np.uint8)
@@ -113,12 +145,12 @@ def normalise(
 
 
 def from_input(values: NDArray[np.float32]) -> Image.Image:
-    """Make an image of an input or a reconstruction, (height, width, channels) in [0, 1]; NaN is black."""
+    """Make an image from an input or a reconstruction, (height, width, channels) in [0, 1]. NaN becomes black."""
     return from_pixels((np.nan_to_num(values) * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def thumbnail_png(image: Image.Image) -> bytes:
-    """Return a PNG of the image, scaled down to at most 64 pixels a side."""
+    """Return the image as a PNG file, scaled down to at most 64 pixels a side."""
     if max(image.size) > THUMBNAIL_SIZE:
         image = image.copy()
         image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
@@ -134,8 +166,8 @@ def png(image: Image.Image) -> bytes:
 
 def _fitted(image: Image.Image, width: int, height: int, channels: int, background: int) -> Image.Image:
     if image.mode == "RGBA":
-        ground = Image.new("RGBA", image.size, (background, background, background, 255))
-        image = Image.alpha_composite(ground, image)
+        canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(canvas, image)
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -156,9 +188,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 def _from_wide(values: NDArray[np.generic]) -> Image.Image:
     """Scale 16-bit grey by 1/257, and floats in [0, 1] by 255, to 8 bits."""
-    wide = np.nan_to_num(values.astype(np.float32), copy=False)  # and in place: there may be 64 million
-    most = wide.max()
-    top = 1.0 if values.dtype.kind == "f" and most <= 1 else 65535.0 if most > 255 else 255.0
-    wide *= np.float32(255 / top)
+    wide = np.nan_to_num(values.astype(np.float32), copy=False)  # in place, as there may be 64 million values
+    largest = wide.max()
+    full_scale = 1.0 if values.dtype.kind == "f" and largest <= 1 else 65535.0 if largest > 255 else 255.0
+    wide *= np.float32(255 / full_scale)
     np.rint(wide, out=wide)
     return Image.fromarray(wide.clip(0, 255, out=wide).astype(np.uint8))

@@ -1,15 +1,15 @@
-"""Every limit of the service, once: the service, its clients, the help texts and docs/errors.md read it here."""
+"""All limits of the service. The service, its clients, the help texts and docs/errors.md read them here."""
 
 from dataclasses import dataclass, field
 
 from gallery import MAX_LIMIT
 
 MAX_CALLS_PER_CONNECTION = 8
-"""Concurrent calls of one connection. gRPC makes the client hold back further ones, so none has to be rejected."""
+"""Concurrent calls of one connection. gRPC makes the client hold back further calls, so they are not rejected."""
 MAX_PENDING_CALLS = 12
-"""Accepted calls that no handler has picked up. gRPC cancels any beyond this (CANCELLED), at no cost to Python."""
+"""Accepted calls that no handler has picked up. gRPC itself cancels more (CANCELLED), before Python runs."""
 UNUSUAL_PERCENTILE = 99
-"""A query or a nearest hit above this percentile of the gallery's own images probably has nothing like it there."""
+"""A query is unusual if its error or the distance of its nearest hit is above this percentile of the gallery's own."""
 
 
 def _limit(default: int, unit: str, beyond: str = "INVALID_ARGUMENT") -> int:
@@ -19,9 +19,9 @@ def _limit(default: int, unit: str, beyond: str = "INVALID_ARGUMENT") -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The limits in force, with the names that `GetEncoder` reports them by.
+    """The limits in force, under the names that `GetEncoder` reports.
 
-    Each field's metadata has its `unit`, and what happens `beyond` it: the gRPC status, or words.
+    Each field's metadata has the `unit`, and the consequence `beyond` the limit: a gRPC status or a phrase.
     """
 
     max_image_bytes: int = _limit(10 * 1024 * 1024, "bytes of one image file")

@@ -1,8 +1,9 @@
-"""Image to hits: encode, then search. No gRPC in it; the service and the terminal use the same."""
+"""Search by example: encode a query image, then search a gallery. Independent of gRPC."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,39 +12,64 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
+from encoder_service.limits import UNUSUAL_PERCENTILE
 from gallery import Gallery, Hit, Query, SearchOptions
 from gallery.deadline import check_wanted
-from gallery.errors import KeyNotFoundError
+from gallery.errors import InvalidInputError, KeyNotFoundError
 from gallery.types import check_codes
 
-Subject = bytes | Image.Image | NDArray[np.float32] | str
-"""What to look for: an image file's bytes, an image, a code, or the key of a stored image."""
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of a stored image, such as "mnist/train/0", as the subject of a search for similar images."""
+
+    value: str
+
+
+Subject = bytes | Path | Image.Image | NDArray[np.float32] | Key
+"""The query of a search: an image file's bytes, an image file's path, an image, a code, or a stored image's key."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """What to look for, and among what."""
+    """One search.
+
+    Attributes:
+        subject: The query. An image is of mode L, RGB or RGBA, a code is (code_size,) float32 and finite.
+        options: The number of hits, the stored images that may answer, and what a hit carries.
+
+    Raises:
+        InvalidInputError: The subject has another type. A string is rejected, as it could be a path or a key.
+    """
 
     subject: Subject
     options: SearchOptions = SearchOptions()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
+            raise InvalidInputError(
+                "subject: expected a Path for a file or a Key for a stored image, "
+                f"got {type(self.subject).__name__} {self.subject!r:.80}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The hits of one search, nearest first, and where they came from.
+    """The hits of one search, with the gallery and encoder that they come from.
 
     Attributes:
-        hits: The stored images that look most like the query.
+        hits: The most similar stored images, nearest first.
         gallery: Name of the gallery.
-        version: Its version, from 1.
-        encoder: Name of the encoder that made its codes.
+        version: The gallery's version, from 1.
+        encoder: Name of the encoder that made the gallery's codes.
         fingerprint: SHA-256 of that encoder's weights, 64 hex digits.
-        encode_ms: Time to decode, normalise and encode the query; of a batch, all its queries.
-        search_ms: Time to search; of a batch, for all its queries.
-        query_thumbnail_png: The stored thumbnail of a query given by key, if asked for.
-        reconstruction_error: Mean squared error between a query image and its reconstruction; None for others.
-        query_percentile: How unusual that error is for the gallery, 0 to 100; above 99, the query is probably
-            nothing like the gallery. None where the error or the gallery's calibration is not known.
+        encode_ms: Milliseconds to decode, normalise and encode the query; in a batch, all queries together.
+        search_ms: Milliseconds to search; in a batch, for all queries together.
+        query_thumbnail_png: The stored thumbnail of a query given by key, if the options ask for thumbnails.
+        reconstruction_error: Mean squared error between a query image and its reconstruction; None if the query is
+            not an image.
+        query_percentile: Percentage of the gallery's own images with a smaller error, 0 to 100. Above 99, the query
+            is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
     """
 
     hits: tuple[Hit, ...]
@@ -59,30 +85,43 @@ class SearchResult:
 
     @property
     def is_unusual(self) -> bool:
-        """Whether the gallery probably has nothing like it: query or nearest hit lie above the 99th percentile."""
+        """Whether the query is probably unlike anything in the gallery.
+
+        True if the query's error or its nearest hit's distance is above the 99th percentile of the gallery's own.
+        """
         nearest = self.hits[0].distance_percentile if self.hits else None
-        return any(percentile is not None and percentile > 99 for percentile in (self.query_percentile, nearest))
+        return any(
+            percentile is not None and percentile > UNUSUAL_PERCENTILE
+            for percentile in (self.query_percentile, nearest)
+        )
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """A request whose subject has been made small, or looked up."""
+@dataclass(frozen=True, slots=True)
+class _ImageQuery:
+    """A query image as an encoder's input, (height, width, channels)."""
 
     options: SearchOptions
-    input: NDArray[np.float32] | None = None
-    code: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
-    thumbnail_png: bytes = b""
+    input: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _CodeQuery:
+    """A query whose code, (code_size,), is known."""
+
+    options: SearchOptions
+    code: NDArray[np.float32]
     error: float | None = None
+    thumbnail_png: bytes = b""
 
 
 class Searcher:
-    """Answers "what looks like this?" with one encoder and one gallery. Safe to use from several threads."""
+    """Searches one gallery with one encoder. Safe to use from several threads."""
 
     def __init__(self, encoder: Encoder, gallery: Gallery) -> None:
-        """Take the two parts.
+        """Pair an encoder with a gallery of its codes.
 
         Raises:
-            EncoderMismatchError: The gallery was made by another encoder.
+            EncoderMismatchError: Another encoder made the gallery.
         """
         gallery.spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
         self._encoder = encoder
@@ -92,73 +131,97 @@ class Searcher:
         """Find the stored images nearest to the subject.
 
         Raises:
-            ImageError: The subject is no image, or too large a one.
+            ImageError: The subject can't be read, is not an image, or is too large.
             InvalidCodeError: The subject is a code with NaN, infinity or a wrong size.
-            KeyNotFoundError: The subject is a key that the gallery does not hold.
+            KeyNotFoundError: The gallery has no image with the subject's key.
+            TooLateError: The caller's deadline has passed, or the caller has gone.
+            UnavailableError: The gallery's store can't be used.
         """
         begun = time.perf_counter()
         return self._search([self._prepare(request)], begun)[0]
 
     def search_batch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
-        """Answer several requests at once, in the same order. One bad request fails all, named by its index."""
+        """Answer several requests at once, in the same order.
+
+        Raises:
+            LookalikeError: One request is invalid. The batch fails as a whole with the error that `search` would
+                raise, and the message begins with the request's position, as in "requests[3]".
+        """
         begun = time.perf_counter()
-        prepared = []
+        queries = []
         for index, request in enumerate(requests):
             with at(f"requests[{index}]"):
-                prepared.append(self._prepare(request))
-        return self._search(prepared, begun)
+                queries.append(self._prepare(request))
+        return self._search(queries, begun)
 
-    def _prepare(self, request: SearchRequest) -> _Prepared:
+    def _prepare(self, request: SearchRequest) -> _ImageQuery | _CodeQuery:
+        """Reduce a request's image to an input, one request at a time: many large images would not fit in memory."""
         check_wanted()
         subject, options = request.subject, request.options
         match subject:
+            case Path():
+                return self._image_query(images.decode(images.read(subject)), options)
             case bytes():
-                return _Prepared(options, self._encoder.normalise([images.decode(subject)])[0])
+                return self._image_query(images.decode(subject), options)
             case Image.Image():
-                return _Prepared(options, self._encoder.normalise([subject])[0])
-            case str():
-                entry = self._gallery.get([subject])[0]
-                if entry is None:
-                    raise KeyNotFoundError(f"no image '{subject}' in gallery '{self._gallery.spec.name}'")
-                options = replace(options, exclude_keys=(*options.exclude_keys, subject))
-                return _Prepared(options, None, entry.code, entry.thumbnail_png if options.with_thumbnails else b"")
+                return self._image_query(subject, options)
+            case Key():
+                return self._key_query(subject.value, options)
             case _:
-                return _Prepared(options, code=check_codes(subject[None], self._gallery.spec.code_size)[0])
+                return _CodeQuery(options, check_codes(subject[None], self._gallery.spec.code_size)[0])
 
-    def _search(self, prepared: list[_Prepared], begun: float) -> list[SearchResult]:
-        pictures = [item for item in prepared if item.input is not None]
-        self._encode(pictures)
-        encoded = time.perf_counter()
+    def _image_query(self, image: Image.Image, options: SearchOptions) -> _ImageQuery:
+        return _ImageQuery(options, self._encoder.normalise([image])[0])
+
+    def _key_query(self, key: str, options: SearchOptions) -> _CodeQuery:
+        entry = self._gallery.get([key])[0]
+        if entry is None:
+            raise KeyNotFoundError(f"no image '{key}' in gallery '{self._gallery.spec.name}'")
+        options = replace(options, exclude_keys=(*options.exclude_keys, key))
+        return _CodeQuery(options, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
+
+    def _search(self, queries: Sequence[_ImageQuery | _CodeQuery], begun: float) -> list[SearchResult]:
+        encoded = self._encode(queries)
+        encoded_at = time.perf_counter()
         check_wanted()
-        answers = self._gallery.search_batch([Query(item.code, item.options) for item in prepared])
-        searched = time.perf_counter()
+        hit_lists = self._gallery.search_batch([Query(query.code, query.options) for query in encoded])
+        searched_at = time.perf_counter()
         spec = self._gallery.spec
-        usual = spec.calibration
+        calibration = spec.calibration
+        has_images = any(isinstance(query, _ImageQuery) for query in queries)
         return [
             SearchResult(
                 hits=tuple(
-                    replace(hit, distance_percentile=usual.distance_percentile(hit.distance)) if usual else hit
+                    replace(hit, distance_percentile=calibration.distance_percentile(hit.distance))
+                    if calibration
+                    else hit
                     for hit in hits
                 ),
                 gallery=spec.name,
                 version=spec.version,
                 encoder=spec.encoder,
                 fingerprint=spec.fingerprint,
-                encode_ms=(encoded - begun) * 1e3 if pictures else 0.0,
-                search_ms=(searched - encoded) * 1e3,
-                query_thumbnail_png=item.thumbnail_png,
-                reconstruction_error=item.error,
-                query_percentile=None if usual is None or item.error is None else usual.error_percentile(item.error),
+                encode_ms=(encoded_at - begun) * 1e3 if has_images else 0.0,
+                search_ms=(searched_at - encoded_at) * 1e3,
+                query_thumbnail_png=query.thumbnail_png,
+                reconstruction_error=query.error,
+                query_percentile=calibration.error_percentile(query.error)
+                if calibration and query.error is not None
+                else None,
             )
-            for hits, item in zip(answers, prepared, strict=True)
+            for hits, query in zip(hit_lists, encoded, strict=True)
         ]
 
-    def _encode(self, items: list[_Prepared]) -> None:
-        """Fill in code and reconstruction error of the items that are pictures."""
-        if not items:
-            return
-        inputs = np.stack([item.input for item in items if item.input is not None])
+    def _encode(self, queries: Sequence[_ImageQuery | _CodeQuery]) -> list[_CodeQuery]:
+        """Encode all query images in one run, and measure their reconstruction errors."""
+        inputs = [query.input for query in queries if isinstance(query, _ImageQuery)]
+        codes_and_errors = self._codes_and_errors(np.stack(inputs)) if inputs else iter(())
+        return [
+            _CodeQuery(query.options, *next(codes_and_errors)) if isinstance(query, _ImageQuery) else query
+            for query in queries
+        ]
+
+    def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
         codes = self._encoder.encode(inputs)
         errors = self._encoder.reconstruction_errors(inputs, codes)
-        for item, code, error in zip(items, codes, errors, strict=True):
-            item.code, item.error = code, float(error)
+        return zip(codes, errors.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""The two tables between expected errors and gRPC statuses: one for the service, one for its clients."""
+"""Two tables that map errors to gRPC statuses, for the service, and statuses to errors, for its clients."""
 
 import grpc
 
@@ -23,7 +23,7 @@ STATUSES: dict[type[LookalikeError], grpc.StatusCode] = {
     TooLateError: grpc.StatusCode.DEADLINE_EXCEEDED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
-"""The status of each error. An error without a row has that of its nearest base."""
+"""The status of each error class. A class that is not listed has the status of its nearest listed base."""
 
 ERRORS: dict[grpc.StatusCode, type[LookalikeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
@@ -35,16 +35,19 @@ ERRORS: dict[grpc.StatusCode, type[LookalikeError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TooLateError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
 }
-"""The error that a client raises for each status. Any other status becomes a `ServiceError`."""
+"""The error that a client raises for each status. Any other status becomes a `ServiceError`.
+
+A class of this table is a base of every class that `STATUSES` maps to the same status, and has its exit code.
+"""
 
 
 def status_for(error: type[LookalikeError]) -> grpc.StatusCode:
-    """Return the gRPC status of an error; INTERNAL for one that no RPC is expected to raise."""
+    """Return the gRPC status of an error class; INTERNAL if no RPC is expected to raise it."""
     return next((STATUSES[base] for base in error.__mro__ if base in STATUSES), grpc.StatusCode.INTERNAL)
 
 
 def error_from_status(status: grpc.StatusCode, message: str) -> LookalikeError:
-    """Return the error that a status from the service stands for, with the service's own message."""
+    """Return the error for a status from the service, with the service's own message."""
     if status in ERRORS:
         return ERRORS[status](message)
     return ServiceError(f"{status.name}: {message}")

@@ -1,4 +1,4 @@
-"""What the commands at a terminal share: the store option, errors as one line and an exit code, the table of hits."""
+"""The parts that all commands share: the app, common options, errors as one line, connecting to a service."""
 
 import os
 import sys
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_service.searcher import SearchResult
+from encoder_service import images
 from gallery.errors import InvalidInputError, LookalikeError
 from gallery.files import replace_file
 
 if TYPE_CHECKING:
     from encoder_service.client import Client
+
 StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
         envvar="LOOKALIKE_STORE",
-        help="Where galleries are kept: edge:DIR, or http://HOST:6333 for a Qdrant server.",
+        help="Store of the galleries: edge:DIR, or http://HOST:6333 for a Qdrant server.",
         metavar="URL",
         show_default="edge: in the user's data folder",
     ),
@@ -29,19 +30,19 @@ EncoderOption = Annotated[
     typer.Option(
         "--encoder",
         envvar="LOOKALIKE_ENCODER",
-        help="Encoder by name, or its folder's path; else the gallery's or the source's own.",
+        help="Encoder by name, or its folder's path; by default, the one of the gallery or the source.",
     ),
 ]
 TokenFileOption = Annotated[
     Path | None,
-    typer.Option(
-        "--token-file", envvar="LOOKALIKE_TOKEN_FILE", help="File with the token that a service wants, if it wants one."
-    ),
+    typer.Option("--token-file", envvar="LOOKALIKE_TOKEN_FILE", help="File with the token that the service requires."),
 ]
 CaFileOption = Annotated[
     Path | None,
     typer.Option(
-        "--ca-file", envvar="LOOKALIKE_CA_FILE", help="PEM of the authority of a service with TLS; none: no TLS."
+        "--ca-file",
+        envvar="LOOKALIKE_CA_FILE",
+        help="PEM file of the authority that signed the service's certificate; without it, no TLS.",
     ),
 ]
 CertFileOption = Annotated[
@@ -49,21 +50,33 @@ CertFileOption = Annotated[
     typer.Option(
         "--cert-file",
         envvar="LOOKALIKE_CERT_FILE",
-        help="PEM of our own certificate and its key, in this order, for a service that wants one (mTLS).",
+        help="PEM file of our own certificate and its key, in any order, for a service that requires one (mTLS).",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+def new_app(help: str) -> typer.Typer:
+    """Return an app for one command, set up as all commands of this project are.
+
+    Args:
+        help: One sentence that says what the command is for.
+    """
+    return typer.Typer(
+        help=help, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False
+    )
+
+
 def run(app: Callable[[], None]) -> None:
-    """Run a command; an expected error becomes one line on stderr and its exit code, never a traceback."""
+    """Run a command. An expected error becomes one line on stderr and the error's exit code, never a traceback."""
+    images.silence_pillow()
     try:
         app()
     except LookalikeError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
-        # The reader of our output, such as `head`, has seen enough.
+        # the process that reads our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 
@@ -73,12 +86,12 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
 
     Args:
         address: HOST:PORT.
-        token_file: Holds the token that says who calls; None for none.
-        ca_file: The authority that the service's certificate is of; None for no TLS.
-        cert_file: The caller's own certificate with its key; None for none.
+        token_file: File with the token to send; None sends no token.
+        ca_file: PEM file of the authority that signed the service's certificate; None for no TLS.
+        cert_file: PEM file of the caller's own certificate and its key; None sends no certificate.
 
     Raises:
-        InvalidInputError: A file can't be read, or the address is none.
+        InvalidInputError: A file can't be read, or the address is malformed.
     """
     import grpc
 
@@ -91,7 +104,7 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
         raise InvalidInputError("--cert-file: expected --ca-file with it")
     token = _read(token_file).decode().strip() if token_file else ""
     own = _read(cert_file) if cert_file else None
-    # each of the two finds its own part of the file
+    # gRPC finds the key and the certificate in the same file
     credentials = grpc.ssl_channel_credentials(_read(ca_file), own, own) if ca_file else None
     return Client(address, token=token, credentials=credentials)
 
@@ -100,44 +113,16 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInputError(f"{path} can't be read: {error.strerror}") from error
+        raise InvalidInputError(f"can't be read: {error.strerror}", place=str(path)) from error
 
 
 def write_out(path: Path, content: bytes) -> None:
-    """Write the file that a user asked for with --out, whole or not at all.
+    """Write the file that a user asked for with --out, either completely or not at all.
 
     Raises:
-        InvalidInputError: It can't be written there.
+        InvalidInputError: The file can't be written.
     """
     try:
         replace_file(path, content)
     except OSError as error:
         raise InvalidInputError(f"--out {path} can't be written: {error.strerror}: name a file in a folder") from error
-
-
-def print_hits(result: SearchResult, query: str) -> None:
-    """Print hits as a table on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"looks like {query}", title_justify="left", title_style="bold")
-    table.add_column("", justify="right", style="dim")
-    table.add_column("key")
-    table.add_column("label")
-    table.add_column("distance", justify="right")
-    table.add_column("percentile", justify="right")
-    for rank, hit in enumerate(result.hits, start=1):
-        percentile = "" if hit.distance_percentile is None else f"{hit.distance_percentile:.0f}"
-        table.add_row(str(rank), hit.key, hit.label, f"{hit.distance:.3f}", percentile)
-    console = Console()
-    console.print(table)
-    if result.is_unusual:
-        console.print(
-            "probably nothing there is like it: 99 of 100 images of the gallery are less unusual", style="yellow"
-        )
-    console.print(
-        f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "
-        f"encode {result.encode_ms:.2f} ms, search {result.search_ms:.2f} ms",
-        style="dim",
-        highlight=False,
-    )

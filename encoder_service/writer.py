@@ -1,6 +1,5 @@
-"""Images into a gallery that is being searched: decode, encode, store. No gRPC in it."""
+"""Add images to a gallery while it is being searched: decode, encode, store. Independent of gRPC."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,12 +18,12 @@ from gallery.errors import LookalikeError
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image to be stored.
+    """An image to add to a gallery.
 
     Attributes:
-        key: Its name, unique in its gallery, 1 to 1,024 characters.
-        picture: An image file's bytes, or an image.
-        label: What it is said to show, at most 1,024 characters; empty for none.
+        key: The image's name, unique in its gallery, 1 to 1,024 characters.
+        picture: An image file's bytes, or an image of mode L, RGB or RGBA.
+        label: The image's label, at most 1,024 characters; empty if it has none.
     """
 
     key: str
@@ -34,70 +33,103 @@ class NewImage:
     @property
     def sha256(self) -> str:
         """Hash of the file's bytes or of the pixels, 64 hex digits."""
-        content = self.picture if isinstance(self.picture, bytes) else self.picture.tobytes()
-        return hashlib.sha256(content).hexdigest()
+        return images.sha256(self.picture)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A new image without its decoded pixels: those of many large images would not fit in memory.
+
+    Attributes:
+        image: The image as it came.
+        sha256: Hash of its content.
+        input: The image as an encoder's input, (height, width, channels).
+        thumbnail_png: A small PNG of the image.
+    """
+
+    image: NewImage
+    sha256: str
+    input: NDArray[np.float32]
+    thumbnail_png: bytes
 
 
 class GalleryWriter:
-    """Stores images with one encoder in one gallery. Safe to use from several threads."""
+    """Adds images to one gallery with one encoder, and removes images. Safe to use from several threads."""
 
     def __init__(self, encoder: Encoder, gallery: Gallery) -> None:
-        """Take the two parts.
+        """Pair an encoder with a gallery of its codes.
 
         Raises:
-            EncoderMismatchError: The gallery was made by another encoder.
+            EncoderMismatchError: Another encoder made the gallery.
         """
         gallery.spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
         self._encoder = encoder
         self._gallery = gallery
 
     def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:
-        """Store images; on return those without an error are kept, even if the process dies.
+        """Store images. On return, every image without an error is durable, even if the process dies.
+
+        An image replaces the stored image of the same key, unless content and label are the same.
 
         Args:
-            new: The images; of two with the same key, the later one counts.
+            new: The images. If two have the same key, the later one counts.
 
         Returns:
-            For each, whether it was there already with the same content and label, or why it can't be stored.
+            For each image, in the same order: True if it was already stored, unchanged; False if it has been stored
+            now; or the error why it can't be stored.
 
         Raises:
-            UnavailableError: The store can't take them.
+            TooLateError: The caller's deadline has passed, or the caller has gone; nothing has been stored.
+            UnavailableError: The gallery's store can't be used.
         """
-        keys = [image.key for image in new]
-        held = {entry.key: (entry.sha256, entry.label) for entry in self._gallery.get(keys) if entry}
+        entries = [entry for entry in self._gallery.get([image.key for image in new]) if entry]
+        known = {entry.key: (entry.sha256, entry.label) for entry in entries}
+        prepared: dict[str, _Prepared] = {}
         results: list[bool | LookalikeError] = []
-        # made small one by one: many large pictures at once are more than there is memory for
-        small: dict[str, tuple[NewImage, NDArray[np.float32], bytes]] = {}
         for image in new:
             check_wanted()
-            if held.get(image.key) == (image.sha256, image.label):
+            sha256 = image.sha256
+            if known.get(image.key) == (sha256, image.label):
                 results.append(True)
                 continue
             try:
-                picture = _decoded(image)
-                small[image.key] = (image, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
-                held[image.key] = (image.sha256, image.label)
+                prepared[image.key] = self._prepare(image, sha256)
+                known[image.key] = (sha256, image.label)
                 results.append(False)
             except LookalikeError as error:
                 results.append(error)
-        if small:
-            codes = self._encoder.encode(np.stack([one[1] for one in small.values()]))
-            self._gallery.upsert(
-                [
-                    Entry(key, code, image.label, image.sha256, thumbnail)
-                    for (key, (image, _, thumbnail)), code in zip(small.items(), codes, strict=True)
-                ]
-            )
+        if prepared:
+            self._store(list(prepared.values()))
         return results
 
     def delete(self, keys: Sequence[str]) -> int:
-        """Remove images by key, and return how many of them were there."""
-        held = [entry.key for entry in self._gallery.get(keys) if entry]
-        self._gallery.delete(held)
-        return len(set(held))
+        """Remove images by key.
+
+        Returns:
+            The number of keys that the gallery had. Unknown keys are not an error.
+
+        Raises:
+            UnavailableError: The gallery's store can't be used.
+        """
+        known = {entry.key for entry in self._gallery.get(keys) if entry}
+        self._gallery.delete(list(known))
+        return len(known)
+
+    def _prepare(self, image: NewImage, sha256: str) -> _Prepared:
+        picture = _decode(image)
+        return _Prepared(image, sha256, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
+
+    def _store(self, prepared: Sequence[_Prepared]) -> None:
+        codes = self._encoder.encode(np.stack([item.input for item in prepared]))
+        self._gallery.upsert(
+            [
+                Entry(item.image.key, code, item.image.label, item.sha256, item.thumbnail_png)
+                for item, code in zip(prepared, codes, strict=True)
+            ]
+        )
 
 
-def _decoded(image: NewImage) -> Image.Image:
+def _decode(image: NewImage) -> Image.Image:
     if not 1 <= len(image.key) <= LIMITS.max_key_length:
         raise RequestError(f"key: expected 1 to {LIMITS.max_key_length:,} characters, got {len(image.key):,}")
     if len(image.label) > LIMITS.max_key_length:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Loads MNIST, serves it, and asks over gRPC for the five pictures that look most like the article's query.
+# Load MNIST, serve it, and search over gRPC for the five images most similar to a handwritten nine.
 set -eu
 
 query=mnist/test/7
@@ -27,12 +27,12 @@ echo "serving on $address"
 echo "== encoder-service search $query --address $address --name mnist --out demo.png"
 encoder-service search "$query" --address "$address" --name mnist --out demo.png
 
-cat <<END
+cat <<'END'
 
-demo.png shows the query beside its hits. Type next, after: . .venv/bin/activate
-  encoder-service search mnist/test/0          another digit that the gallery has not seen
-  encoder-service search mnist/train/0         more like a stored one
-  ingest list                                  the galleries
-  encoder-service serve                        the service, for clients in any language
-  make test                                    the tests
+demo.png shows the query beside its hits. Next, activate the environment with `. .venv/bin/activate` and try:
+  encoder-service search mnist/test/0          search with another image that the gallery has not seen
+  encoder-service search mnist/train/0         find more like a stored image
+  ingest list                                  list the galleries
+  encoder-service serve                        start the service, for clients in any language
+  make test                                    run the tests
 END

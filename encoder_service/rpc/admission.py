@@ -1,7 +1,7 @@
-"""Which calls are let in: who may call, a line for as many as there is room for, and a refusal at once for the rest.
+"""Admission control: authenticate each call, queue up to a limit, reject the rest immediately.
 
-In a rush, when more come than there is room for, all that wait in a long line would be answered late. So the line is
-kept short until the rush is over, as in "Fail at Scale" (B. Maurer, ACM Queue 13, 2015).
+An overloaded service that kept a long queue would answer every call in it late. So the queue is kept short until the
+overload is over, as in "Fail at Scale" (B. Maurer, ACM Queue 13, 2015).
 """
 
 import math
@@ -24,154 +24,196 @@ from gallery.errors import LookalikeError
 
 T = TypeVar("T")
 
-# What needs a place: all RPCs of the service, and reflection. Health needs none.
+# The RPCs that need admission, and whether they are streams: those of the service, and reflection. Health is exempt.
 _IS_STREAM = {
     f"/{service.full_name}/{method.name}": method.client_streaming
     for file in (encoder_pb2, gallery_pb2, search_pb2, reflection_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-_RUSH_S = 1.0
-# A line longer than half of what there is room for is a rush, too, when it lasts: then it is not one burst.
-_CROWDED_S = 0.1
+# Seconds after which an overload is judged again by the calls that have arrived since.
+_WINDOW_S = 1.0
+# Seconds for which a pool may be more than half full before that counts as overload: long enough for one burst.
+_MAX_CROWDED_S = 0.1
+# Seconds, for clients that read this header.
 _RETRY_AFTER = ("retry-after", "1")
-# gRPC's own clients wait so long if they are set to try again; at random, or all would come back at once.
+# Range of the delay, in milliseconds, after which gRPC's own clients retry if they are configured to. It is random, so
+# that rejected clients do not all return at once.
 _PUSHBACK_MS = (50, 250)
 
 
-class CallPool(ThreadPoolExecutor):
-    """A thread for each call that may be under way. Which of them are worked on is for `Calls` to say."""
+class OverloadDetector:
+    """Decides which calls are admitted, and admits fewer while the service is overloaded.
 
-    def __init__(self, most: int, what: str, in_rush: int | None = None) -> None:
-        """Make room.
+    Overload begins when an arriving call finds the limit reached, or more than half of the limit in flight for 0.1 s.
+    It is judged again every second, and lasts while more than half of the calls that arrived in that second were
+    rejected.
+    """
+
+    def __init__(
+        self, limit: int, overload_limit: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin without overload.
 
         Args:
-            most: How many calls may be under way.
-            what: What they are: "calls".
-            in_rush: How many may be in a rush, which begins when more than `most` have come or more than half of them
-                for a while, and goes on for as long as most of those that come are turned away; None for no such
-                thing.
+            limit: Maximum calls in flight.
+            overload_limit: Maximum calls in flight during overload, cut to between 1 and half of `limit`; None for
+                `limit`.
+            clock: Returns the time in seconds.
         """
-        super().__init__(most, thread_name_prefix=what)
-        self._most = most
-        self._in_rush = most if in_rush is None else max(1, min(in_rush, most // 2))
-        self._what = what
-        self._taken = 0
-        self._rush_ends = 0.0
+        self._limit = limit
+        self._overload_limit = limit if overload_limit is None else max(1, min(overload_limit, limit // 2))
+        self._clock = clock
+        self._window_ends = math.inf
         self._crowded_since = math.inf
-        self._came = self._turned_away = 0
+        self._arrived = self._rejected = 0
+        self._is_overloaded = False
+
+    def admits(self, in_flight: int) -> bool:
+        """Count an arriving call, and return whether it is admitted.
+
+        Args:
+            in_flight: Calls in flight, without this one.
+        """
+        now = self._clock()
+        if now >= self._window_ends:
+            self._end_window(now)
+        self._crowded_since = min(self._crowded_since, now) if 2 * in_flight > self._limit else math.inf
+        if in_flight >= self._limit or now - self._crowded_since > _MAX_CROWDED_S:
+            self._begin_overload(now)
+        admitted = in_flight < (self._overload_limit if self._is_overloaded else self._limit)
+        self._arrived += 1
+        self._rejected += not admitted
+        return admitted
+
+    def _begin_overload(self, now: float) -> None:
+        if not self._is_overloaded:
+            self._is_overloaded = True
+            self._begin_window(now)
+
+    def _end_window(self, now: float) -> None:
+        """Keep the overload up for another window, or end it; it also ends if no call arrived for a whole window."""
+        self._is_overloaded = now < self._window_ends + _WINDOW_S and 2 * self._rejected > self._arrived
+        if self._is_overloaded:
+            self._begin_window(now)
+        else:
+            self._window_ends = math.inf
+
+    def _begin_window(self, now: float) -> None:
+        self._window_ends = now + _WINDOW_S
+        self._arrived = self._rejected = 0
+
+
+class CallPool(ThreadPoolExecutor):
+    """One thread for each call in flight. `CallInterceptor` limits how many of them execute at once."""
+
+    def __init__(self, limit: int, kind: str, overload_limit: int | None = None) -> None:
+        """Begin without calls.
+
+        Args:
+            limit: Maximum calls in flight, queued ones included.
+            kind: The kind of call, for messages: "calls" or "streams".
+            overload_limit: Maximum calls in flight during overload; None for `limit`.
+        """
+        super().__init__(limit, thread_name_prefix=kind)
+        self.kind = kind
+        self.in_flight = 0
+        self._detector = OverloadDetector(limit, overload_limit)
         self._counting = threading.Lock()
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no call is under way."""
-        return not self._taken
-
-    def refusal(self) -> str:
-        """Count one more call that has come; return why it is turned away, or nothing where there is room."""
-        now = time.monotonic()
-        if now >= self._rush_ends:
-            goes_on = now < self._rush_ends + _RUSH_S and 2 * self._turned_away > self._came
-            self._rush_ends = now + _RUSH_S if goes_on else 0.0
-            self._came = self._turned_away = 0
-        self._crowded_since = min(self._crowded_since, now) if 2 * self._taken > self._most else math.inf
-        if self._taken >= self._most or now - self._crowded_since > _CROWDED_S:
-            self._rush_ends = self._rush_ends or now + _RUSH_S
-        self._came += 1
-        if self._taken < (self._in_rush if self._rush_ends else self._most):
-            return ""
-        self._turned_away += 1
-        return f"the service has {self._taken} {self._what} under way, its most just now: try again soon"
+    def admits(self) -> bool:
+        """Count an arriving call, and return whether it is admitted."""
+        return self._detector.admits(self.in_flight)
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Count a call until it has ended, and let a thread do it."""
+        """Execute a call in a thread, and count it as in flight until it has ended."""
         with self._counting:
-            self._taken += 1
-        done = super().submit(work, *arguments, **named)
-        done.add_done_callback(self._leave)
-        return done
+            self.in_flight += 1
+        future = super().submit(work, *arguments, **named)
+        future.add_done_callback(self._leave)
+        return future
 
-    def _leave(self, done: "Future[Any]") -> None:
+    def _leave(self, future: "Future[Any]") -> None:
         with self._counting:
-            self._taken -= 1
+            self.in_flight -= 1
 
 
 class Admission(grpc.ServerInterceptor):
-    """Gives each call a place in a room, or turns it away. Health is answered to any prober, however busy it is."""
+    """Interceptor that admits each call to a pool, or rejects it. Health checks bypass it."""
 
     def __init__(self, tokens: Tokens | None, calls: CallPool, streams: CallPool, metrics: Metrics) -> None:
         """Take the parts.
 
         Args:
-            tokens: Says who may call; None lets anybody.
-            calls: CallPool for calls with one answer.
-            streams: CallPool for streams.
-            metrics: Counts what is turned away.
+            tokens: The accepted tokens; None accepts every caller.
+            calls: Pool for calls with one request and one response.
+            streams: Pool for streams.
+            metrics: Counts the rejected calls.
         """
         self._tokens = tokens
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
-        self._ends = False
+        self._is_closed = False
 
     def close(self) -> None:
-        """Let nobody in any more, and say so in a way that clients take as a wish to go elsewhere."""
-        self._ends = True
+        """Reject new calls with UNAVAILABLE, so that clients retry on another server."""
+        self._is_closed = True
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Choose the threads that handle a call. This runs in the server's only thread for all calls: it is quick."""
+        """Choose the pool for a call, or reject it. Must be fast, because one thread runs this for all calls."""
         method = str(details.method)
         if method not in _IS_STREAM:
             return continuation(details)
-        if self._ends:
-            return self._refusal(details, grpc.StatusCode.UNAVAILABLE, "the service is ending: ask again in a while")
+        if self._is_closed:
+            return self._reject(details, grpc.StatusCode.UNAVAILABLE, "the service is shutting down: retry later")
         try:
             if self._tokens:
                 self._tokens.check(method, metadata_value("authorization", details.invocation_metadata))
         except LookalikeError as error:
-            return self._refusal(details, status_for(type(error)), str(error))
-        room = self._streams if _IS_STREAM[method] else self._calls
-        why = room.refusal()
-        if why:
+            return self._reject(details, status_for(type(error)), error.message)
+        pool = self._streams if _IS_STREAM[method] else self._calls
+        if not pool.admits():
+            message = f"the service has {pool.in_flight} {pool.kind} in flight, its limit for now: retry soon"
             pushback = ("grpc-retry-pushback-ms", str(random.randint(*_PUSHBACK_MS)))
-            return self._refusal(details, grpc.StatusCode.RESOURCE_EXHAUSTED, why, _RETRY_AFTER, pushback)
+            return self._reject(details, grpc.StatusCode.RESOURCE_EXHAUSTED, message, _RETRY_AFTER, pushback)
         handler = continuation(details)
         if handler.request_streaming:
-            return handler._replace(stream_stream=_run_in(room, handler.stream_stream))
-        return handler._replace(unary_unary=_run_in(room, handler.unary_unary))
+            return handler._replace(stream_stream=_run_in(pool, handler.stream_stream))
+        return handler._replace(unary_unary=_run_in(pool, handler.unary_unary))
 
-    def _refusal(
-        self, details: grpc.HandlerCallDetails, status: grpc.StatusCode, why: str, *trailing: tuple[str, str]
+    def _reject(
+        self, details: grpc.HandlerCallDetails, status: grpc.StatusCode, message: str, *trailing: tuple[str, str]
     ) -> Any:
-        """Return a handler that refuses a call without reading its request, be it a stream or not."""
+        """Return a handler that rejects a call, stream or not, without reading its request."""
 
-        def refuse(requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-            self._metrics.turned_away(str(details.method), status.name)
+        def reject(requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            self._metrics.rejected(str(details.method), status.name)
             context.set_trailing_metadata((("x-request-id", request_id_from(details.invocation_metadata)), *trailing))
-            context.abort(status, why)
+            context.abort(status, message)
 
-        return grpc.stream_stream_rpc_method_handler(_run_in(_INLINE, refuse))
+        return grpc.stream_stream_rpc_method_handler(_run_in(_INLINE, reject))
 
 
 class _InlineExecutor(ThreadPoolExecutor):
-    """Does the work in the thread that brings it."""
+    """Runs the work in the thread that submits it."""
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        done: Future[T] = Future()
-        done.set_result(work(*arguments, **named))
-        return done
+        future: Future[T] = Future()
+        future.set_result(work(*arguments, **named))
+        return future
 
 
 _INLINE = _InlineExecutor()
 
 
-def _run_in(threads: ThreadPoolExecutor, behaviour: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
-    """Have gRPC run a behaviour in these threads."""
+def _run_in(executor: ThreadPoolExecutor, behaviour: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
+    """Return a behaviour that gRPC runs in this executor."""
 
     def run(request: Any, context: grpc.ServicerContext) -> T:
         return behaviour(request, context)
 
-    run.experimental_thread_pool = threads  # type: ignore[attr-defined] # gRPC looks for it under this name
+    run.experimental_thread_pool = executor  # type: ignore[attr-defined] # gRPC looks for it under this name
     return run

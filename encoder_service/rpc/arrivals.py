@@ -1,4 +1,4 @@
-"""What has arrived on a stream and waits, taken together."""
+"""Batch the items that have arrived on a stream since the last read."""
 
 import threading
 from collections import deque
@@ -9,84 +9,84 @@ T = TypeVar("T")
 
 
 def arrivals(
-    items: Iterable[T], most: int, most_bytes: int, size_of: Callable[[T], int]
+    items: Iterable[T], max_items: int, max_bytes: int, size_of: Callable[[T], int]
 ) -> Generator[list[T], None, None]:
-    """Yield what has arrived since the last time, one item or more, in order.
+    """Yield batches of the items that have arrived since the last batch, at least one each, in order.
 
-    A stream that is faster than its reader has to wait. What the items raise is raised after those that came before.
-    Close it when no more is wanted.
+    A thread reads the stream ahead, and waits where the consumer of the batches is slower. An error of the stream is
+    raised after the items that preceded it. Close the generator to stop early.
 
     Args:
         items: The stream.
-        most: How many are read ahead, and how many are yielded at once.
-        most_bytes: How many bytes are read ahead; one larger item comes alone.
-        size_of: Tells the bytes of an item.
+        max_items: Maximum items read ahead, and so of a batch.
+        max_bytes: Maximum bytes read ahead. A larger item makes a batch by itself.
+        size_of: Returns the bytes of an item.
     """
-    arrived = _Arrived[T](most, most_bytes)
+    queue = _Queue[T](max_items, max_bytes)
 
     def read() -> None:
         try:
             for item in items:
-                if not arrived.put(item, size_of(item)):
+                if not queue.put(item, size_of(item)):
                     return
-            arrived.end()
+            queue.end()
         except Exception as error:
-            arrived.end(error)
+            queue.end(error)
 
     threading.Thread(target=read, name="arrivals", daemon=True).start()
     try:
-        while batch := arrived.take():
+        while batch := queue.take_all():
             yield batch
     finally:
-        arrived.leave()
+        queue.abandon()
 
 
-class _Arrived(Generic[T]):
-    """A queue that is bounded in items and in bytes, emptied at once."""
+class _Queue(Generic[T]):
+    """A queue between two threads, bounded in items and in bytes, whose consumer takes all items at once."""
 
-    def __init__(self, most: int, most_bytes: int) -> None:
-        self._most, self._most_bytes = most, most_bytes
+    def __init__(self, max_items: int, max_bytes: int) -> None:
+        self._max_items, self._max_bytes = max_items, max_bytes
         self._items: deque[T] = deque()
         self._bytes = 0
-        self._ended = self._left = False
+        self._ended = self._abandoned = False
         self._error: Exception | None = None
         self._changed = threading.Condition()
 
     def put(self, item: T, size: int) -> bool:
-        """Wait for room, and return whether the item was taken."""
+        """Append an item, once it fits. Return False if the consumer has abandoned the queue."""
         with self._changed:
-            self._changed.wait_for(lambda: self._left or not self._items or self._has_room(size))
-            if not self._left:
+            self._changed.wait_for(lambda: self._abandoned or not self._items or self._fits(size))
+            if not self._abandoned:
                 self._items.append(item)
                 self._bytes += size
                 self._changed.notify_all()
-            return not self._left
+            return not self._abandoned
 
-    def _has_room(self, size: int) -> bool:
-        return len(self._items) < self._most and self._bytes + size <= self._most_bytes
+    def _fits(self, size: int) -> bool:
+        return len(self._items) < self._max_items and self._bytes + size <= self._max_bytes
 
     def end(self, error: Exception | None = None) -> None:
-        """Say that no more comes, and why."""
+        """Mark the end of the items, and the error that caused it, if any."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
-    def take(self) -> list[T]:
-        """Wait for items and return all; none at the end."""
+    def take_all(self) -> list[T]:
+        """Wait for items and remove them all. Return an empty list at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._ended)
             if not self._items and self._error:
                 try:
                     raise self._error
                 finally:
-                    self._error = None  # with it, this and all that its traceback holds would keep each other alive
-            taken, self._bytes = list(self._items), 0
+                    self._error = None  # or the error's traceback and this queue would keep each other alive
+            items, self._bytes = list(self._items), 0
             self._items.clear()
             self._changed.notify_all()
-            return taken
+            return items
 
-    def leave(self) -> None:
-        """Say that no more is wanted."""
+    def abandon(self) -> None:
+        """Refuse all further items."""
         with self._changed:
-            self._left = True
+            self._abandoned = True
             self._changed.notify_all()

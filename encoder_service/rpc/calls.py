@@ -1,15 +1,12 @@
-"""What every call goes through before and after its RPC: its turn, its deadline, its id, what is told of errors.
-
-Health is answered to any prober, whoever it is.
-"""
+"""Interceptor around every RPC: concurrency, deadline, request id, error translation, metrics."""
 
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -18,34 +15,33 @@ from encoder_service.errors import RequestError
 from encoder_service.rpc.metrics import Metrics
 from encoder_service.status import status_for
 from gallery.deadline import check_wanted, deadline
-from gallery.errors import LookalikeError, UnavailableError
+from gallery.errors import LookalikeError
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_ID = 128
-# Longer, and gRPC would refuse to send it.
-_LONGEST_MESSAGE = 1000
+# Characters of a request id that clients may choose: it is repeated in each log line of the call.
+_MAX_ID_LENGTH = 128
+# Characters of an error message: it travels in a header, and gRPC refuses to send a header that is too long.
+_MAX_MESSAGE_LENGTH = 1000
+# Tells gRPC's own clients not to retry, even if they are configured to.
 _DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
-_Metadata = tuple[tuple[str, str], ...]
-_FREE = ("/grpc.health.v1.Health/",)
+# Health checks bypass this interceptor: any prober may send them, and they must not wait for other calls.
+_HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
-class Calls(grpc.ServerInterceptor):
+class CallInterceptor(grpc.ServerInterceptor):
     """Wraps every RPC of the service."""
 
-    def __init__(self, at_once: int, metrics: Metrics, hidden: Sequence[str]) -> None:
+    def __init__(self, max_executing: int, metrics: Metrics) -> None:
         """Take the parts.
 
         Args:
-            at_once: How many calls with one answer are worked on at once. More would be slower, as most of a call is
-                Python, which one thread at a time can run.
-            metrics: Counts them.
-            hidden: Places of this machine that no stranger is told of.
+            max_executing: Maximum calls with one request that execute at once; the others of their pool wait for
+                their turn. Streams are not counted.
+            metrics: Counts and times the calls.
         """
-        self._turns = threading.BoundedSemaphore(at_once)
+        self._turns = threading.BoundedSemaphore(max_executing)
         self._metrics = metrics
-        # not a part of one, such as a home that is `/`, which would be found in every text
-        self._hidden = sorted((place for place in hidden if "/" in place and place != "/"), key=len, reverse=True)
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
@@ -53,111 +49,110 @@ class Calls(grpc.ServerInterceptor):
         """Wrap the handler of one call."""
         handler = continuation(details)
         method = str(details.method)
-        if handler is None or method.startswith(_FREE):
+        if handler is None or method.startswith(_HEALTH_PREFIX):
             return handler
         handler = handler._replace(request_deserializer=_lenient(handler.request_deserializer))
         if handler.request_streaming:
             return handler._replace(stream_stream=self._stream(handler.stream_stream, method))
         return handler._replace(unary_unary=self._unary(handler.unary_unary, method))
 
-    def _unary(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
+    def _unary(self, behaviour: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(request: Any, context: grpc.ServicerContext) -> Any:
             with self._call(context, method, "call"):
-                whole = _whole(request)
+                message = _check_message(request)
                 with self._turns:
                     check_wanted()
-                    return answer(whole, context)
+                    return behaviour(message, context)
 
         return run
 
-    def _stream(self, answer: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
+    def _stream(self, behaviour: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
         def run(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._call(context, method, "stream"):
-                yield from answer(map(_whole, requests), context)
+                yield from behaviour(map(_check_message, requests), context)
 
         return run
 
     @contextmanager
     def _call(self, context: grpc.ServicerContext, method: str, kind: str) -> Iterator[None]:
+        """Execute the block as one call: with its deadline, its metrics, and its errors sent to the client."""
         begun = time.perf_counter()
-        metadata = context.invocation_metadata()
-        request_id = request_id_from(metadata)
-        trailing: _Metadata = (("x-request-id", request_id),)
+        request_id = request_id_from(context.invocation_metadata())
+        id_metadata = ("x-request-id", request_id)
         status = grpc.StatusCode.OK
         try:
-            try:
-                with (
-                    self._metrics.under_way.labels(kind).track_inprogress(),
-                    deadline(context.time_remaining(), context.is_active),
-                ):
-                    context.set_trailing_metadata(trailing)
-                    yield
-            except GeneratorExit:  # the client has gone away
+            with (
+                self._metrics.in_flight.labels(kind).track_inprogress(),
+                deadline(context.time_remaining(), context.is_active),
+            ):
+                context.set_trailing_metadata((id_metadata,))
+                yield
+        except GeneratorExit:  # the client has cancelled the stream
+            status = grpc.StatusCode.CANCELLED
+            raise
+        except LookalikeError as error:
+            status = status_for(type(error))
+            if error.summary:
+                _log.warning("%s: %s", method, error, extra={"request_id": request_id})
+            if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                # The store is overloaded, not this service: a retry would only add to the store's load.
+                context.set_trailing_metadata((id_metadata, _DO_NOT_RETRY))
+            context.abort(status, message_for_client(error, request_id))
+        except Exception:
+            if not context.is_active():  # the client has cancelled the call
                 status = grpc.StatusCode.CANCELLED
                 raise
-            except LookalikeError as error:
-                status = status_for(type(error))
-                if isinstance(error, UnavailableError):
-                    _log.warning("%s: %s", method, error, extra={"request_id": request_id})
-                if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    trailing += (_DO_NOT_RETRY,)  # it was begun, and whatever is overloaded is not to be asked again
-                _abort(context, status, self._told(error, request_id), trailing)
-            except Exception as error:
-                if not context.is_active():  # the client has gone away
-                    status = grpc.StatusCode.CANCELLED
-                    raise
-                status = grpc.StatusCode.INTERNAL
-                _log.exception("%s: unexpected error", method, extra={"request_id": request_id})
-                _abort(context, status, f"unexpected error; the service's log has it under {request_id}", trailing)
-                raise AssertionError from error
+            status = grpc.StatusCode.INTERNAL
+            _log.exception("%s: unexpected error", method, extra={"request_id": request_id})
+            context.abort(status, f"Unexpected error. {_see_log(request_id)}")
         finally:
             seconds = time.perf_counter() - begun
             self._metrics.call(method, status.name, seconds)
             _log.debug("%s %s %.1f ms", method, status.name, seconds * 1e3, extra={"request_id": request_id})
 
-    def _told(self, error: LookalikeError, request_id: str) -> str:
-        """Return what a caller is told of an error: of what is wrong with the service itself, only its kind."""
-        if isinstance(error, UnavailableError):
-            return f"{(type(error).__doc__ or '').splitlines()[0]} The service's log has more under {request_id}."
-        text = str(error)
-        for place in self._hidden:
-            text = text.replace(place, "the store")
-        return text[:_LONGEST_MESSAGE]
+
+def message_for_client(error: LookalikeError, request_id: str) -> str:
+    """Return the text about an error that an untrusted client may read.
+
+    It never contains the error's place. If the error's class has a summary, then its message may name files or servers
+    of this machine too, so the client receives the summary and the log has the rest.
+    """
+    if error.summary:
+        return f"{error.summary} {_see_log(request_id)}"
+    return error.message[:_MAX_MESSAGE_LENGTH]
 
 
-class _Unreadable:
-    """Stands for bytes that are no message: gRPC itself would call them an INTERNAL error."""
+def _see_log(request_id: str) -> str:
+    return f"The service's log has more under {request_id}."
 
 
-def _lenient(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def read_or_tell(content: bytes) -> Any:
+class _Malformed:
+    """Stands for bytes that can't be parsed. gRPC itself would answer INTERNAL, though the mistake is the client's."""
+
+
+def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse_or_mark(content: bytes) -> Any:
         try:
-            return read(content)
+            return parse(content)
         except DecodeError:
-            return _Unreadable()
+            return _Malformed()
 
-    return read_or_tell
+    return parse_or_mark
 
 
-def _whole(request: Any) -> Any:
-    if isinstance(request, _Unreadable):
-        raise RequestError("request: expected a protobuf message of this call, got bytes that are none")
+def _check_message(request: Any) -> Any:
+    if isinstance(request, _Malformed):
+        raise RequestError("request: expected a protobuf message of this RPC, got bytes that can't be parsed as one")
     return request
 
 
 def request_id_from(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the request id that a caller gave, or a new one where it gave none that can be logged."""
+    """Return the call's `x-request-id`, or a new one if the caller sent none that can be logged."""
     given = metadata_value("x-request-id", metadata)
-    can_be_logged = given.isascii() and given.isprintable() and 0 < len(given) <= _LONGEST_ID
+    can_be_logged = given.isascii() and given.isprintable() and 0 < len(given) <= _MAX_ID_LENGTH
     return given if can_be_logged else f"{random.getrandbits(128):032x}"
 
 
 def metadata_value(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return a value of the metadata; empty for none."""
+    """Return the first value of a name in the metadata, "" if it is missing."""
     return next((str(value) for key, value in metadata if key == name), "")
-
-
-def _abort(context: grpc.ServicerContext, status: grpc.StatusCode, message: str, trailing: _Metadata) -> NoReturn:
-    context.set_trailing_metadata(trailing)
-    context.abort(status, message)
-    raise AssertionError("abort always raises")

@@ -1,24 +1,26 @@
-"""The service's log, on stderr: lines for people, or JSON for machines."""
+"""The service's log on stderr: text for people, or JSON for machines."""
 
 import logging
 
 from pythonjsonlogger.json import JsonFormatter
 
+from encoder_service.rpc.config import LogFormat, LogLevel
 
-def begin_logging(style: str, level: str) -> None:
-    """Write the log from now on.
+
+def begin_logging(style: LogFormat, level: LogLevel) -> None:
+    """Configure the logging of this process.
 
     Args:
-        style: "text" or "json"; in JSON, a line about a call has its `request_id`.
-        level: "debug", "info", "warning" or "error".
+        style: Text or JSON. A line about a call carries its `request_id`.
+        level: The least severe lines that are logged.
     """
     handler = logging.StreamHandler()
-    if style == "json":
+    if style is LogFormat.JSON:
         renamed = {"asctime": "time", "levelname": "level", "name": "logger"}
         handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=renamed))
     else:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
         )
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with an image is told to whoever sent it
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the client that sent a bad image receives an error instead
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

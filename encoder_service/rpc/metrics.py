@@ -1,4 +1,4 @@
-"""What the service counts and measures, for Prometheus, on a port of its own."""
+"""Counters, times and gauges of the service, which Prometheus reads on a port of its own."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,32 +11,36 @@ from encoder_service.rpc.traces import Traces
 from gallery import GallerySpec
 from gallery.errors import LookalikeError
 
-_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# Upper bounds of the histograms' buckets: from a fast search to the slowest call that is worth telling apart.
+_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """The figures of one service."""
+    """The metrics of one service, in a registry of their own."""
 
     def __init__(self, traces: Traces | None = None) -> None:
-        """Begin at nothing; `traces` are told of each stage too."""
+        """Create the metrics.
+
+        Args:
+            traces: Receives a span for each stage; None if the service sends no traces.
+        """
         self._traces = traces
-        self._turned_away: dict[tuple[str, str], Counter] = {}
+        self._rejected: dict[tuple[str, str], Counter] = {}
         self.registry = CollectorRegistry()
         self._calls = Counter(
             "lookalike_calls", "Calls by RPC and gRPC status.", ["method", "status"], registry=self.registry
         )
         self._seconds = Histogram(
-            "lookalike_call_seconds", "Time of a call.", ["method"], buckets=_SECONDS, registry=self.registry
+            "lookalike_call_seconds", "Duration of calls.", ["method"], buckets=_BUCKETS_S, registry=self.registry
         )
         self._stages = Histogram(
-            "lookalike_stage_seconds", "Time of a stage.", ["stage"], buckets=_SECONDS, registry=self.registry
+            "lookalike_stage_seconds", "Duration of stages.", ["stage"], buckets=_BUCKETS_S, registry=self.registry
         )
         self._items = Counter(
-            "lookalike_items", "Images by what became of them.", ["method", "outcome"], registry=self.registry
+            "lookalike_items", "Images of streams, by outcome.", ["method", "outcome"], registry=self.registry
         )
-
-        self.under_way = Gauge(
-            "lookalike_calls_under_way", "Calls and streams that are being worked on.", ["kind"], registry=self.registry
+        self.in_flight = Gauge(
+            "lookalike_calls_under_way", "Calls and streams in flight.", ["kind"], registry=self.registry
         )
 
     def call(self, method: str, status: str, seconds: float) -> None:
@@ -45,30 +49,49 @@ class Metrics:
         self._calls.labels(name, status).inc()
         self._seconds.labels(name).observe(seconds)
 
-    def turned_away(self, method: str, status: str) -> None:
-        """Count a call that was not let in. In a rush there are many: the counter is looked up once."""
-        counter = self._turned_away.get((method, status))
+    def rejected(self, method: str, status: str) -> None:
+        """Count a rejected call. An overloaded service rejects many, so each counter is looked up only once."""
+        counter = self._rejected.get((method, status))
         if counter is None:
             counter = self._calls.labels(method.rpartition("/")[2], status)
-            self._turned_away[method, status] = counter
+            self._rejected[method, status] = counter
         counter.inc()
 
-    def stage(self, stage: str, milliseconds: float, ended_ms_ago: float = 0.0) -> None:
-        """Note how long a stage took: "encode", "search", "store"."""
-        self._stages.labels(stage).observe(milliseconds / 1e3)
-        if self._traces:
-            self._traces.stage(stage, milliseconds, ended_ms_ago)
+    def stages(self, **milliseconds: float) -> None:
+        """Record consecutive stages of this thread's call, the last of which has just ended.
 
-    def items(self, method: str, outcome: str, count: int = 1) -> None:
-        """Count images of a stream or a batch: "ok" or "rejected"."""
-        self._items.labels(method, outcome).inc(count)
+        Args:
+            **milliseconds: Duration of each stage, in the order in which they ran: `encode`, `search` or `store`.
+                A stage of exactly 0 ms did not run.
+        """
+        completed = {stage: duration for stage, duration in milliseconds.items() if duration}
+        for stage, duration in completed.items():
+            self._stages.labels(stage).observe(duration / 1e3)
+        if self._traces:
+            self._traces.add_stages(completed)
+
+    def items(self, method: str, outcome: str) -> None:
+        """Count one image of a stream; its outcome is "ok" or "rejected"."""
+        self._items.labels(method, outcome).inc()
 
     def watch(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
-        """Tell of galleries and the encoder whenever somebody looks."""
+        """Export gauges for the galleries and the encoder, read at each scrape.
+
+        Args:
+            galleries: Returns the live galleries.
+            fingerprint: SHA-256 of the encoder, 64 hex digits.
+        """
         self.registry.register(_Galleries(galleries, fingerprint))
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Answer Prometheus over HTTP; return the port and what ends it.
+        """Start to answer Prometheus over HTTP.
+
+        Args:
+            host: Address to listen on.
+            port: Port to listen on; 0 picks a free one.
+
+        Returns:
+            The port, and a function that stops the HTTP server.
 
         Raises:
             ServiceError: The port can't be bound.
@@ -80,12 +103,12 @@ class Metrics:
                 f"can't listen on {host}:{port} for metrics: {error.strerror}: choose another --metrics-port"
             ) from error
 
-        def end() -> None:
+        def stop() -> None:
             server.shutdown()
             server.server_close()
             thread.join()
 
-        return server.server_port, end
+        return server.server_port, stop
 
 
 class _Galleries(Collector):
@@ -102,6 +125,6 @@ class _Galleries(Collector):
             for spec in self._galleries():
                 images.add_metric([spec.name], spec.count)
                 version.add_metric([spec.name], spec.version)
-        except LookalikeError:  # the store is away: the rest is told all the same
+        except LookalikeError:  # the store is unavailable: export the encoder alone
             pass
         return [info, images, version]

@@ -1,15 +1,13 @@
-"""The RPCs, thin: read the message, call the part that does the work, write the answer."""
+"""The RPCs. Each converts its request, calls the domain, and converts the result."""
 
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from PIL import Image
 
 from encoder_service import images
 from encoder_service.encoder import Encoder
@@ -37,10 +35,10 @@ def _size(message: Message) -> int:
 
 
 class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
-    """Answers EncoderService with one encoder."""
+    """Serves EncoderService with one encoder."""
 
     def __init__(self, encoder: Encoder, limits: Limits, metrics: Metrics) -> None:
-        """Take the parts."""
+        """Keep the encoder, the limits that GetEncoder reports, and the metrics to update."""
         self._encoder = encoder
         self._limits = limits
         self._metrics = metrics
@@ -58,7 +56,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def EncodeStream(
         self, request_iterator: Iterator[encoder_pb2.EncodeStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[encoder_pb2.EncodeStreamResponse]:
-        """Encode images as they arrive; a bad one yields an item error and the stream goes on."""
+        """Encode images as they arrive. A bad image yields an item error, and the stream continues."""
         for index, request in enumerate(request_iterator):
             response = encoder_pb2.EncodeStreamResponse(index=index)
             try:
@@ -70,7 +68,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
             yield response
 
     def Decode(self, request: encoder_pb2.DecodeRequest, context: grpc.ServicerContext) -> encoder_pb2.DecodeResponse:
-        """Reconstruct the image that a code stands for."""
+        """Reconstruct an image from its code."""
         inputs = self._encoder.decode(wire.code_from_proto(request.code)[None])
         return encoder_pb2.DecodeResponse(
             image_png=images.png(images.from_input(inputs[0])), encoder_fingerprint=self._encoder.spec.fingerprint
@@ -80,58 +78,59 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         self, request: encoder_pb2.GetEncoderRequest, context: grpc.ServicerContext
     ) -> encoder_pb2.GetEncoderResponse:
         """Describe the encoder and the limits."""
-        return wire.encoder_to_proto(self._encoder.spec, self._limits)
+        return encoder_pb2.GetEncoderResponse(
+            encoder=wire.encoder_to_proto(self._encoder.spec), limits=wire.limits_to_proto(self._limits)
+        )
 
     def _code(self, message: encoder_pb2.Image) -> NDArray[np.float32]:
-        picture = wire.image_from_proto(message)
-        image = picture if isinstance(picture, Image.Image) else images.decode(picture)
+        image = wire.image_from_proto(message)
+        if isinstance(image, bytes):
+            image = images.decode(image)
         begun = time.perf_counter()
         code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
-        self._metrics.stage("encode", (time.perf_counter() - begun) * 1e3)
+        self._metrics.stages(encode=(time.perf_counter() - begun) * 1e3)
         return code
 
 
 class SearchServicer(search_pb2_grpc.SearchServiceServicer):
-    """Answers SearchService with the galleries of one store."""
+    """Serves SearchService with the galleries of one store."""
 
     def __init__(self, galleries: Galleries, metrics: Metrics) -> None:
-        """Take the parts."""
+        """Keep the galleries, and the metrics to update."""
         self._galleries = galleries
         self._metrics = metrics
 
     def Search(self, request: search_pb2.SearchRequest, context: grpc.ServicerContext) -> search_pb2.SearchResponse:
-        """Find the stored images that look like one query."""
-        wanted = wire.search_request_from_proto(request)
+        """Find the stored images that are most similar to one query."""
+        search = wire.search_request_from_proto(request)
         with self._galleries.searcher(request.gallery) as searcher:
-            result = searcher.search(wanted)
+            result = searcher.search(search)
         self._measure(result)
         return wire.search_result_to_proto(result)
 
     def BatchSearch(
         self, request: search_pb2.BatchSearchRequest, context: grpc.ServicerContext
     ) -> search_pb2.BatchSearchResponse:
-        """Answer several searches at once, or none."""
+        """Run several searches at once. One bad request fails them all."""
         gallery = wire.check_batch(request.requests)
-        wanted = []
+        searches = []
         for index, message in enumerate(request.requests):
             with at(f"requests[{index}]"):
-                wanted.append(wire.search_request_from_proto(message))
+                searches.append(wire.search_request_from_proto(message))
         with self._galleries.searcher(gallery) as searcher:
-            results = searcher.search_batch(wanted)
+            results = searcher.search_batch(searches)
         self._measure(results[0])
         return search_pb2.BatchSearchResponse(responses=map(wire.search_result_to_proto, results))
 
     def _measure(self, result: SearchResult) -> None:
-        if result.encode_ms:
-            self._metrics.stage("encode", result.encode_ms, ended_ms_ago=result.search_ms)
-        self._metrics.stage("search", result.search_ms)
+        self._metrics.stages(encode=result.encode_ms, search=result.search_ms)
 
 
 class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
-    """Answers GalleryService with the galleries of one store."""
+    """Serves GalleryService with the galleries of one store."""
 
     def __init__(self, galleries: Galleries, metrics: Metrics) -> None:
-        """Take the parts."""
+        """Keep the galleries, and the metrics to update."""
         self._galleries = galleries
         self._metrics = metrics
 
@@ -145,22 +144,21 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         self, request: gallery_pb2.GetGalleryRequest, context: grpc.ServicerContext
     ) -> gallery_pb2.GetGalleryResponse:
         """Describe one gallery."""
-        with self._galleries.use(request.gallery) as opened:
-            spec = replace(opened.gallery.spec, count=opened.gallery.count())
-            return gallery_pb2.GetGalleryResponse(gallery=wire.gallery_to_proto(spec))
+        with self._galleries.use(request.gallery) as gallery:
+            return gallery_pb2.GetGalleryResponse(gallery=wire.gallery_to_proto(gallery.counted_spec()))
 
     def AddImages(
         self, request_iterator: Iterator[gallery_pb2.AddImagesRequest], context: grpc.ServicerContext
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
-        """Add images as they arrive, those that wait together; each is answered when the store has it."""
+        """Add images as they arrive, in batches of those that are waiting, and acknowledge each once it is stored."""
         name, index = "", 0
         with closing(
             arrivals(request_iterator, LIMITS.max_stream_item_count, LIMITS.max_stream_item_bytes, _size)
         ) as batches:
             for batch in batches:
                 name = wire.check_same_gallery(name, batch)
-                with self._galleries.use(name) as opened:
-                    yield from self._added(opened.adder, batch, index)
+                with self._galleries.use(name) as gallery:
+                    yield from self._add(gallery.writer, batch, index)
                 index += len(batch)
 
     def DeleteImages(
@@ -168,29 +166,29 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> gallery_pb2.DeleteImagesResponse:
         """Remove images by key."""
         keys = wire.check_keys(request.keys)
-        with self._galleries.use(request.gallery) as opened:
-            return gallery_pb2.DeleteImagesResponse(deleted_count=opened.adder.delete(keys))
+        with self._galleries.use(request.gallery) as gallery:
+            return gallery_pb2.DeleteImagesResponse(deleted_count=gallery.writer.delete(keys))
 
-    def _added(
-        self, adder: GalleryWriter, requests: list[gallery_pb2.AddImagesRequest], first: int
+    def _add(
+        self, writer: GalleryWriter, requests: list[gallery_pb2.AddImagesRequest], first: int
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
-        """Store what can be stored, and yield the answers in order."""
+        """Store a batch whose first image has position `first` in the stream, and yield the responses in order."""
         begun = time.perf_counter()
-        answers: dict[int, bool | LookalikeError] = {}
+        results: dict[int, bool | LookalikeError] = {}
         new: dict[int, NewImage] = {}
         for index, request in enumerate(requests):
             try:
                 new[index] = NewImage(request.key, wire.image_from_proto(request.image), request.label)
             except LookalikeError as error:
-                answers[index] = error
-        answers.update(zip(new, adder.add(list(new.values())), strict=True))
-        self._metrics.stage("store", (time.perf_counter() - begun) * 1e3)
+                results[index] = error
+        results.update(zip(new, writer.add(list(new.values())), strict=True))
+        self._metrics.stages(store=(time.perf_counter() - begun) * 1e3)
         for index, request in enumerate(requests):
             response = gallery_pb2.AddImagesResponse(index=first + index, key=request.key)
-            answer = answers[index]
-            if isinstance(answer, LookalikeError):
-                response.error.CopyFrom(wire.item_error_to_proto(answer))
+            result = results[index]
+            if isinstance(result, LookalikeError):
+                response.error.CopyFrom(wire.item_error_to_proto(result))
             else:
-                response.added.unchanged = answer
-            self._metrics.items("AddImages", "rejected" if isinstance(answer, LookalikeError) else "ok")
+                response.added.unchanged = result
+            self._metrics.items("AddImages", "rejected" if isinstance(result, LookalikeError) else "ok")
             yield response

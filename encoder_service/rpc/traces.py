@@ -1,9 +1,11 @@
-"""Traces for OpenTelemetry: a span for each call, continuing the caller's trace, and in it one for each stage.
+"""OpenTelemetry traces: a span for each call, which continues the caller's trace, with a child span for each stage.
 
-Needs the extra `traces`. Where they go is said by OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT.
+Needs the extra `traces`. OpenTelemetry's own environment variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, configure the
+exporter.
 """
 
 import time
+from collections.abc import Mapping
 
 import grpc
 
@@ -11,13 +13,13 @@ from gallery.errors import InvalidInputError
 
 
 class Traces:
-    """Makes the spans and sends them."""
+    """Creates spans and exports them in the background."""
 
     def __init__(self) -> None:
-        """Begin to send.
+        """Start the exporter.
 
         Raises:
-            InvalidInputError: The extra is not installed.
+            InvalidInputError: The extra `traces` is not installed.
         """
         try:
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -36,11 +38,20 @@ class Traces:
             self._provider, filters.negate(filters.health_check())
         )
 
-    def stage(self, stage: str, milliseconds: float, ended_ms_ago: float) -> None:
-        """Add a stage that has ended to the call under way in this thread."""
-        end = time.time_ns() - int(ended_ms_ago * 1e6)
-        self._tracer.start_span(stage, start_time=end - int(milliseconds * 1e6)).end(end)
+    def add_stages(self, milliseconds: Mapping[str, float]) -> None:
+        """Add a span for each of several consecutive stages to the span of this thread's call.
+
+        The spans are laid out backwards from now, which is when the last stage ended.
+
+        Args:
+            milliseconds: Duration of each stage by its name, in the order in which they ran.
+        """
+        end = time.time_ns()
+        for stage, duration in reversed(list(milliseconds.items())):
+            start = end - int(duration * 1e6)
+            self._tracer.start_span(stage, start_time=start).end(end)
+            end = start
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans and stop."""
         self._provider.shutdown()

@@ -1,8 +1,10 @@
-"""Protobuf to the types of this project and back. Pure: no calls, no state."""
+"""Convert between protobuf messages and domain types, and check requests. Pure functions without state."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
 
+import grpc
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
@@ -12,20 +14,21 @@ from encoder_service import images
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.limits import LIMITS, Limits
-from encoder_service.searcher import SearchRequest, SearchResult, Subject
-from encoder_service.status import status_for
+from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
+from encoder_service.status import error_from_status, status_for
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
-from gallery import DEFAULT_LIMIT, MAX_LIMIT, GallerySpec, Hit, SearchOptions
+from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, GallerySpec, Hit, SearchOptions
 from gallery.errors import LookalikeError
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
 def image_from_proto(message: encoder_pb2.Image) -> bytes | Image.Image:
-    """Return an image file's bytes, not decoded yet, or the image that bare pixels make.
+    """Return an image file's bytes, not decoded yet, or an image made from raw pixels.
 
     Raises:
-        ImageError: No image is set, or its pixels don't fit its size.
+        ImageError: No image is set, or the pixels don't fit the size.
+        ImageTooLargeError: The raw image has more than 64 million pixels.
     """
     match message.WhichOneof("data"):
         case "encoded":
@@ -38,32 +41,44 @@ def image_from_proto(message: encoder_pb2.Image) -> bytes | Image.Image:
 
 def _image_from_raw(raw: encoder_pb2.RawImage) -> Image.Image:
     channels = raw.channel_count or 1
-    if channels not in _MODES:
+    if channels not in _CHANNELS.values():
         raise ImageError(f"image.raw.channel_count: expected 1, 3 or 4, got {channels}")
     if raw.width < 1 or raw.height < 1:
         raise ImageError(f"image.raw: expected a width and height of 1 or more, got {raw.width} × {raw.height}")
     images.check_pixel_count(raw.width, raw.height)
-    expected = raw.width * raw.height * channels
-    if len(raw.pixels) != expected:
+    size = raw.width * raw.height * channels
+    if len(raw.pixels) != size:
         raise ImageError(
-            f"image.raw.pixels: expected {raw.width} × {raw.height} × {channels} = {expected:,} bytes, "
+            f"image.raw.pixels: expected {raw.width} × {raw.height} × {channels} = {size:,} bytes, "
             f"got {len(raw.pixels):,}"
         )
-    return Image.frombytes(_MODES[channels], (raw.width, raw.height), raw.pixels)
+    return images.from_pixels(np.frombuffer(raw.pixels, np.uint8).reshape(raw.height, raw.width, channels))
 
 
-def image_to_proto(subject: bytes | Image.Image) -> encoder_pb2.Image:
-    """Return the message for an image file's bytes, or for an image as bare pixels."""
-    if isinstance(subject, bytes):
-        return encoder_pb2.Image(encoded=subject)
-    channels = {mode: count for count, mode in _MODES.items()}
-    if subject.mode not in channels:
-        subject = subject.convert("RGBA" if subject.has_transparency_data else "RGB")
+def image_to_proto(image: bytes | Path | Image.Image) -> encoder_pb2.Image:
+    """Return the message for an image file's bytes, or for an image as raw pixels.
+
+    A file is read here. An image of a mode other than L, RGB and RGBA is converted to RGB, or to RGBA if it has
+    transparency.
+
+    Raises:
+        ImageError: The image is a file that can't be read or is too large, or has another type.
+    """
+    if isinstance(image, Path):
+        image = images.read(image)
+    if isinstance(image, bytes):
+        return encoder_pb2.Image(encoded=image)
+    if not isinstance(image, Image.Image):
+        raise ImageError(
+            f"image: expected a file's bytes, a Path or an image, got {type(image).__name__} {image!r:.80}"
+        )
+    if image.mode not in _CHANNELS:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     raw = encoder_pb2.RawImage(
-        width=subject.width,
-        height=subject.height,
-        channel_count=channels[subject.mode],
-        pixels=subject.tobytes(),
+        width=image.width,
+        height=image.height,
+        channel_count=_CHANNELS[image.mode],
+        pixels=image.tobytes(),
     )
     return encoder_pb2.Image(raw=raw)
 
@@ -74,16 +89,16 @@ def code_to_proto(code: NDArray[np.float32]) -> encoder_pb2.Code:
 
 
 def code_from_proto(message: encoder_pb2.Code) -> NDArray[np.float32]:
-    """Return a code as an array, (however many were sent,); galleries and decoders check the size."""
+    """Return a code as an array, (n,) float32 for the n values sent. Galleries and decoders check n."""
     return np.array(message.values, np.float32)
 
 
 def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchRequest:
-    """Return what a request asks for.
+    """Return the search that a message asks for.
 
     Raises:
-        RequestError: It has no query, or too many labels or keys.
-        ImageError: Its image is none.
+        RequestError: The query is missing, or there are too many labels or keys.
+        ImageError: The image field is empty or malformed.
         InvalidQueryError: A number is out of its range.
     """
     for field, values in (("filter.labels", message.filter.labels), ("exclude_keys", message.exclude_keys)):
@@ -97,23 +112,31 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
         exact=message.exact,
         with_thumbnails=message.include_thumbnails,
     )
-    return SearchRequest(_subject(message), options)
+    return SearchRequest(_subject_from_proto(message), options)
 
 
-def _subject(message: search_pb2.SearchRequest) -> Subject:
+def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
     match message.WhichOneof("query"):
         case "image":
             return image_from_proto(message.image)
         case "code":
             return code_from_proto(message.code)
         case "key":
-            return check_keys([message.key])[0]
+            return Key(check_keys([message.key])[0])
         case _:
             raise RequestError("query: expected `image`, `code` or `key`, got none")
 
 
 def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.SearchRequest:
-    """Return the message for a request to a gallery, by name; empty for the service's default."""
+    """Return the message for a search. A file is read here.
+
+    Args:
+        request: The search.
+        gallery: Name of the gallery; empty for the service's only one.
+
+    Raises:
+        ImageError: The subject is a file that can't be read or is too large.
+    """
     options = request.options
     message = search_pb2.SearchRequest(
         gallery=gallery,
@@ -125,9 +148,9 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         include_thumbnails=options.with_thumbnails,
     )
     match request.subject:
-        case str():
-            message.key = request.subject
-        case bytes() | Image.Image():
+        case Key():
+            message.key = request.subject.value
+        case bytes() | Path() | Image.Image():
             message.image.CopyFrom(image_to_proto(request.subject))
         case _:
             message.code.CopyFrom(code_to_proto(request.subject))
@@ -160,7 +183,7 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
 
 
 def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult:
-    """Return the result that a message carries."""
+    """Return the result in a message."""
     return SearchResult(
         hits=tuple(
             Hit(hit.key, hit.distance, hit.label, hit.thumbnail_png, _optional(hit, "distance_percentile"))
@@ -182,25 +205,46 @@ def _optional(message: Message, field: str) -> float | None:
     return getattr(message, field) if message.HasField(field) else None
 
 
-def encoder_to_proto(spec: EncoderSpec, limits: Limits) -> encoder_pb2.GetEncoderResponse:
-    """Return the message that describes an encoder and the limits of the service."""
+def encoder_to_proto(spec: EncoderSpec) -> encoder_pb2.EncoderSpec:
+    """Return the message for an encoder's description."""
     height, width, channels = spec.input_shape
-    return encoder_pb2.GetEncoderResponse(
-        encoder=encoder_pb2.EncoderSpec(
-            name=spec.name,
-            fingerprint=spec.fingerprint,
-            input_height=height,
-            input_width=width,
-            input_channel_count=channels,
-            code_size=spec.code_size,
-        ),
-        limits=encoder_pb2.Limits(**asdict(limits)),
+    return encoder_pb2.EncoderSpec(
+        name=spec.name,
+        fingerprint=spec.fingerprint,
+        decoder_sha256=spec.decoder_sha256,
+        input_height=height,
+        input_width=width,
+        input_channel_count=channels,
+        code_size=spec.code_size,
+        background=spec.background,
     )
 
 
+def encoder_from_proto(message: encoder_pb2.EncoderSpec) -> EncoderSpec:
+    """Return the encoder's description in a message."""
+    return EncoderSpec(
+        name=message.name,
+        fingerprint=message.fingerprint,
+        decoder_sha256=message.decoder_sha256,
+        input_shape=(message.input_height, message.input_width, message.input_channel_count),
+        code_size=message.code_size,
+        background=message.background,
+    )
+
+
+def limits_to_proto(limits: Limits) -> encoder_pb2.Limits:
+    """Return the message for the limits of a service."""
+    return encoder_pb2.Limits(**asdict(limits))
+
+
+def limits_from_proto(message: encoder_pb2.Limits) -> Limits:
+    """Return the limits in a message."""
+    return Limits(**{field.name: getattr(message, field.name) for field in fields(Limits)})
+
+
 def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
-    """Return the message that describes a gallery."""
-    return gallery_pb2.Gallery(
+    """Return the message for a gallery's description."""
+    message = gallery_pb2.Gallery(
         name=spec.name,
         version=spec.version,
         image_count=spec.count,
@@ -210,29 +254,61 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
         profile=spec.profile,
         sources=spec.sources,
     )
+    if spec.calibration:
+        message.calibration.errors[:] = spec.calibration.errors
+        message.calibration.distances[:] = spec.calibration.distances
+    return message
+
+
+def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
+    """Return the gallery's description in a message.
+
+    Raises:
+        InvalidQueryError: A newer service uses a name or a storage profile that this release does not know.
+    """
+    calibration = message.calibration
+    return GallerySpec(
+        name=message.name,
+        encoder=message.encoder,
+        fingerprint=message.encoder_fingerprint,
+        code_size=message.code_size,
+        version=message.version,
+        profile=message.profile,
+        sources=tuple(message.sources),
+        count=message.image_count,
+        calibration=Calibration(tuple(calibration.errors), tuple(calibration.distances))
+        if message.HasField("calibration")
+        else None,
+    )
 
 
 def item_error_to_proto(error: LookalikeError) -> encoder_pb2.ItemError:
-    """Return the message that says why one item of a stream failed."""
-    return encoder_pb2.ItemError(status=status_for(type(error)).name, message=str(error))
+    """Return the message for the error of one item of a stream, without places of this machine."""
+    return encoder_pb2.ItemError(status=status_for(type(error)).name, message=error.summary or error.message)
+
+
+def item_error_from_proto(message: encoder_pb2.ItemError) -> LookalikeError:
+    """Return the error in a message."""
+    status = grpc.StatusCode.__members__.get(message.status, grpc.StatusCode.UNKNOWN)
+    return error_from_status(status, message.message)
 
 
 def check_same_gallery(name: str, requests: Sequence[gallery_pb2.AddImagesRequest]) -> str:
-    """Return the gallery that a stream is for.
+    """Return the name of the gallery that a stream adds to.
 
     Args:
-        name: What the messages before have named; empty for the stream's beginning.
-        requests: The next messages.
+        name: The name from the stream's earlier messages; empty at its beginning.
+        requests: The next messages, at least one.
 
     Raises:
-        RequestError: The first message names none, or another names another.
+        RequestError: The first message of the stream has no name, or a later message has another one.
     """
     name = name or requests[0].gallery
     if not name:
         raise RequestError("gallery: expected a name in the first message, got none")
     for request in requests:
         if request.gallery not in ("", name):
-            raise RequestError(f"gallery: expected '{name}' all through the stream, got '{request.gallery}'")
+            raise RequestError(f"gallery: expected '{name}' throughout the stream, got '{request.gallery}'")
     return name
 
 
@@ -240,7 +316,7 @@ def check_keys(keys: Sequence[str]) -> list[str]:
     """Return the keys of a request.
 
     Raises:
-        RequestError: There are more than 1,000, or one is longer than any can be.
+        RequestError: There are more than 1,000 keys, or a key has more than 1,024 characters.
     """
     if len(keys) > MAX_LIMIT:
         raise RequestError(f"keys: expected at most {MAX_LIMIT:,}, got {len(keys):,}")
@@ -251,19 +327,20 @@ def check_keys(keys: Sequence[str]) -> list[str]:
 
 
 def check_batch(requests: Sequence[search_pb2.SearchRequest]) -> str:
-    """Return the name of the one gallery that all requests of a batch are for; may be empty.
+    """Return the name of the gallery that all requests of a batch search; empty for the service's only one.
 
     Raises:
-        RequestError: There are none, too many, they name several galleries, or ask for too many hits.
+        RequestError: The batch is empty, has more than 256 requests, asks for more than 10,000 hits in total, or
+            names several galleries.
     """
     if not 1 <= len(requests) <= LIMITS.max_batch_count:
         raise RequestError(f"requests: expected 1 to {LIMITS.max_batch_count}, got {len(requests):,}")
-    hits = sum(request.limit or DEFAULT_LIMIT for request in requests)
-    if hits > LIMITS.max_batch_hit_count:
+    hit_count = sum(request.limit or DEFAULT_LIMIT for request in requests)
+    if hit_count > LIMITS.max_batch_hit_count:
         raise RequestError(
-            f"requests: expected limits of at most {LIMITS.max_batch_hit_count:,} together, got {hits:,}"
+            f"requests: expected limits of at most {LIMITS.max_batch_hit_count:,} in total, got {hit_count:,}"
         )
     names = sorted({request.gallery for request in requests})
     if len(names) > 1:
-        raise RequestError(f"requests: expected all for one gallery, got {', '.join(map(repr, names))}")
+        raise RequestError(f"requests: expected one gallery, got {', '.join(map(repr, names))}")
     return names[0]

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EncoderServiceStub:
-    """Turns images into codes, and back, with the encoder that the service runs.
+    """Encodes images and decodes codes with the service's encoder.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class EncoderServiceStub:
 
 
 class EncoderServiceServicer:
-    """Turns images into codes, and back, with the encoder that the service runs.
+    """Encodes images and decodes codes with the service's encoder.
     """
 
     def Encode(self, request, context):
@@ -70,15 +70,15 @@ class EncoderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EncodeStream(self, request_iterator, context):
-        """Encodes images as they arrive and answers in the same order, one response for each request.
-        A bad image yields an item error and the stream goes on.
+        """Encodes images as they arrive, and sends one response for each request, in the same order.
+        A bad image yields an item error, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Decode(self, request, context):
-        """Reconstructs the image that a code stands for, as well as the decoder can.
+        """Reconstructs an image from its code, as well as the decoder can.
         INVALID_ARGUMENT: the code has NaN, infinity or a wrong size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -124,7 +124,7 @@ def add_EncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EncoderService:
-    """Turns images into codes, and back, with the encoder that the service runs.
+    """Encodes images and decodes codes with the service's encoder.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GalleryServiceStub:
-    """Lists galleries, adds images to them and takes images away. A gallery stays searchable all the while.
+    """Lists galleries, adds images to them and removes images. A gallery stays searchable meanwhile.
     """
 
     def __init__(self, channel):
@@ -58,34 +58,35 @@ class GalleryServiceStub:
 
 
 class GalleryServiceServicer:
-    """Lists galleries, adds images to them and takes images away. A gallery stays searchable all the while.
+    """Lists galleries, adds images to them and removes images. A gallery stays searchable meanwhile.
     """
 
     def ListGalleries(self, request, context):
-        """Lists the live galleries, by name.
+        """Lists the live galleries, sorted by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetGallery(self, request, context):
-        """Describes one gallery. NOT_FOUND: there is none of that name.
+        """Describes one gallery. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddImages(self, request_iterator, context):
-        """Adds images, and answers each when the store has it: what has been acknowledged survives a crash. A bad image
-        gets an item error and the stream goes on. An image whose key is there already takes its place, unless it is
-        the same. INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no such gallery.
+        """Adds images, and acknowledges each once it is stored: acknowledged images survive a crash. A bad image gets an
+        item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal.
+        INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteImages(self, request, context):
-        """Removes images by key. Keys that are not there are no error.
+        """Removes images by key. Unknown keys are not an error.
+        INVALID_ARGUMENT: there are too many keys, or one is too long. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +124,7 @@ def add_GalleryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GalleryService:
-    """Lists galleries, adds images to them and takes images away. A gallery stays searchable all the while.
+    """Lists galleries, adds images to them and removes images. A gallery stays searchable meanwhile.
     """
 
     @staticmethod

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SearchServiceStub:
-    """Searches galleries. Distance is Euclidean between codes: smaller is nearer, 0 is the same.
+    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
+    equal.
     """
 
     def __init__(self, channel):
@@ -48,21 +49,22 @@ class SearchServiceStub:
 
 
 class SearchServiceServicer:
-    """Searches galleries. Distance is Euclidean between codes: smaller is nearer, 0 is the same.
+    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
+    equal.
     """
 
     def Search(self, request, context):
-        """Finds the stored images that look like one query. No hits is an answer, not an error.
-        INVALID_ARGUMENT: the query is missing or bad. NOT_FOUND: no such gallery or key.
-        FAILED_PRECONDITION: the gallery was made by an encoder that the service does not have.
+        """Finds the stored images that are most similar to one query. A response without hits is not an error.
+        INVALID_ARGUMENT: the query is missing or invalid. NOT_FOUND: no gallery has this name, or no image has this key.
+        FAILED_PRECONDITION: the service does not have the encoder that made the gallery.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Runs several searches at once. Atomic: one bad request fails the call, and the message names it by its
-        index, as in "requests[3]". Errors as for Search.
+        """Runs several searches at once. Atomic: one bad request fails the call, and the message names the request by its
+        position, as in "requests[3]". Errors as for Search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +92,8 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService:
-    """Searches galleries. Distance is Euclidean between codes: smaller is nearer, 0 is the same.
+    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
+    equal.
     """
 
     @staticmethod

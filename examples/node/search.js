@@ -1,5 +1,5 @@
-// node search.js HOST:PORT GALLERY IMAGE: print the five stored images that look like a file, as JSON.
-// With --add KEY, add the file to the gallery first.
+// Print the five stored images most similar to an image file, as JSON: node search.js HOST:PORT GALLERY IMAGE
+// With --add KEY, first add the file to the gallery.
 const fs = require("fs");
 const path = require("path");
 const grpc = require("@grpc/grpc-js");

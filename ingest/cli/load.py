@@ -164,7 +164,7 @@ def _load_through_service(
 
     with Stages() as stages:
         done, bad = load_through_service(client, name, images, stages)
-    count = client.gallery(name).image_count
+    count = client.gallery(name).count
     counts = {"added": done.added, "unchanged": done.unchanged, "rejected": done.rejected}
     if as_json:
         print(json.dumps({"name": name, "count": count, "service": address, **counts}))

@@ -1,6 +1,5 @@
 """What every source of images can do."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,7 +33,7 @@ class Item:
         """Hash of its content, 64 hex digits; empty where that could not be read."""
         if self.problem:
             return ""
-        return hashlib.sha256(self.content if isinstance(self.content, bytes) else self.content.tobytes()).hexdigest()
+        return images.sha256(self.content)
 
     @property
     def size(self) -> int:

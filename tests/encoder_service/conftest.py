@@ -1,4 +1,4 @@
-"""A gallery of 400 digits that a test may change, and a service over it."""
+"""A gallery of 400 digits that a test may change, and a server over it."""
 
 import shutil
 from collections.abc import Iterator
@@ -27,7 +27,5 @@ def store(built: Path, store_url: str) -> Store:
 
 @pytest.fixture
 def server(store: Store, encoder: Encoder) -> Iterator[Server]:
-    server = Server(store, encoder)
-    server.start()
-    yield server
-    server.stop()
+    with Server(store, encoder) as server:
+        yield server

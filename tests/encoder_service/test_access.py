@@ -1,4 +1,4 @@
-"""Who may call, over real sockets with real certificates."""
+"""Authentication, over real sockets with real certificates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +13,13 @@ from PIL import Image
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
-from encoder_service.errors import ForbiddenError, ServiceError, UnauthenticatedError
+from encoder_service.errors import ForbiddenError, UnauthenticatedError
+from encoder_service.rpc.access import READING_RPCS
 from encoder_service.rpc.config import Config
 from encoder_service.rpc.server import Server
 from encoder_service.writer import NewImage
 from gallery import Store
-from gallery.errors import InvalidInputError
+from gallery.errors import InvalidInputError, UnavailableError
 from tests.commands import Command
 from tests.digits import png
 
@@ -30,18 +31,15 @@ def authority() -> trustme.CA:
 
 @contextmanager
 def serving(store: Store, encoder: Encoder, **settings: Any) -> Iterator[Server]:
-    server = Server(store, encoder, Config(port=0, **settings))
-    server.start()
-    try:
+    with Server(store, encoder, Config(port=0, **settings)) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def issue(authority: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, Path]:
-    made = authority.issue_cert(name)
-    made.private_key_pem.write_to_path(str(folder / "key.pem"))
-    made.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+    """Write a certificate and its key, and return the settings that name the two files."""
+    certificate = authority.issue_cert(name)
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
     return {"tls_cert_file": folder / "cert.pem", "tls_key_file": folder / "key.pem"}
 
 
@@ -50,7 +48,21 @@ def trusting(authority: trustme.CA, port: int, **more: Any) -> Client:
     return Client(f"localhost:{port}", credentials=credentials, **more)
 
 
-def test_tokens_say_who_may_read_and_who_may_write(
+def test_the_reading_rpcs_are_those_without_side_effects_and_reflection() -> None:
+    assert set(READING_RPCS) == {
+        "/encoder_service.v1.EncoderService/Encode",
+        "/encoder_service.v1.EncoderService/EncodeStream",
+        "/encoder_service.v1.EncoderService/Decode",
+        "/encoder_service.v1.EncoderService/GetEncoder",
+        "/encoder_service.v1.SearchService/Search",
+        "/encoder_service.v1.SearchService/BatchSearch",
+        "/encoder_service.v1.GalleryService/ListGalleries",
+        "/encoder_service.v1.GalleryService/GetGallery",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+
+
+def test_a_token_s_role_allows_reading_or_writing(
     store: Store, encoder: Encoder, queries: list[Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "tokens").write_text("# two roles\nread  sesame\nwrite open-wide  # for the loader\n")
@@ -65,7 +77,7 @@ def test_tokens_say_who_may_read_and_who_may_write(
         with Client(server.address, token="sesame") as client:
             assert len(client.search(png(queries[0])).hits) == 5
             assert client.galleries()
-            with pytest.raises(ForbiddenError, match="may read; expected one that may write"):
+            with pytest.raises(ForbiddenError, match="expected a token with the role `write`"):
                 list(client.add(images, "digits"))
             with pytest.raises(ForbiddenError):
                 client.delete(["digits/train/0"])
@@ -74,7 +86,7 @@ def test_tokens_say_who_may_read_and_who_may_write(
             assert client.delete(["new"]) == 1
 
 
-def test_health_is_told_to_anybody(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+def test_health_checks_need_no_token(store: Store, encoder: Encoder, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("read sesame")
     with serving(store, encoder, tokens_file=tmp_path / "tokens") as server:
         with Client(server.address) as client:
@@ -84,7 +96,7 @@ def test_health_is_told_to_anybody(store: Store, encoder: Encoder, tmp_path: Pat
             assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_tokens_follow_their_file_and_a_bad_file_changes_nothing(
+def test_tokens_follow_their_file_and_a_malformed_file_changes_nothing(
     store: Store, encoder: Encoder, tmp_path: Path
 ) -> None:
     file = tmp_path / "tokens"
@@ -104,57 +116,62 @@ def test_tokens_follow_their_file_and_a_bad_file_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [("", "got none"), ("# none\n", "got none"), ("sesame", "line 1: expected `read TOKEN`"), ("read a b", "line 1")],
+    ("content", "message"),
+    [
+        ("", "got none"),
+        ("# comment\n", "got none"),
+        ("sesame", "line 1: expected `read TOKEN`"),
+        ("read a b", "line 1"),
+    ],
 )
-def test_a_file_of_tokens_that_is_none_stops_the_service(
-    store: Store, encoder: Encoder, tmp_path: Path, content: str, says: str
+def test_a_malformed_file_of_tokens_stops_the_service(
+    store: Store, encoder: Encoder, tmp_path: Path, content: str, message: str
 ) -> None:
     (tmp_path / "tokens").write_text(content)
-    with pytest.raises(InvalidInputError, match=says) as raised:
+    with pytest.raises(InvalidInputError, match=message) as raised:
         Server(store, encoder, Config(port=0, tokens_file=tmp_path / "tokens"))
     assert "sesame" not in str(raised.value)
 
 
-def test_tls_is_spoken_and_new_certificates_are_taken_up(
+def test_the_port_uses_tls_and_follows_new_certificates(
     store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
 ) -> None:
     with serving(store, encoder, host="localhost", **issue(authority, tmp_path)) as server:
         with trusting(authority, server.port) as client:
             assert client.galleries()
-        with Client(f"localhost:{server.port}", timeout_s=2) as client, pytest.raises(ServiceError):
+        with Client(f"localhost:{server.port}", timeout_s=2) as client, pytest.raises(UnavailableError):
             client.galleries()
         other = trustme.CA()
         issue(other, tmp_path)
         with trusting(other, server.port) as client:
             assert client.galleries()
         (tmp_path / "key.pem").write_text("no key")
-        with trusting(authority, server.port, timeout_s=2) as client, pytest.raises(ServiceError):
+        with trusting(authority, server.port, timeout_s=2) as client, pytest.raises(UnavailableError):
             client.galleries()
 
 
-def test_with_mtls_only_clients_of_the_authority_get_in(
+def test_with_mtls_only_clients_with_a_certificate_of_the_authority_are_accepted(
     store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
 ) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     files = issue(authority, tmp_path)
     with serving(store, encoder, host="localhost", tls_client_ca_file=tmp_path / "ca.pem", **files) as server:
-        known = authority.issue_cert("client@example.org")
+        own = authority.issue_cert("client@example.org")
         credentials = grpc.ssl_channel_credentials(
-            authority.cert_pem.bytes(), known.private_key_pem.bytes(), known.cert_chain_pems[0].bytes()
+            authority.cert_pem.bytes(), own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes()
         )
         with Client(f"localhost:{server.port}", credentials=credentials) as client:
             assert client.galleries()
-        with trusting(authority, server.port, timeout_s=2) as client, pytest.raises(ServiceError):
+        with trusting(authority, server.port, timeout_s=2) as client, pytest.raises(UnavailableError):
             client.galleries()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_others_are_let_in_only_with_tls_and_tokens_or_when_told_aloud(host: str, tmp_path: Path) -> None:
+def test_other_machines_are_served_only_with_tls_and_tokens_or_with_insecure(host: str, tmp_path: Path) -> None:
     tls = {"tls_cert_file": tmp_path / "c", "tls_key_file": tmp_path / "k"}
     refused: list[dict[str, Any]] = [{}, {"tokens_file": tmp_path}, tls]
     for settings in refused:
-        with pytest.raises(InvalidInputError, match=f"--host {host} lets others reach the service"):
+        with pytest.raises(InvalidInputError, match=f"--host {host} exposes the service to other machines"):
             Config(host=host, **settings)
     accepted: list[dict[str, Any]] = [
         {"insecure": True},
@@ -166,11 +183,11 @@ def test_others_are_let_in_only_with_tls_and_tokens_or_when_told_aloud(host: str
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.9.9.9"])
-def test_this_machine_alone_needs_neither(host: str) -> None:
+def test_loopback_needs_neither_tls_nor_tokens(host: str) -> None:
     assert Config(host=host).host == host
 
 
-def test_the_commands_bring_token_and_authority(
+def test_the_commands_send_a_token_and_verify_the_service(
     command: Command, store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
 ) -> None:
     (tmp_path / "tokens").write_text("read sesame")
@@ -187,12 +204,14 @@ def test_the_commands_bring_token_and_authority(
         assert "authorization: Bearer TOKEN" in refused.stderr
 
 
-def test_the_commands_bring_a_certificate_of_their_own(
-    command: Command, store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
+@pytest.mark.parametrize("first", ["key", "certificate"])
+def test_the_commands_present_a_certificate(
+    command: Command, store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path, first: str
 ) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     own = authority.issue_cert("client@example.org")
-    own.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "own.pem"))
+    key, certificate = own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes()
+    (tmp_path / "own.pem").write_bytes(key + certificate if first == "key" else certificate + key)
     files = issue(authority, tmp_path)
     with serving(store, encoder, host="localhost", tls_client_ca_file=tmp_path / "ca.pem", **files) as server:
         address = ("--address", f"localhost:{server.port}", "--ca-file", str(tmp_path / "ca.pem"))
@@ -202,7 +221,7 @@ def test_the_commands_bring_a_certificate_of_their_own(
 
 
 @pytest.mark.parametrize("broken", ["cert.pem", "key.pem"])
-def test_a_file_that_is_no_certificate_or_key_is_said(
+def test_a_malformed_certificate_or_key_stops_the_service(
     store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path, broken: str
 ) -> None:
     files = issue(authority, tmp_path)

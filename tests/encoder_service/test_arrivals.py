@@ -1,4 +1,4 @@
-"""What has arrived on a stream, taken together."""
+"""Batches of the items that have arrived on a stream."""
 
 import itertools
 import threading
@@ -30,11 +30,11 @@ def test_no_more_bytes_are_read_ahead_than_allowed() -> None:
         assert read == []  # nothing is read before it is asked for
         first = next(batches)
         time.sleep(0.2)
-        assert sum(read[:-1]) <= sum(first) + 70  # the last is in hand
+        assert sum(read[:-1]) <= sum(first) + 70  # the last item has been read and does not fit yet
         assert [size for batch in (first, *batches) for size in batch] == [30, 30, 30, 200, 5]
 
 
-def test_what_the_items_raise_comes_after_those_before() -> None:
+def test_an_error_of_the_stream_is_raised_after_the_items_before_it() -> None:
     def items() -> Iterator[int]:
         yield from range(3)
         raise ValueError("torn")
@@ -46,10 +46,10 @@ def test_what_the_items_raise_comes_after_those_before() -> None:
     assert seen == [0, 1, 2]
 
 
-def test_one_that_stops_early_leaves_no_thread() -> None:
+def test_stopping_early_leaves_no_thread() -> None:
     with closing(arrivals(itertools.count(), 4, 100, int)) as batches:
         assert next(batches)[0] == 0
-        time.sleep(0.2)  # the thread is ahead as far as it may be, and waits
+        time.sleep(0.2)  # the thread has read as far ahead as it may, and waits
     ends = time.monotonic() + 10
     while "arrivals" in [thread.name for thread in threading.enumerate()]:
         assert time.monotonic() < ends

@@ -1,20 +1,24 @@
-"""`encoder-service`, run as a user runs it."""
+"""The command `encoder-service`, run as a user runs it."""
 
+import importlib.metadata
 import json
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from encoder_service import cli
 from encoder_service.client import Client
-from encoder_service.encoder import Encoder
+from encoder_service.encoder import Encoder, load_encoder
+from encoder_service.searcher import Key, Searcher, SearchRequest
 from gallery import open_store
+from gallery.errors import KeyNotFoundError
 from tests.commands import BIN, Command
 from tests.digits import build, png
 
@@ -57,18 +61,20 @@ def test_a_file_is_searched_without_a_service(
     assert set(answer["hits"][0]) == {"key", "label", "distance", "distance_percentile"}
 
 
-def test_stdin_a_limit_and_the_table(command: Command, store_url: str, queries: list[Image.Image]) -> None:
+def test_stdin_is_searched_and_hits_are_printed_as_a_table(
+    command: Command, store_url: str, queries: list[Image.Image]
+) -> None:
     done = command("encoder-service", "search", "-", "--limit", "3", "--store", store_url, stdin=png(queries[0]))
     assert done.returncode == 0
     assert done.stdout.count("digits/train/") == 3
     assert "distance" in done.stdout
-    assert "probably nothing" not in done.stdout
+    assert "No close match" not in done.stdout
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
     done = command("encoder-service", "search", "-", "--store", store_url, stdin=png(noise))
-    assert "probably nothing there is like it" in done.stdout
+    assert "No close match" in done.stdout
 
 
-def test_a_stored_key_is_searched_for_and_drawn(command: Command, store_url: str, tmp_path: Path) -> None:
+def test_a_stored_key_is_searched_and_drawn(command: Command, store_url: str, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     arguments = ("digits/train/5", "--out", str(sheet), "--json", "--store", store_url)
     done = command("encoder-service", "search", *arguments)
@@ -79,24 +85,64 @@ def test_a_stored_key_is_searched_for_and_drawn(command: Command, store_url: str
     assert len(np.unique(np.asarray(drawn.convert("L")))) > 50
 
 
-def test_a_dataset_image_is_searched_for_though_no_gallery_holds_it(command: Command, store_url: str) -> None:
+def test_an_image_of_a_dataset_is_searched_though_no_gallery_holds_it(command: Command, store_url: str) -> None:
     done = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store_url)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["hits"]) == 5
 
 
+def test_a_plugin_turns_a_query_into_an_image(
+    store_url: str, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Plugin:
+        def load(self) -> Callable[[str], Image.Image | None]:
+            return lambda query: queries[int(query[5:])] if query.startswith("mine/") else None
+
+    installed = [*importlib.metadata.entry_points(group=cli.IMAGES_GROUP), Plugin()]
+    monkeypatch.setattr(cli, "entry_points", lambda group: installed if group == "lookalike.images" else [])
+    (expected, answered) = [], []
+    for index in range(3):
+        cli.app(["search", f"mine/{index}", "--json", "--store", store_url], standalone_mode=False)
+        answered.append([hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]])
+        with closing(open_store(store_url).open("digits")) as gallery:
+            result = Searcher(load_encoder("seed"), gallery).search(SearchRequest(queries[index]))
+        expected.append([hit.key for hit in result.hits])
+    assert answered == expected
+    with pytest.raises(KeyNotFoundError, match="'yours/0' is not a file"):
+        cli.app(["search", "yours/0", "--json", "--store", store_url], standalone_mode=False)
+
+
+@pytest.mark.parametrize("option", ["--gallery", "--name"])
+def test_a_gallery_is_named_by_its_option_or_the_former_one(command: Command, store_url: str, option: str) -> None:
+    done = command("encoder-service", "search", "digits/train/5", option, "digits", "--json", "--store", store_url)
+    assert json.loads(done.stdout)["gallery"] == "digits"
+
+
+@pytest.mark.parametrize("is_served", [False, True])
+def test_a_missing_key_and_a_missing_gallery_are_told_apart(command: Command, store_url: str, is_served: bool) -> None:
+    with serving(store_url) if is_served else nullcontext((None, "")) as (_, address):
+        where = ("--address", address) if is_served else ("--store", store_url)
+        no_key = command("encoder-service", "search", "digits/train/400", *where)
+        no_gallery = command("encoder-service", "search", "digits/train/0", "--gallery", "none", *where)
+    assert (no_key.returncode, no_gallery.returncode) == (4, 4)
+    assert "'digits/train/400' is not a file, an image of a dataset or the key of a stored image" in no_key.stderr
+    assert "no image 'digits/train/400' in gallery 'digits'" in no_key.stderr
+    assert "no gallery 'none'" in no_gallery.stderr
+    assert "is not a file" not in no_gallery.stderr
+
+
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
-        (("no such file.png",), 4, "'no such file.png' is no file, no dataset's image and no stored key"),
+        (("no such file.png",), 4, "'no such file.png' is not a file, an image of a dataset or the key of a stored"),
         (("-",), 3, "expected the bytes of an image file, got none"),
-        (("x" * 300,), 4, "is no file, no dataset's image and no stored key"),
+        (("x" * 300,), 4, "is not a file, an image of a dataset or the key of a stored image"),
         (
             ("digits/train/0", "--json", "--out", "/no/such/folder/sheet.png"),
             3,
             "--out /no/such/folder/sheet.png can't be",
         ),
-        (("mnist/test/7", "--name", "none"), 4, "no gallery 'none'"),
+        (("mnist/test/7", "--gallery", "none"), 4, "no gallery 'none'"),
         (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),
         (("mnist/test/7", "--limit", "1001"), 2, "'--limit': Input should be less than or equal to 1000"),
         (("digits/train/0", "--address", "127.0.0.1:1"), 5, "start it with `encoder-service serve`"),
@@ -104,30 +150,32 @@ def test_a_dataset_image_is_searched_for_though_no_gallery_holds_it(command: Com
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(
-    command: Command, store_url: str, arguments: tuple[str, ...], code: int, says: str
+    command: Command, store_url: str, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     done = command("encoder-service", "search", *arguments, "--store", store_url)
     assert done.returncode == code
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     if code != 2:
         assert done.stderr.count("\n") == 1
 
 
-def test_the_running_service_is_asked_by_address_and_holds_the_gallery(command: Command, store_url: str) -> None:
+def test_a_running_service_is_asked_by_address_and_locks_the_gallery(command: Command, store_url: str) -> None:
     with serving(store_url) as (service, address):
         assert command("encoder-service", "health", "--address", address).stdout == "ready\n"
         asked = command("encoder-service", "search", "digits/train/0", "--address", address, "--json")
         assert asked.returncode == 0, asked.stderr
-        refused = command("encoder-service", "search", "digits/train/0", "--store", store_url)
-        assert refused.returncode == 5
-        assert f"in use by process {service.pid} (encoder-service serve)" in refused.stderr
-    alone = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
-    gone = command("encoder-service", "health", "--address", address)
-    assert (gone.returncode, gone.stderr.count("\n")) == (5, 1)
-    both = [[(hit["key"], hit["distance"]) for hit in json.loads(done.stdout)["hits"]] for done in (asked, alone)]
-    assert both[0] == both[1]
+        locked = command("encoder-service", "search", "digits/train/0", "--store", store_url)
+        assert locked.returncode == 5
+        assert f"in use by process {service.pid} (encoder-service serve)" in locked.stderr
+    embedded = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
+    stopped = command("encoder-service", "health", "--address", address)
+    assert (stopped.returncode, stopped.stderr.count("\n")) == (5, 1)
+    served_hits, embedded_hits = (
+        [(hit["key"], hit["distance"]) for hit in json.loads(done.stdout)["hits"]] for done in (asked, embedded)
+    )
+    assert served_hits == embedded_hits
 
 
 def test_the_serving_process_never_loads_tensorflow(store_url: str, queries: list[Image.Image]) -> None:
@@ -141,16 +189,16 @@ def test_the_serving_process_never_loads_tensorflow(store_url: str, queries: lis
 def test_sigterm_finishes_the_calls_in_flight_and_exits_0(store_url: str) -> None:
     large = png(Image.linear_gradient("L").resize((7900, 7900)).convert("RGB"))
     with serving(store_url) as (service, address), Client(address) as client:
-        client.search("digits/train/0")
-        answers: list[object] = []
-        call = threading.Thread(target=lambda: answers.append(client.search(large)))
+        client.search(Key("digits/train/0"))
+        results: list[object] = []
+        call = threading.Thread(target=lambda: results.append(client.search(large)))
         call.start()
-        # a 62-megapixel picture takes long enough to decode for the signal to come meanwhile
+        # an image of 62 megapixels takes long enough to decode for the signal to arrive meanwhile
         call.join(0.15)
         assert call.is_alive()
         service.send_signal(signal.SIGTERM)
         call.join(20)
-        assert len(answers) == 1
+        assert len(results) == 1
         assert service.wait(20) == 0
 
 

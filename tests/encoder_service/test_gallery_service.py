@@ -1,4 +1,4 @@
-"""Galleries that grow and shrink while they are searched, over a socket."""
+"""Galleries that change while they are searched, over a real socket."""
 
 import signal
 import subprocess
@@ -22,58 +22,58 @@ from tests.digits import build, png
 
 @pytest.fixture
 def own(server: Server) -> Iterator[Client]:
-    """A client of a service that this test may change."""
+    """A client of a service whose gallery the test may change."""
     with Client(server.address) as client:
         yield client
 
 
 def new(queries: list[Image.Image], count: int) -> list[NewImage]:
-    return [NewImage(f"new/{index}", png(picture), "new") for index, picture in enumerate(queries[:count])]
+    return [NewImage(f"new/{index}", png(image), "new") for index, image in enumerate(queries[:count])]
 
 
-def test_galleries_are_listed_and_described(own: Client) -> None:
+def test_galleries_are_listed_and_described(store: Store, own: Client) -> None:
     (listed,) = own.galleries()
-    assert (listed.name, listed.version, listed.image_count, listed.encoder) == ("digits", 1, 400, "seed")
+    assert listed == store.spec("digits")
+    assert (listed.name, listed.version, listed.count, listed.encoder) == ("digits", 1, 400, "seed")
+    assert listed.calibration
     assert own.gallery("digits") == own.gallery() == listed
     with pytest.raises(NotFoundError, match="no gallery 'other'"):
         own.gallery("other")
 
 
-def test_added_images_are_found_at_once_and_removed_ones_no_more(own: Client, queries: list[Image.Image]) -> None:
+def test_added_images_are_found_at_once_and_removed_images_no_longer(own: Client, queries: list[Image.Image]) -> None:
     assert list(own.add(new(queries, 5), "digits")) == [False] * 5
-    assert own.gallery().image_count == own.galleries()[0].image_count == 405
+    assert own.gallery().count == own.galleries()[0].count == 405
     hit = own.search(png(queries[3]), options=SearchOptions(with_thumbnails=True)).hits[0]
     assert (hit.key, hit.label) == ("new/3", "new")
     assert hit.distance == pytest.approx(0, abs=1e-3)
     assert hit.thumbnail_png
     assert own.delete(["new/3", "new/4", "no such key"]) == 2
-    assert own.gallery().image_count == 403
+    assert own.gallery().count == 403
     assert own.search(png(queries[3])).hits[0].key != "new/3"
 
 
-def test_what_is_there_already_is_said_and_what_has_changed_is_replaced(
-    own: Client, queries: list[Image.Image]
-) -> None:
+def test_an_unchanged_image_is_reported_and_a_changed_one_is_replaced(own: Client, queries: list[Image.Image]) -> None:
     images = new(queries, 2)
     assert list(own.add(images, "digits")) == [False, False]
     assert list(own.add(images, "digits")) == [True, True]
     assert list(own.add([NewImage("new/0", images[1].picture, "other")], "digits")) == [False]
-    assert own.gallery().image_count == 402
-    found = {hit.key: hit.label for hit in own.search(png(queries[1])).hits[:2]}
-    assert found == {"new/0": "other", "new/1": "new"}
+    assert own.gallery().count == 402
+    labels = {hit.key: hit.label for hit in own.search(png(queries[1])).hits[:2]}
+    assert labels == {"new/0": "other", "new/1": "new"}
 
 
-def test_of_two_images_with_one_key_the_later_counts(own: Client, queries: list[Image.Image]) -> None:
+def test_of_two_images_with_the_same_key_the_later_is_stored(own: Client, queries: list[Image.Image]) -> None:
     first, second = png(queries[0]), png(queries[1])
     assert len(list(own.add([NewImage("twice", first), NewImage("twice", second)], "digits"))) == 2
-    assert own.gallery().image_count == 401
+    assert own.gallery().count == 401
     assert own.search(second).hits[0].key == "twice"
 
 
-def test_a_bad_image_is_an_item_error_and_the_stream_goes_on(own: Client, queries: list[Image.Image]) -> None:
+def test_a_bad_image_is_an_item_error_and_the_stream_continues(own: Client, queries: list[Image.Image]) -> None:
     images = [
         NewImage("ok", png(queries[0])),
-        NewImage("torn", png(queries[1])[:50]),
+        NewImage("truncated", png(queries[1])[:50]),
         NewImage("", png(queries[2])),
         NewImage("k" * 1025, png(queries[2])),
         NewImage("label", png(queries[2]), "l" * 1025),
@@ -81,17 +81,17 @@ def test_a_bad_image_is_an_item_error_and_the_stream_goes_on(own: Client, querie
     ]
     answers = list(own.add(images, "digits"))
     assert [answer for answer in answers if not isinstance(answer, LookalikeError)] == [False, False]
-    says = [str(answer) for answer in answers if isinstance(answer, InvalidInputError)]
-    for text, expected in zip(
-        says,
+    messages = [str(answer) for answer in answers if isinstance(answer, InvalidInputError)]
+    for message, expected in zip(
+        messages,
         ["whole image file", "key: expected 1 to 1,024", "key: expected 1 to 1,024", "label: expected at most 1,024"],
         strict=True,
     ):
-        assert expected in text
-    assert own.gallery().image_count == 402
+        assert expected in message
+    assert own.gallery().count == 402
 
 
-def test_a_stream_for_no_gallery_or_for_two_is_refused(own: Client, queries: list[Image.Image]) -> None:
+def test_a_stream_without_a_gallery_or_for_an_unknown_one_is_rejected(own: Client, queries: list[Image.Image]) -> None:
     with pytest.raises(InvalidInputError, match="expected a name in the first message"):
         list(own.add(new(queries, 1), ""))
     with pytest.raises(NotFoundError, match="no gallery 'other'"):
@@ -100,25 +100,24 @@ def test_a_stream_for_no_gallery_or_for_two_is_refused(own: Client, queries: lis
         own.delete(["k"] * 1001)
 
 
-def test_searches_go_on_while_images_come(own: Client, queries: list[Image.Image]) -> None:
-    ended = threading.Event()
-    found: list[int] = []
+def test_searches_succeed_while_images_are_added(own: Client, queries: list[Image.Image]) -> None:
+    is_added = threading.Event()
+    hit_counts: list[int] = []
 
     def search() -> None:
-        while not ended.is_set():
-            found.append(len(own.search(png(queries[0])).hits))
+        while not is_added.is_set():
+            hit_counts.append(len(own.search(png(queries[0])).hits))
 
     searching = threading.Thread(target=search)
     searching.start()
-    images = [NewImage(f"{turn}/{i}", picture) for turn in range(5) for i, picture in enumerate(queries)]
+    images = [NewImage(f"{turn}/{i}", image) for turn in range(5) for i, image in enumerate(queries)]
     assert list(own.add(images, "digits")) == [False] * 500
-    ended.set()
+    is_added.set()
     searching.join()
-    assert found
-    assert set(found) == {5}
+    assert set(hit_counts) == {5}
 
 
-def test_a_gallery_that_grew_is_whole_when_the_service_has_ended(
+def test_a_gallery_with_added_images_is_complete_after_the_service_has_stopped(
     store: Store, server: Server, own: Client, queries: list[Image.Image]
 ) -> None:
     list(own.add(new(queries, 7), "digits"))
@@ -127,7 +126,7 @@ def test_a_gallery_that_grew_is_whole_when_the_service_has_ended(
     assert store.differences("digits") == []
 
 
-def test_a_gallery_that_grew_is_sound_and_worth_a_backup(
+def test_a_gallery_with_added_images_passes_the_check_and_can_be_backed_up(
     command: Command,
     store_url: str,
     store: Store,
@@ -138,7 +137,7 @@ def test_a_gallery_that_grew_is_sound_and_worth_a_backup(
 ) -> None:
     list(own.add(new(queries, 7), "digits"))
     server.stop()
-    store.open("digits").close()  # opened once more, as by another service
+    store.open("digits").close()  # as another service would
     checked = command("ingest", "check", "digits", "--sample", "0", "--store", store_url)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "images came or went through a service" in checked.stderr
@@ -147,14 +146,14 @@ def test_a_gallery_that_grew_is_sound_and_worth_a_backup(
     assert "407 images" in backup.stdout
 
 
-def test_what_was_acknowledged_is_there_after_a_kill(store_url: str, store: Store, queries: list[Image.Image]) -> None:
+def test_acknowledged_images_survive_a_kill(store_url: str, store: Store, queries: list[Image.Image]) -> None:
     command = [str(BIN / "encoder-service"), "serve", "--port", "0", "--store", store_url, "--encoder", "seed"]
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert service.stdout is not None
     address = service.stdout.readline().split()[-1]
     acknowledged = 0
     with Client(address) as client, pytest.raises(LookalikeError):
-        images = (NewImage(f"{turn}/{i}", picture) for turn in range(1000) for i, picture in enumerate(queries))
+        images = (NewImage(f"{turn}/{i}", image) for turn in range(1000) for i, image in enumerate(queries))
         for _ in client.add(images, "digits"):
             acknowledged += 1
             if acknowledged == 300:
@@ -163,11 +162,11 @@ def test_what_was_acknowledged_is_there_after_a_kill(store_url: str, store: Stor
     with closing(store.open("digits")) as gallery:
         keys = [f"{turn}/{i}" for turn in range(1000) for i in range(100)][:acknowledged]
         assert None not in gallery.get(keys)
-        everything = [entry.key for batch in gallery.scroll() for entry in batch]
-    assert len(everything) == len(set(everything))
+        all_keys = [entry.key for batch in gallery.scroll() for entry in batch]
+    assert len(all_keys) == len(set(all_keys))
 
 
-def test_a_load_after_the_service_knows_what_came_and_went(
+def test_a_load_restores_removed_images_and_keeps_added_ones(
     store: Store, server: Server, own: Client, encoder: Encoder, queries: list[Image.Image]
 ) -> None:
     list(own.add(new(queries, 7), "digits"))
@@ -176,7 +175,7 @@ def test_a_load_after_the_service_knows_what_came_and_went(
     assert build(store, encoder).count == 407
 
 
-def test_a_load_after_the_service_knows_it_though_the_count_is_the_same(
+def test_a_load_notices_changes_though_the_count_is_the_same(
     store: Store, server: Server, own: Client, encoder: Encoder, queries: list[Image.Image]
 ) -> None:
     own.delete(["digits/train/0"])
@@ -185,14 +184,14 @@ def test_a_load_after_the_service_knows_it_though_the_count_is_the_same(
     server.stop()
     build(store, encoder)
     with closing(store.open("digits")) as gallery:
-        back, mended = gallery.get(["digits/train/0", "digits/train/1"])
+        removed, replaced = gallery.get(["digits/train/0", "digits/train/1"])
         assert gallery.count() == 401
-        assert back
-        assert mended
-        assert mended.label != ""
+        assert removed
+        assert replaced
+        assert replaced.label != ""
 
 
-def test_what_goes_wrong_while_images_are_read_is_told_as_it_is(own: Client, queries: list[Image.Image]) -> None:
+def test_an_error_of_the_image_source_reaches_the_caller_unchanged(own: Client, queries: list[Image.Image]) -> None:
     def images() -> Iterator[NewImage]:
         yield from new(queries, 3)
         raise InvalidInputError("the source went away")
@@ -209,14 +208,14 @@ def test_a_folder_is_loaded_through_the_service(
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for index, picture in enumerate(queries[:20]):
-        picture.save(folder / f"{index}.png")
-    (folder / "torn.png").write_bytes(png(queries[0])[:40])
+    for index, image in enumerate(queries[:20]):
+        image.save(folder / f"{index}.png")
+    (folder / "truncated.png").write_bytes(png(queries[0])[:40])
     load = ("ingest", "load", str(folder), "--name", "digits", "--service", server.address)
     first = command(*load)
     assert first.returncode == 0, first.stderr
     assert "digits: 20 images added, 0 were there already\n420 in all" in first.stdout
-    assert "'photos/torn.png': image: expected a whole image file" in first.stderr
+    assert "'photos/truncated.png': image: expected a whole image file" in first.stderr
     again = command(*load, "--strict")
     assert "0 images added, 20 were there already\n420 in all" in again.stdout
     assert (again.returncode, "1 of 21 images are bad" in again.stderr) == (3, True)

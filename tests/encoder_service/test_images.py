@@ -1,5 +1,9 @@
+import hashlib
 import io
 import struct
+import subprocess
+import sys
+import warnings
 import zlib
 
 import numpy as np
@@ -7,7 +11,9 @@ import pytest
 from PIL import Image
 
 from encoder_service.errors import ImageError, ImageTooLargeError
-from encoder_service.images import decode, from_pixels, normalise, thumbnail_png
+from encoder_service.images import decode, from_pixels, normalise, sha256, silence_pillow, thumbnail_png
+from encoder_service.writer import NewImage
+from ingest.sources import Item
 from tests import digits
 
 GREY = (28, 28, 1)
@@ -27,14 +33,14 @@ def as_input(data: bytes) -> np.ndarray:
 EXPECTED = np.asarray(NINE, np.float32) / 255
 
 
-def test_a_picture_of_the_right_size_passes_unchanged() -> None:
+def test_an_image_of_the_right_size_stays_unchanged() -> None:
     np.testing.assert_array_equal(as_input(saved(NINE, "PNG")), EXPECTED)
 
 
-def on_black_ink_shows() -> Image.Image:
-    ink = Image.new("RGBA", NINE.size, (255, 255, 255, 0))
-    ink.putalpha(NINE)
-    return ink
+def white_nine_on_transparency() -> Image.Image:
+    image = Image.new("RGBA", NINE.size, (255, 255, 255, 0))
+    image.putalpha(NINE)
+    return image
 
 
 SIXTEEN = Image.fromarray(np.asarray(NINE).astype(np.uint16) * 257)
@@ -52,25 +58,25 @@ GIF = {"save_all": True, "append_images": [Image.new("L", NINE.size, 200)]}
         pytest.param(saved(NINE.convert("RGB").convert("CMYK"), "JPEG", quality=100), 0.06, id="CMYK JPEG"),
         pytest.param(saved(NINE.convert("P"), "PNG"), 0.0, id="palette PNG"),
         pytest.param(saved(NINE.convert("RGBA"), "PNG"), 0.0, id="opaque RGBA PNG"),
-        pytest.param(saved(on_black_ink_shows(), "PNG"), 0.005, id="transparent PNG"),
+        pytest.param(saved(white_nine_on_transparency(), "PNG"), 0.005, id="transparent PNG"),
         pytest.param(saved(NINE, "GIF", **GIF), 0.0, id="first frame of a GIF"),
         pytest.param(saved(NINE, "WEBP", lossless=True), 0.0, id="WebP"),
         pytest.param(saved(NINE, "BMP"), 0.0, id="BMP"),
     ],
 )
-def test_every_kind_of_file_shows_the_same_nine(data: bytes, tolerance: float) -> None:
+def test_every_file_format_decodes_to_the_same_nine(data: bytes, tolerance: float) -> None:
     np.testing.assert_allclose(as_input(data), EXPECTED, atol=tolerance + 1e-6)
 
 
-def test_transparent_parts_take_the_encoders_background() -> None:
+def test_transparent_parts_get_the_background() -> None:
     clear = decode(saved(Image.new("RGBA", (5, 5), (9, 9, 9, 0)), "PNG"))
     assert normalise([clear], GREY).max() == 0
     assert normalise([clear], GREY, background=255).min() == 1
 
 
-def test_a_photograph_is_turned_upright() -> None:
+def test_a_photograph_is_rotated_upright() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90° clockwise to show
+    exif[0x0112] = 6  # orientation: to be shown rotated by 90° clockwise
     upright = decode(saved(NINE.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
     np.testing.assert_array_equal(np.asarray(upright), np.asarray(NINE))
 
@@ -99,12 +105,12 @@ def test_one_white_pixel_is_a_white_input() -> None:
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", id="EPS, which is a program"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(data: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_rejected_in_one_line(data: bytes) -> None:
     with pytest.raises(ImageError, match=r"^image: expected [^\n]*got [^\n]*$"):
         decode(data)
 
 
-def test_a_file_that_may_hold_a_program_of_another_format_is_refused_by_its_own() -> None:
+def test_a_file_format_that_may_embed_a_program_is_rejected() -> None:
     size = b"\x1c\x03\x14\0\x02\0\x08\x1c\x03\x1e\0\x02\0\x08"
     iptc = b"\x1c\x03\x3c\0\x02\x01\0" + size + b"\x1c\x03\x78\0\x02\0\x01\x1c\x08\x0a\0\x10%!PS-Adobe-3.0 E"
     with pytest.raises(ImageError, match="expected a format of pixels, such as PNG or JPEG, got IPTC"):
@@ -112,7 +118,7 @@ def test_a_file_that_may_hold_a_program_of_another_format_is_refused_by_its_own(
 
 
 def bomb(side: int) -> bytes:
-    """A PNG that says it is huge; it has no pixels that could be decoded."""
+    """A PNG whose header claims a huge image, without any pixels to decode."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -122,12 +128,12 @@ def bomb(side: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [8001, 20_000])
-def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+def test_a_decompression_bomb_is_rejected_before_it_is_decoded(side: int) -> None:
     with pytest.raises(ImageTooLargeError, match="at most 64,000,000 pixels"):
         decode(bomb(side))
 
 
-def test_too_many_bytes_are_refused() -> None:
+def test_too_many_bytes_are_rejected() -> None:
     with pytest.raises(ImageTooLargeError, match="at most 10,485,760 bytes, got 10,485,761"):
         decode(b"x" * (10 * 1024 * 1024 + 1))
 
@@ -139,12 +145,37 @@ def test_pixels_make_an_image(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(28,), (28, 28, 2), (0, 28), (2, 2, 2, 2)])
-def test_pixels_of_no_image_are_refused(shape: tuple[int, ...]) -> None:
+def test_pixels_of_another_shape_are_rejected(shape: tuple[int, ...]) -> None:
     with pytest.raises(ImageError, match="expected pixels of shape"):
         from_pixels(np.zeros(shape, np.uint8))
 
 
-def test_a_thumbnail_is_small_and_keeps_the_proportions() -> None:
+def test_a_thumbnail_is_small_and_keeps_its_proportions() -> None:
     thumbnail = decode(thumbnail_png(Image.new("RGB", (640, 320), "red")))
     assert thumbnail.size == (64, 32)
     np.testing.assert_array_equal(np.asarray(decode(thumbnail_png(NINE))), np.asarray(NINE))
+
+
+def test_the_content_hash_is_that_of_the_files_bytes_or_of_the_pixels_alone() -> None:
+    file, pixels = saved(NINE, "PNG"), np.asarray(NINE)
+    expected = hashlib.sha256(pixels.tobytes()).hexdigest()
+    assert sha256(file) == NewImage("k", file).sha256 == Item("k", file).sha256 == hashlib.sha256(file).hexdigest()
+    assert sha256(pixels) == sha256(NINE) == NewImage("k", NINE).sha256 == Item("k", pixels).sha256 == expected
+
+
+def test_importing_the_decoder_leaves_the_warning_filters_alone() -> None:
+    script = "import warnings, numpy; before = warnings.filters[:]; import encoder_service.images; "
+    script += "print(warnings.filters == before)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_pillow_can_be_silenced_about_malformed_files() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "A maker of cameras"
+    file = saved(NINE, "JPEG", exif=exif.tobytes()[:-12])
+    with pytest.warns(UserWarning, match="Truncated"):
+        decode(file)
+    with warnings.catch_warnings():
+        silence_pillow()
+        assert decode(file).size == (28, 28)

@@ -1,4 +1,4 @@
-"""The example for Node, where Node and its packages are to be had."""
+"""The example for Node, if Node and npm are installed and npm can fetch its packages."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.digits import png
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="Node is not here")
+pytestmark = pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs Node and npm")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT / "examples" / "node", root / "examples" / "node", ignore=shutil.ignore_patterns("node_modules")
     )
     install = ["npm", "install", "--no-audit", "--no-fund", "--silent"]
-    done = subprocess.run(install, cwd=root / "examples" / "node", capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"npm can't fetch the packages: {done.stderr[-200:]}")
+    installed = subprocess.run(install, cwd=root / "examples" / "node", capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"npm can't fetch the packages: {installed.stderr[-200:]}")
     return root / "examples" / "node"
 
 
@@ -36,13 +36,13 @@ def node(example: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_node_searches_adds_and_meets_errors(
+def test_the_example_searches_adds_and_shows_errors(
     example: Path, server: Server, queries: list[Image.Image], tmp_path: Path
 ) -> None:
     (tmp_path / "query.png").write_bytes(png(queries[0]))
-    found = node(example, server.address, "digits", str(tmp_path / "query.png"))
-    assert found.returncode == 0, found.stderr
-    hits = json.loads(found.stdout)
+    searched = node(example, server.address, "digits", str(tmp_path / "query.png"))
+    assert searched.returncode == 0, searched.stderr
+    hits = json.loads(searched.stdout)
     assert [hit["key"].startswith("digits/train/") for hit in hits] == [True] * 5
     assert sorted(hit["distance"] for hit in hits) == [hit["distance"] for hit in hits]
     added = json.loads(

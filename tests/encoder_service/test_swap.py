@@ -1,4 +1,4 @@
-"""A running service moves to a gallery's new version, and no call notices."""
+"""A running service moves to a gallery's new version without failing a call."""
 
 import threading
 import time
@@ -12,6 +12,7 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.rpc.server import Server
 from gallery import Store, open_store
+from gallery.files import replace_file
 from tests.digits import build, png
 
 
@@ -23,10 +24,8 @@ def store(store_url: str) -> Store:
 @pytest.fixture
 def server(store: Store, encoder: Encoder) -> Iterator[Server]:
     build(store, encoder, count=100)
-    server = Server(store, encoder)
-    server.start()
-    yield server
-    server.stop()
+    with Server(store, encoder) as server:
+        yield server
 
 
 def test_the_service_follows_a_rebuild_without_failing_a_call(
@@ -57,21 +56,22 @@ def test_the_service_follows_a_rebuild_without_failing_a_call(
         caller.join()
     assert not failures
     assert sorted(set(versions)) == [1, 2, 3]
-    assert store.clean("digits") == [1, 2]  # the service has let go of them
+    assert store.clean("digits") == [1, 2]  # the service has closed them
 
 
-def test_a_version_that_cannot_be_opened_leaves_the_service_on_the_old(
+def test_a_version_that_cannot_be_opened_leaves_the_service_on_the_old_one(
     server: Server, store: Store, encoder: Encoder, queries: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
     home = Path(store.url.removeprefix("edge:")) / "digits"
-    (home / "CURRENT").write_text("v9")
+    replace_file(home / "CURRENT", b"v9\n")
     deadline = time.monotonic() + 30
     while "stays at v1" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "CURRENT names version 'v9'" in caplog.text
+    line = next(line for line in caplog.messages if "gallery 'digits' stays at v1: " in line)
+    assert "'v9'" in line
     with Client(server.address) as client:
         assert client.search(png(queries[0]), "digits").version == 1
-        (home / "CURRENT").write_text("v1")
+        replace_file(home / "CURRENT", b"v1\n")
         build(store, encoder, rebuild=True)
         while client.search(png(queries[0]), "digits").version == 1 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -95,7 +95,7 @@ def test_a_version_whose_files_were_altered_is_refused(
     content = bytearray(altered.read_bytes())
     content[len(content) // 2] ^= 1
     altered.write_bytes(content)
-    (home / "CURRENT").write_text("v2\n")
+    replace_file(home / "CURRENT", b"v2\n")
     deadline = time.monotonic() + 30
     while "stays at v1" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)

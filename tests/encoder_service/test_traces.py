@@ -1,4 +1,4 @@
-"""Traces, as a collector receives them."""
+"""Traces, as an OpenTelemetry collector receives them."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,22 +55,21 @@ def test_a_call_and_its_stages_continue_the_caller_s_trace(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
     store = open_store(store_url)
     build(store, encoder)
-    server = Server(store, encoder, Config(port=0, traces=True))
-    server.start()
-    with grpc.insecure_channel(server.address) as channel:
+    config = Config(port=0, traces=True)
+    with Server(store, encoder, config) as server, grpc.insecure_channel(server.address) as channel:
         search = search_pb2_grpc.SearchServiceStub(channel).Search
         request = search_pb2.SearchRequest(image=encoder_pb2.Image(encoded=png(queries[0])))
         search(request, metadata=(("traceparent", f"00-{TRACE}-{PARENT}-01"),))
         with pytest.raises(grpc.RpcError):
             search(search_pb2.SearchRequest())
-    server.stop()
-    good = {span.name: span for span in collector.spans if span.trace_id.hex() == TRACE}
-    assert good.keys() == {"/encoder_service.v1.SearchService/Search", "encode", "search"}
-    call = good["/encoder_service.v1.SearchService/Search"]
+    spans = {span.name: span for span in collector.spans if span.trace_id.hex() == TRACE}
+    assert spans.keys() == {"/encoder_service.v1.SearchService/Search", "encode", "search"}
+    call = spans["/encoder_service.v1.SearchService/Search"]
     assert call.parent_span_id.hex() == PARENT
     for stage in ("encode", "search"):
-        assert good[stage].parent_span_id == call.span_id
-        assert call.start_time_unix_nano <= good[stage].start_time_unix_nano < good[stage].end_time_unix_nano
-    (bad,) = [span for span in collector.spans if span.trace_id.hex() != TRACE]
-    statuses = {one.key: one.value.int_value for one in bad.attributes}
-    assert statuses["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        assert spans[stage].parent_span_id == call.span_id
+        assert call.start_time_unix_nano <= spans[stage].start_time_unix_nano < spans[stage].end_time_unix_nano
+    assert spans["encode"].end_time_unix_nano == spans["search"].start_time_unix_nano
+    (failed,) = [span for span in collector.spans if span.trace_id.hex() != TRACE]
+    attributes = {attribute.key: attribute.value.int_value for attribute in failed.attributes}
+    assert attributes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]

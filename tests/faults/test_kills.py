@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from encoder_service.client import Client
+from encoder_service.searcher import Key
 from gallery import open_store
 from tests.commands import BIN, Command
 
@@ -131,7 +132,7 @@ class Service:
         with Client(self._address) as client:
             while not self._stop.wait(0.02):
                 try:
-                    assert len(client.search("mnist/train/7", "mnist").hits) == 5
+                    assert len(client.search(Key("mnist/train/7"), "mnist").hits) == 5
                     self.answers += 1
                 except Exception as error:
                     self.failures.append(str(error))

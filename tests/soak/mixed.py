@@ -11,7 +11,7 @@ from statistics import median
 import typer
 
 from encoder_service.client import Client
-from encoder_service.searcher import SearchRequest
+from encoder_service.searcher import Key, SearchRequest
 from encoder_service.writer import NewImage
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
@@ -57,7 +57,7 @@ def _mixed(service: Running, seconds: int) -> bool:
 
     def search(client: Client, turn: int) -> None:
         options = SearchOptions(with_thumbnails=turn % 3 == 0, labels=("1", "7") if turn % 5 == 0 else ())
-        subject = f"mnist/train/{turn % 5000}" if turn % 4 == 0 else files[turn % len(files)]
+        subject = Key(f"mnist/train/{turn % 5000}") if turn % 4 == 0 else files[turn % len(files)]
         assert client.search(subject, "mnist", options).hits
 
     def batch(client: Client, turn: int) -> None:

@@ -1,0 +1,118 @@
+"""Watch a store: whether it answers, and whether an open gallery has a newer version."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from copy import copy
+
+from gallery import GallerySpec, Store
+from gallery.errors import EncoderMismatchError, LookalikeError, StoreDamagedError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+# Seconds between two looks at the store. A gallery's new version is served about this long after it goes live.
+_INTERVAL_S = 0.5
+# Seconds before a version that is damaged, or of an encoder that is missing, is tried again: reading all of a large
+# version every half second would slow the service down.
+_RETRY_BAD_VERSION_S = 30.0
+# Seconds that `stop` waits for the current look. The thread is a daemon, so a store that hangs can't keep the process.
+_STOP_TIMEOUT_S = 2.0
+
+
+class VersionWatcher:
+    """A thread that polls a store. It reports an outage, and moves each open gallery to its newest version."""
+
+    def __init__(
+        self,
+        store: Store,
+        open_specs: Callable[[], Sequence[GallerySpec]],
+        move_to: Callable[[GallerySpec], None],
+        report: Callable[[bool], None],
+    ) -> None:
+        """Prepare the thread without starting it.
+
+        Args:
+            store: The store to poll.
+            open_specs: Returns the specs of the galleries that are open.
+            move_to: Opens another version of an open gallery in place of the current one.
+            report: Called with False when the store stops answering, and with True when it answers again.
+        """
+        self._store = store
+        self._open_specs = open_specs
+        self._move_to = move_to
+        self._report = report
+        self._outage: UnavailableError | None = None
+        # by gallery, the last version that could not be opened and the time at which to try it again
+        self._bad_versions: dict[str, tuple[int, float]] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="version-watcher", daemon=True)
+
+    def start(self) -> None:
+        """Start polling."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop polling, and wait up to two seconds for the current look at the store to end."""
+        self._stopping.set()
+        self._thread.join(_STOP_TIMEOUT_S)
+
+    def check_store(self) -> None:
+        """Fail at once, without asking the store, while the store is known not to answer.
+
+        Raises:
+            UnavailableError: The store did not answer the last time.
+        """
+        outage = self._outage
+        if outage:
+            raise copy(outage)  # a copy, because each raise adds a traceback to the error
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_INTERVAL_S):
+            try:
+                self._look_at_store()
+                if self._outage is None:
+                    self._look_at_galleries()
+            except Exception:  # the thread must survive: the next look may succeed
+                _log.exception("looking for new versions failed")
+
+    def _look_at_store(self) -> None:
+        before = self._outage
+        try:
+            self._store.check()
+            self._outage = None
+        except UnavailableError as error:
+            self._outage = error
+        if (before is None) != (self._outage is None):
+            _log.warning("%s", self._outage or f"store {self._store.url} answers again")
+            self._report(self._outage is None)
+
+    def _look_at_galleries(self) -> None:
+        for spec in self._open_specs():
+            if not self._stopping.is_set():
+                self._look_at(spec)
+
+    def _look_at(self, current: GallerySpec) -> None:
+        """Move to the live version of a gallery if it is another, unless it failed to open a short while ago."""
+        name, version = current.name, 0
+        bad_version, retry_at = self._bad_versions.get(name, (-1, 0.0))
+        try:
+            live = self._store.spec(name)
+            version = live.version
+            is_current = (version, live.fingerprint) == (current.version, current.fingerprint)
+            is_waiting = version == bad_version and time.monotonic() < retry_at
+            # a count of 0 means that this cluster node has not replicated the new version yet
+            if not is_current and live.count and not is_waiting:
+                self._move(live)
+        except LookalikeError as error:
+            if version != bad_version:
+                _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
+            is_lasting = isinstance(error, StoreDamagedError | EncoderMismatchError)
+            retry_at = time.monotonic() + (_RETRY_BAD_VERSION_S if is_lasting else 0.0)
+            self._bad_versions[name] = (version, retry_at)
+
+    def _move(self, live: GallerySpec) -> None:
+        differences = self._store.differences(live.name)
+        if differences:
+            raise StoreDamagedError(f"v{live.version} is not as it was built: {differences[0]}")
+        self._move_to(live)
