@@ -71,7 +71,7 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
     spec = _store(folder, codes, stored, stages)
     load_s = time.perf_counter() - begun
     begun = time.perf_counter()
-    with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("indexing", None), _watched() as peak:
+    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("indexing", None), _watched() as peak:
         gallery.index()
     index_s = time.perf_counter() - begun
     disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) / 2**20
@@ -80,11 +80,10 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
 
 def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, first: int = 0) -> GallerySpec:
     """Store codes with keys, labels, hashes and thumbnails, beside those that are there; the first is of this row."""
-    PROFILES[stored.name] = stored
     folder.mkdir(parents=True, exist_ok=True)
     thumbnails = _thumbnails()
-    spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name)
-    with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("storing", len(codes)) as advance:
+    spec = GallerySpec("scale", "mnist", "f" * 64, 128)
+    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
             batch = enumerate(codes[start : start + _BATCH], first + start)
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.memory import taken_mb
 from gallery import GallerySpec, Query
 from gallery.edge.shard import EdgeGallery
-from gallery.profiles import PROFILES, Profile
+from gallery.profiles import Profile
 
 _COLD = 100
 
@@ -78,10 +78,9 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
 def _inside(job: dict[str, Any]) -> Served:
     kinds = get_type_hints(Profile)  # JSON has only the enums' values
     stored = Profile(**{name: kinds[name](value) for name, value in job["profile"].items()})
-    PROFILES[stored.name] = stored
     queries, nearest = np.load(str(job["queries"])), np.load(str(job["nearest"]))
     begun = time.perf_counter()
-    gallery = EdgeGallery(Path(str(job["shard"])), GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name))
+    gallery = EdgeGallery(Path(str(job["shard"])), GallerySpec("scale", "mnist", "f" * 64, 128), stored)
     open_s = time.perf_counter() - begun
     times, found = [], []
     for code in queries:

@@ -11,7 +11,8 @@ from qdrant_client import QdrantClient
 from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
-from gallery.remote.server import QdrantConnection, RemoteGallery
+from gallery.remote.collection import RemoteGallery
+from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from ingest.copy import copy
 from ingest.loading.build import load_and_publish
@@ -73,7 +74,7 @@ def test_a_gallery_loaded_by_another_machine_is_not_loaded_again(
 ) -> None:
     spec, _ = copy(edge, server, "digits", Stages())
     assert isinstance(server, RemoteStore)
-    elsewhere = RemoteStore(server._server, tmp_path / "another machine")
+    elsewhere = RemoteStore(server._connection, tmp_path / "another machine")
     with closing(elsewhere.build(spec)) as building:
         summary = load_and_publish(building, digits.Digits(), encoder, Stages())[1]
     assert (summary.added, summary.unchanged) == (0, 400)

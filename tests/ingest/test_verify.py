@@ -10,7 +10,7 @@ from qdrant_client import QdrantClient
 from encoder_service.encoder import Encoder
 from encoder_service.writer import GalleryWriter, NewImage
 from gallery import Store, open_store
-from gallery.remote.server import QdrantConnection
+from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from ingest.loading.verify import check
 from ingest.progress import Stages
