@@ -20,8 +20,10 @@ from PIL import Image
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 from tests.soak.running import Running, judge, machine, pngs, serving, store
 
+# Statuses that would show a fault of the service, or its end.
 _FORBIDDEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 _Metadata = tuple[tuple[str, str | bytes], ...]
+# Keys of unexpected metadata; gRPC takes a key that ends in -bin as binary.
 _KEYS = ("authorization", "x-request-id", "traceparent", "user-agent", "content-type-x", "k-bin")
 
 

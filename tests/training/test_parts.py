@@ -2,16 +2,26 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import training
 from encoder_service.encoder import MODELS
 from gallery.errors import InvalidInputError
 from ingest.errors import SourceNotFoundError
 from training.cli import main
+
+
+def test_tensorflow_is_imported_on_first_use_only() -> None:
+    script = "import training, sys; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    assert all(hasattr(training, name) for name in training.__all__)
 
 
 @pytest.mark.parametrize(
