@@ -17,18 +17,14 @@ from training.errors import RecipeError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-app = typer.Typer(
-    help="Train encoders. Needs TensorFlow: pip install 'lookalike[train]'.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
-)
+_HELP = "Train encoders. Needs TensorFlow: pip install '.[train]' in a clone of Lookalike."
+
+app = terminal.new_app(_HELP)
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def autoencoder() -> None:
-    """Train encoders. Needs TensorFlow: pip install 'lookalike[train]'."""
+    """Keep `train` a subcommand, although it is the only one."""
 
 
 @app.command()
@@ -64,7 +60,9 @@ def train(
     epoch so far. A training that is killed can be resumed with --resume.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise RecipeError("training needs TensorFlow, which is not installed: pip install 'lookalike[train]'")
+        raise RecipeError(
+            "training needs TensorFlow, which is not installed: pip install '.[train]' in a clone of Lookalike"
+        )
     if not (name or out):
         raise RecipeError("expected --name for the user's models folder, or --out FOLDER, got neither")
     if not (out or _NAME.fullmatch(name)):
