@@ -123,3 +123,20 @@ def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> 
         for result in results[2 * index : 2 * index + 2]:
             assert any(np.array_equal(result, image) for image in expected), way
     assert all(np.abs(images - result).mean(axis=(1, 2, 3)).min() > 0.05 for result in results)
+
+
+@pytest.mark.slow
+def test_the_default_recipe_gives_the_same_weights_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # with 2,048 held-out images, measuring each epoch would take longer than its few steps
+    monkeypatch.setattr("training.fit._MEASURED", 256)
+    cards = []
+    for name in ("one", "other"):
+        cards.append(training.train_and_export("mnist", "contrastive", tmp_path / name, limit=512, epochs=60))
+        assert "training its decoder again, for 20 epochs" in capsys.readouterr().err
+    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
+    assert cards[0]["decoder_sha256"] == cards[1]["decoder_sha256"]
+    assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 20
+    assert cards[0]["recipe"]["whitening"]["decoder"]["negatives"] > 0
+    assert cards[0]["metrics"]["test_mse"] < 0.75 * cards[0]["metrics"]["mean_image_mse"]
