@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
 from encoder_service.framing import frame_digit
+from gallery.errors import InvalidInputError
 from gallery.files import user_data_folder
 from gallery.formats import check_format
 from gallery.types import check_codes
@@ -157,7 +159,11 @@ class Encoder:
 
 
 def user_models() -> Path:
-    """Return the folder of the encoders that the user trained."""
+    """Return the folder of the encoders that the user trained.
+
+    Raises:
+        InvalidInputError: The user has no home folder.
+    """
     return user_data_folder() / "models"
 
 
@@ -174,7 +180,10 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     """
     if os.sep in name or "/" in name:
         return Encoder(Path(name))
-    own = user_models() / name
+    try:
+        own = user_models() / name
+    except InvalidInputError:  # no home folder, so no encoders of the user's own
+        return Encoder(MODELS / name)
     return Encoder(own if (own / _CARD).exists() else MODELS / name)
 
 
@@ -261,7 +270,9 @@ def _read_spec(folder: Path) -> EncoderSpec:
             framing=str(card.get("framing", "")),
         )
     except (FileNotFoundError, NotADirectoryError):
-        cards = (*MODELS.glob(f"*/{_CARD}"), *user_models().glob(f"*/{_CARD}"))
+        cards = list(MODELS.glob(f"*/{_CARD}"))
+        with suppress(InvalidInputError):  # no home folder
+            cards += user_models().glob(f"*/{_CARD}")
         names = ", ".join(sorted({card.parent.name for card in cards}))
         raise EncoderNotFoundError(f"no encoder '{folder.name}': expected one of {names}, or a folder's path") from None
     except OSError as error:
