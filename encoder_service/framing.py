@@ -158,8 +158,9 @@ def _ground(grey: _Plane) -> tuple[_Plane | float, float]:
     step = max(1, len(flat) // 4000)
     sample, sampled = terms[::step], flat[::step]
     nearest = np.abs(sampled - np.median(sampled)).argsort()[: len(sampled) * 6 // 10]
-    for _ in range(8):
-        fit = np.linalg.lstsq(sample[nearest], sampled[nearest], rcond=None)[0]
+    for _ in range(6):
+        kept = sample[nearest]
+        fit = np.linalg.lstsq(kept.T @ kept, kept.T @ sampled[nearest], rcond=None)[0]
         distances = np.abs(sampled - sample @ fit)
         nearest = distances.argsort()[: len(sampled) * 6 // 10]
     # of a normal distribution, 60 % lie within 0.84 standard deviations
