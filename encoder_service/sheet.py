@@ -93,7 +93,9 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 def _draw_text(draw: ImageDraw.ImageDraw, x: float, baseline: float, text: str, colour: str, size: int) -> None:
     """Draw a line of text, at most as wide as a tile: of a longer one, the middle is replaced by an ellipsis."""
-    text = unicodedata.normalize("NFC", text)
+    # formatting characters, such as joiners, have no picture
+    shown = (character for character in unicodedata.normalize("NFC", text) if unicodedata.category(character) != "Cf")
+    text = "".join(" " if character.isspace() else character for character in shown)
     short, keep = text, len(text)
     while sum(font.getlength(run) for font, run in _runs(short, size)) > _TILE and keep > 2:
         keep -= 1
@@ -117,9 +119,7 @@ def _runs(text: str, size: int) -> Iterator[tuple[_Font, str]]:
 
 @cache
 def _font_of(character: str, size: int) -> _Font | None:
-    """Return the first font that has a character; None if no font has it, or if it can't be seen."""
-    if not character.isprintable():
-        return None
+    """Return the first font that has a character; None if no font has it."""
     return next((font for font in _fonts(size) if _has(font, character)), None)
 
 
@@ -152,4 +152,6 @@ def _system_fonts() -> list[Path]:
 @cache
 def _has(font: _Font, character: str) -> bool:
     """Return whether a font has a character, by comparing its picture with that of one that no font has."""
+    if not character.isprintable():
+        return False
     return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
