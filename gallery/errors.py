@@ -14,7 +14,7 @@
         ├── OverloadedError             more work than can be accepted
         ├── NewerFormatError            a file that a newer release wrote
         └── StoreError                  any failure of a store
-            ├── StoreUnusableError      the store's place can't be read or written
+            ├── StoreUnusableError      its folder or file can't be read or written
             ├── StoreFullError          its disk is full
             ├── StoreLockedError        another process holds it
             ├── StoreDamagedError       its files are missing or altered
@@ -23,7 +23,7 @@
             ├── StoreSlowError          the server did not answer in time (also a TooLateError)
             └── StoreBusyError          the server is overloaded (also an OverloadedError)
 
-Each message is one line: what was expected, what was found, and what to do.
+Each message is one line that says what was expected, what was found, and what to do.
 """
 
 from copy import copy

@@ -1,6 +1,7 @@
-"""Two things a folder of galleries needs from the file system: replacing a file whole, and holding a lock."""
+"""Files and folders: atomic replacement, free space, locks between processes, and the folder of the user's data."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +11,11 @@ from typing import BinaryIO, TextIO
 import portalocker
 from platformdirs import user_data_path
 
-from gallery.errors import InvalidInputError, StoreLockedError
+from gallery.errors import InvalidInputError, StoreFullError, StoreLockedError
 
 
 def user_data_folder() -> Path:
-    """Return the folder of this user's galleries, encoders and ledgers.
+    """Return the folder that holds this user's galleries, encoders and ledgers.
 
     Raises:
         InvalidInputError: The user has no home folder, as in a container that runs under an unknown user id.
@@ -29,9 +30,9 @@ def user_data_folder() -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write that takes the place of `path` when the block ends well.
+    """Yield a file to write, and replace `path` with it if the block ends without an error.
 
-    A reader, or a crash, meets the old content or the new, never a part.
+    The replacement is atomic: a reader, also one after a crash, finds either the old content or the new.
     """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -45,20 +46,40 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole, or leave what was there."""
+    """Replace the content of a file atomically."""
     with replacing(path) as file:
         file.write(content)
 
 
-class Lock:
-    """A lock that one process holds until it lets go or dies, in a file that says who it is."""
+def check_space(folder: Path, needed: int) -> None:
+    """Check that the disk of a folder, which need not exist yet, has free space.
 
-    def __init__(self, path: Path, what: str) -> None:
-        """Take the lock.
+    Args:
+        folder: The folder.
+        needed: Bytes that must be free.
+
+    Raises:
+        StoreFullError: The disk has less space.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StoreFullError(
+            f"the disk is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: make space and run the "
+            "same command again",
+            place=str(folder),
+        )
+
+
+class Lock:
+    """A lock between processes, held until it is closed or its process dies. Its file names the holder."""
+
+    def __init__(self, path: Path, subject: str) -> None:
+        """Take the lock without waiting.
 
         Args:
-            path: The lock's file; made if missing, and left behind.
-            what: What is locked, for the message: "gallery 'mnist'".
+            path: The lock file. It is created if missing, and never removed.
+            subject: The locked thing, for the error: "gallery 'mnist'".
 
         Raises:
             StoreLockedError: Another process holds it.
@@ -71,8 +92,8 @@ class Lock:
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise StoreLockedError(
-                f"{what} is in use by {holder}: wait for it or stop it; a running service is asked with "
-                "`encoder-service search … --address`, and added to with `ingest load … --service`"
+                f"{subject} is in use by {holder}: wait for it or stop it; to search a running service use "
+                "`encoder-service search … --address`, to add images to it `ingest load … --service`"
             ) from None
         self._file.truncate(0)
         self._file.write(
@@ -81,5 +102,5 @@ class Lock:
         self._file.flush()
 
     def close(self) -> None:
-        """Let go; doing it twice is fine."""
+        """Release the lock. Closing it twice is harmless."""
         self._file.close()

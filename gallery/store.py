@@ -15,7 +15,7 @@ def _default_store() -> str:
 
 
 DEFAULT_STORE = _default_store()
-"""Where galleries are kept unless the user names another store."""
+"""URL of the store that holds the user's galleries unless another one is named."""
 
 
 def open_store(url: str) -> Store:
@@ -30,9 +30,9 @@ def open_store(url: str) -> Store:
         InvalidInputError: The URL begins with `~`, and the user has no home folder.
         StoreError: The store can't be used.
     """
-    kind, _, place = url.partition(":")
-    if kind not in _KINDS or (kind != "exact" and not place):
-        raise InvalidQueryError(f"store {url!r}: expected edge:DIR, http://HOST:6333 or https://HOST:6333")
+    kind, _, location = url.partition(":")
+    if kind not in _KINDS or (kind != "exact" and not location):
+        raise InvalidQueryError("expected edge:DIR, http://HOST:6333 or https://HOST:6333", place=f"store {url!r}")
     return _KINDS[kind](url)
 
 
@@ -47,7 +47,7 @@ def _edge(url: str) -> Store:
 
 
 def _server(url: str) -> Store:
-    from gallery.remote.server import QdrantConnection
+    from gallery.remote.connection import QdrantConnection
     from gallery.remote.store import RemoteStore
 
     return RemoteStore(QdrantConnection.connect(url))

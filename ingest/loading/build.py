@@ -1,4 +1,4 @@
-"""A whole version of a gallery: load, index, verify, publish."""
+"""Building a version of a gallery: load, index, verify, publish."""
 
 import json
 from contextlib import closing
@@ -7,30 +7,36 @@ from pathlib import Path
 
 from encoder_service.encoder import Encoder
 from gallery import Build, GallerySpec
-from gallery.errors import StoreDamagedError
+from gallery.errors import InvalidInputError, StoreDamagedError
 from gallery.files import replacing
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
+from ingest.loading.batches import LoadSummary
+from ingest.loading.calibration import calibrate
 from ingest.loading.ledger import Ledger, Status
-from ingest.loading.pipeline import LoadSummary, calibrate, load
+from ingest.loading.pipeline import load
 from ingest.loading.verify import code_problems, count_problems
 from ingest.loading.workers import load_in_parallel
 from ingest.progress import Stages
 from ingest.sources import Source
 
 REJECTED = "rejected.jsonl"
+"""The file of a version that names the bad images, one JSON object a line."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """On what terms a version is made.
+    """Options of a load into a version of a gallery.
 
     Attributes:
-        dedupe: Leave out images whose content is in the gallery under another key.
+        dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove images that the source no longer has.
-        max_rejected: The most images that may be bad, in percent of the source's.
-        workers: In how many processes to load.
-        publish_anyway: Publish even if more are bad, and complain afterwards.
+        max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100.
+        workers: Number of processes that load.
+        publish_anyway: Publish the version even if the share of bad images is larger.
+
+    Raises:
+        InvalidInputError: The options exclude each other.
     """
 
     dedupe: bool = False
@@ -39,77 +45,113 @@ class LoadOptions:
     workers: int = 1
     publish_anyway: bool = True
 
+    def __post_init__(self) -> None:
+        if self.dedupe and self.workers > 1:
+            raise InvalidInputError(
+                "expected one of --dedupe and --workers, got both: no worker sees what another one stores"
+            )
 
-def load_and_publish(
-    build: Build, source: Source, place: str, encoder: Encoder, stages: Stages, terms: LoadOptions = LoadOptions()
-) -> tuple[GallerySpec, LoadSummary]:
-    """Load a source into a version of a gallery, and make the version live when it has been verified.
+
+def check_exclusive_options(
+    options: LoadOptions, *, limit: int | None = None, rebuild: bool = False, through_service: bool = False
+) -> None:
+    """Refuse options of `ingest load` that exclude each other.
 
     Args:
-        build: The version; it stays open.
-        source: Where the images come from.
-        place: What `open_source` finds the source by from anywhere.
-        encoder: Makes the codes.
-        stages: Shows how far it is.
-        terms: What may be left out.
-
-    Returns:
-        The gallery as it is now, and what the load did.
+        options: The options as the user gave them.
+        limit: Maximum number of images to read; None for all.
+        rebuild: Whether to build a new version.
+        through_service: Whether a running service stores the images.
 
     Raises:
-        StoppedError: The user stopped it; the same load goes on.
+        InvalidInputError: Two options exclude each other.
+    """
+    if options.prune and limit:
+        raise InvalidInputError(
+            "expected one of --prune and --limit, got both: all images beyond the limit would be removed"
+        )
+    if through_service and (options.dedupe or options.prune or rebuild or options.workers > 1):
+        raise InvalidInputError("--service only adds: expected it without --dedupe, --prune, --rebuild and --workers")
+
+
+def load_and_publish(
+    build: Build, source: Source, encoder: Encoder, stages: Stages, options: LoadOptions = LoadOptions()
+) -> tuple[GallerySpec, LoadSummary]:
+    """Load a source into a version of a gallery, verify the version and make it live.
+
+    Args:
+        build: The version. It stays open.
+        source: The images.
+        encoder: Encodes them.
+        stages: Displays the progress.
+        options: Options of the load.
+
+    Returns:
+        The gallery as it is now, and the summary of the load.
+
+    Raises:
+        StoppedError: The user stopped the load. The same load resumes it.
         RejectedError: Too many images are bad, and `publish_anyway` is not set.
-        SourceError: The source has no image at all, or changed while it was read.
-        StoreDamagedError: The version is not what it should be; it does not go live.
+        SourceError: The source has no image, or changed while it was read.
+        StoreDamagedError: The verification failed. The version does not go live.
     """
     with closing(Ledger(build.local_folder)) as ledger:
         if build.modified_by_service or ledger.counts()[Status.OK] != build.gallery.count():
-            if build.gallery.spec.sources == (source.name,):
-                ledger.begin(source.name, place)
-            ledger.match(build.gallery.scroll())
-        ledger.begin(source.name, place)
+            is_only_source = build.gallery.spec.sources == (source.name,)
+            ledger.match(build.gallery.scroll(), source if is_only_source else None)
         try:
-            done = _loaded(build, source, place, encoder, ledger, stages, terms)
+            summary = _load(build, source, encoder, ledger, stages, options)
         finally:
             _write_rejected(ledger, build.local_folder / REJECTED)
-        if done.stopped:
-            raise StoppedError(f"stopped after {done.seen:,} images: the same command goes on from there")
+        if summary.stopped:
+            raise StoppedError(f"stopped after {summary.seen:,} images: the same command resumes there")
+        if not summary.seen:
+            raise SourceError(f"{source.name}: expected images, got none")
         if not build.gallery.count():
-            raise SourceError(f"{source.name}: none of its {done.seen:,} files is an image; {_first(ledger)}")
-        if not terms.publish_anyway:
-            check_rejected(done, terms.max_rejected, "the live version stays as it is")
-        with stages.stage("indexing", None), done.timed("index"):
+            raise SourceError(
+                f"{source.name}: expected images, got {summary.seen:,} files that are not; {_first_bad(ledger)}"
+            )
+        if not options.publish_anyway:
+            check_rejected(summary, options.max_rejected, "the live version stays as it is")
+        with stages.stage("indexing", None), summary.timed("index"):
             build.index()
-        with stages.stage("verifying", None), done.timed("verify"):
-            problems = count_problems(build.gallery, ledger) + code_problems(build.gallery, encoder, done.samples)
+        with stages.stage("verifying", None), summary.timed("verify"):
+            problems = count_problems(build.gallery, ledger) + code_problems(build.gallery, encoder, summary.samples)
             if problems:
                 raise StoreDamagedError(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
-            # a ledger that was adopted has no errors, but the gallery has what was learned of it before
+            # a rebuilt ledger has no sampled errors; then keep the calibration stored with the gallery
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
-    return build.publish(calibration), done
+    return build.publish(calibration), summary
 
 
-def _loaded(
-    build: Build, source: Source, place: str, encoder: Encoder, ledger: Ledger, stages: Stages, terms: LoadOptions
+def _load(
+    build: Build, source: Source, encoder: Encoder, ledger: Ledger, stages: Stages, options: LoadOptions
 ) -> LoadSummary:
     with stop_on_signal(stages.say) as stop:
-        if terms.workers > 1:
-            return load_in_parallel(terms.workers, source, place, encoder, build, ledger, stages, terms.prune)
-        return load(source, encoder, build.gallery, ledger, stages, dedupe=terms.dedupe, prune=terms.prune, stop=stop)
+        if options.workers > 1:
+            return load_in_parallel(options.workers, source, encoder, build, ledger, stages, prune=options.prune)
+        return load(
+            source, encoder, build.gallery, ledger, stages, dedupe=options.dedupe, prune=options.prune, stop=stop
+        )
 
 
-def check_rejected(done: LoadSummary, max_percent: float, outcome: str) -> None:
-    """Refuse a load of which too many images are bad.
+def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> None:
+    """Refuse a load with too many bad images.
+
+    Args:
+        summary: Summary of the load.
+        max_percent: Maximum share of bad images, in percent of the source's images, 0 to 100.
+        outcome: State of the gallery after the load, for the message.
 
     Raises:
-        RejectedError: More than `max_percent` of them are.
+        RejectedError: The share of bad images is larger.
     """
-    if done.rejected * 100 > max_percent * done.seen:
+    if summary.rejected * 100 > max_percent * summary.seen:
         raise RejectedError(
-            f"{done.rejected:,} of {done.seen:,} images are bad, more than {max_percent:g} %: {outcome}: mend or "
-            "remove those, or allow more with --max-rejected"
+            f"{summary.rejected:,} of {summary.seen:,} images are bad, more than {max_percent:g} %: {outcome}: repair "
+            "or remove them, or allow more with --max-rejected"
         )
 
 
@@ -123,6 +165,6 @@ def _write_rejected(ledger: Ledger, path: Path) -> None:
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def _first(ledger: Ledger) -> str:
-    found = next(ledger.bad(), None)
-    return f"{found[1].key}: {found[1].reason}" if found else ""
+def _first_bad(ledger: Ledger) -> str:
+    first = next(ledger.bad(), None)
+    return f"{first[1].key}: {first[1].reason}" if first else ""

@@ -1,4 +1,4 @@
-"""What every source of images can do."""
+"""The contract of every source of images, and one image of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class Item:
     """One image of a source, not decoded yet.
 
     Attributes:
-        key: Its name for people: the same source gives the same keys.
-        content: An image file's bytes, or pixels, (h, w) or (h, w, channels) uint8.
-        label: What it is said to show; empty for none, None where the source does not say.
-        problem: Why its content could not be read; empty where it could.
+        key: Name of the image for people. The same source always gives the same keys.
+        content: Bytes of an image file, or pixels, (h, w) or (h, w, channels) uint8.
+        label: Name of what the image shows; "" for no label, None if the source has no labels.
+        problem: Why the content could not be read; "" if it was read.
     """
 
     key: str
@@ -30,21 +30,21 @@ class Item:
 
     @property
     def sha256(self) -> str:
-        """Hash of its content, 64 hex digits; empty where that could not be read."""
+        """SHA-256 of the content, 64 hex digits; "" if the content could not be read."""
         if self.problem:
             return ""
         return images.sha256(self.content)
 
     @property
     def size(self) -> int:
-        """Bytes of its content."""
+        """Size of the content in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
 
     def image(self) -> Image.Image:
         """Decode the image, to mode L, RGB or RGBA.
 
         Raises:
-            ImageError: It could not be read, or is no image, or too large a one.
+            ImageError: The content could not be read, is not an image, or is too large.
         """
         if self.problem:
             raise ImageError(self.problem)
@@ -52,22 +52,32 @@ class Item:
 
 
 class Source(Protocol):
-    """Images with keys, read one after the other. No more than one of them is in memory at a time."""
+    """Images with keys, read as a stream: at most one is in memory at a time. Picklable, for worker processes."""
 
     @property
     def name(self) -> str:
-        """What is read, such as "mnist/train" or "mnist/train[:1000]"; a gallery remembers it."""
+        """The images that are read, such as "mnist/train" or "photos.tar[:1000]". A gallery records this name."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """The name by which `open_source` finds the images from any folder: "mnist/train", or an absolute path."""
         ...
 
     @property
     def count(self) -> int | None:
-        """How many images there are; while a stream is read, an estimate; None where nothing is known yet."""
+        """Number of images. An estimate while a stream is read; None if nothing is known yet."""
         ...
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images, in the same order each time.
 
         Raises:
-            SourceError: The source changed or went away while it was read.
+            SourceError: The source changed or disappeared while it was read.
         """
         ...
+
+
+def limited_name(name: str, limit: int | None) -> str:
+    """Return the name of a source of which at most `limit` images are read: "photos.tar[:1000]"."""
+    return name if limit is None else f"{name}[:{limit}]"

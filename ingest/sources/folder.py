@@ -1,4 +1,4 @@
-"""A folder of images, with the folders below it."""
+"""A folder of images, with its subfolders."""
 
 import os
 import stat
@@ -7,51 +7,50 @@ from itertools import islice
 from pathlib import Path
 
 from ingest.errors import SourceError
-from ingest.sources.base import Item
+from ingest.sources.base import Item, limited_name
 
-# What desktops leave in folders by themselves.
+# Files that desktops create in folders of images.
 _CLUTTER = frozenset({"Thumbs.db", "desktop.ini"})
 
 
 class FolderSource:
-    """The images below a folder, by their paths. A key is the folder's name and the path in it: `photos/cat.jpg`.
+    """The images below a folder. A key is the folder's name and the path inside: `photos/cat.jpg`.
 
-    Every file is taken for an image, whatever its name ends in, except hidden ones.
+    Every file except hidden ones counts as an image, whatever its extension.
     """
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
-        """Count the files; none is read yet.
+        """Count the files, without reading them.
 
         Args:
-            folder: Where to look. Links to other folders are not followed.
-            limit: Read at most so many files; None for all.
+            folder: The folder. Links to other folders are not followed.
+            limit: Maximum number of files to read; None for all.
 
         Raises:
-            SourceError: There is no file.
+            SourceError: The folder has no file, or can't be listed.
         """
         self._folder = folder.resolve()
         self._limit = limit
-        self.name = self._folder.name + (f"[:{limit}]" if limit else "")
+        self.name = limited_name(self._folder.name, limit)
+        self.place = str(self._folder)
         self.count = sum(1 for _ in islice(self._paths(), limit))
         if not self.count:
-            raise SourceError(f"folder {folder}: expected image files, such as .png or .jpg, and found none")
+            raise SourceError(f"folder {folder}: expected image files, such as .png or .jpg, got none")
 
     def __iter__(self) -> Iterator[Item]:
-        """Read the images, ordered by path."""
+        """Read the images in the order of their paths."""
         for path in islice(self._paths(), self._limit):
             key = f"{self._folder.name}/{path.relative_to(self._folder).as_posix()}"
             key = os.fsencode(key).decode("utf-8", "backslashreplace")
             try:
-                # a pipe would keep us waiting for ever
+                # reading a pipe would block forever
                 if not stat.S_ISREG(path.stat().st_mode):
-                    yield Item(key, b"", problem="expected a file of bytes, got a pipe, a socket or a device")
+                    yield Item(key, b"", problem="expected a regular file, got a pipe, a socket or a device")
                     continue
                 yield Item(key, path.read_bytes())
             except OSError as error:
                 if not self._folder.is_dir():
-                    raise SourceError(
-                        f"folder {self._folder}: it went away while it was read: load it again"
-                    ) from error
+                    raise SourceError(f"folder {self._folder}: it disappeared while it was read") from error
                 yield Item(key, b"", problem=f"can't be read: {error.strerror}")
 
     def _paths(self) -> Iterator[Path]:

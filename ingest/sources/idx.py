@@ -1,4 +1,4 @@
-"""IDX, the file format of MNIST: a magic number, big-endian sizes, bytes.
+"""IDX, the file format of MNIST: a magic number, big-endian sizes, then the bytes.
 
 The format is described at the end of http://yann.lecun.com/exdb/mnist/.
 """
@@ -6,6 +6,7 @@ The format is described at the end of http://yann.lecun.com/exdb/mnist/.
 import gzip
 import io
 import struct
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -22,14 +23,14 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     """Read an IDX file of unsigned bytes.
 
     Args:
-        content: The file, not compressed.
-        name: What to call it in an error.
+        content: The uncompressed file.
+        name: Name of the file, for error messages.
 
     Returns:
-        An array of the shape that the file tells, such as (60000, 28, 28).
+        An array of the shape in the file's header, such as (60000, 28, 28).
 
     Raises:
-        SourceError: It is no such file, or cut off.
+        SourceError: The content is not an IDX file of unsigned bytes, or is truncated.
     """
     file = io.BytesIO(content)
     shape = _read_shape(file, name)
@@ -41,32 +42,32 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def is_idx(path: Path) -> bool:
-    """Tell by its name whether a file holds images as IDX."""
+    """Return whether a file is an IDX file of images, by its name."""
     return "images" in path.name and "idx" in path.name
 
 
 def open_idx(path: Path) -> Rows:
-    """Open the images of an IDX file, plain or as .gz, with the labels from the file of the pair beside it.
+    """Open the images of an IDX file, plain or .gz, with the labels from the other file of the pair.
 
-    The labels' file is called as the images', with "labels" for "images" and "idx1" for "idx3".
+    The labels' file is in the same folder and has the images' name, with "labels" for "images" and "idx1" for "idx3".
 
     Raises:
-        SourceError: It is no such file, or holds no images.
+        SourceError: The file is not an IDX file of unsigned bytes, or has no images.
     """
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     labels = None
-    if beside != path and beside.exists():
-        with _open(beside) as file:
-            labels = parse_idx(file.read(), beside.name)
+    if labels_path != path and labels_path.exists():
+        with _open(labels_path) as file:
+            labels = parse_idx(file.read(), labels_path.name)
     with _open(path) as file:
         shape = _read_shape(file, path.name)
+    return Rows(path, "", shape, partial(_open_rows, path), labels)
 
-    def open_rows() -> IO[bytes]:
-        rows = _open(path)
-        _read_shape(rows, path.name)
-        return rows
 
-    return Rows(path, "", shape, open_rows, labels)
+def _open_rows(path: Path) -> IO[bytes]:
+    rows = _open(path)
+    _read_shape(rows, path.name)
+    return rows
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -76,8 +77,8 @@ def _open(path: Path) -> IO[bytes]:
 def _read_shape(file: IO[bytes], name: str) -> tuple[int, ...]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTES:
-        raise SourceError(f"{name}: expected an IDX file of unsigned bytes, got one that begins {magic.hex()}")
+        raise SourceError(f"{name}: expected an IDX file of unsigned bytes, got a file that begins {magic.hex()}")
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
-        raise SourceError(f"{name}: expected {magic[3]} sizes, and the file ends before")
+        raise SourceError(f"{name}: expected {magic[3]} sizes, got the end of the file")
     return struct.unpack(f">{magic[3]}I", sizes)

@@ -1,4 +1,4 @@
-"""Backups: whole or refused, and readable elsewhere."""
+"""Backups: complete or rejected, and readable on another machine."""
 
 import tarfile
 from pathlib import Path
@@ -60,13 +60,13 @@ def test_a_gallery_can_be_backed_up_while_a_service_has_it_open(store: Store, st
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.7, 0.99, 0.9999])
 @pytest.mark.parametrize("harm", ["cut", "altered"])
-def test_a_damaged_backup_is_refused_and_nothing_changes(store: Store, file: Path, part: float, harm: str) -> None:
+def test_a_damaged_backup_is_rejected_and_nothing_changes(store: Store, file: Path, part: float, harm: str) -> None:
     content = bytearray(file.read_bytes())
-    place = int(len(content) * part)
+    position = int(len(content) * part)
     if harm == "cut":
-        del content[place:]
+        del content[position:]
     else:
-        content[place] ^= 0x55
+        content[position] ^= 0x55
     file.write_bytes(content)
     before = sorted(home_of(store).parent.rglob("*"))
     try:
@@ -75,7 +75,7 @@ def test_a_damaged_backup_is_refused_and_nothing_changes(store: Store, file: Pat
         assert str(file) in str(error)
         assert sorted(home_of(store).parent.rglob("*")) == before
         assert store.spec("g").version == 1
-    else:  # where zeros were copied from says nothing about the content: another place gives the same
+    else:  # the altered byte does not matter: the archive unpacks to the same content
         assert harm == "altered"
         assert not store.differences("g")
         assert store.spec("g").count == 50
@@ -85,7 +85,7 @@ def home_of(store: Store) -> Path:
     return home(store.url)
 
 
-def test_an_altered_file_with_a_right_outside_is_refused(store: Store, file: Path, tmp_path: Path) -> None:
+def test_an_altered_file_in_an_intact_archive_is_rejected(store: Store, file: Path, tmp_path: Path) -> None:
     with tarfile.open(file) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
         names = archive.getnames()
@@ -99,7 +99,7 @@ def test_an_altered_file_with_a_right_outside_is_refused(store: Store, file: Pat
 
 
 @pytest.mark.parametrize("content", [None, b"", b"text", b"\x1f\x8bcut"])
-def test_what_is_no_backup_is_refused(store: Store, tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_backup_is_rejected(store: Store, tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "no.tar.gz").write_bytes(content)
     with pytest.raises(BackupError, match=r"backup .*no\.tar\.gz: "):
@@ -114,7 +114,7 @@ def test_a_backup_that_cannot_be_written_leaves_nothing(store: Store, tmp_path: 
     assert not list(tmp_path.glob("*.tar.gz*"))
 
 
-def test_a_version_that_is_not_as_it_was_built_is_not_backed_up(store: Store, tmp_path: Path) -> None:
+def test_an_altered_or_unfinished_version_is_not_backed_up(store: Store, tmp_path: Path) -> None:
     matrix = next(home_of(store).rglob("*.dat"))
     as_built = matrix.read_bytes()
     matrix.write_bytes(np.random.default_rng(0).bytes(len(as_built)))
@@ -124,11 +124,11 @@ def test_a_version_that_is_not_as_it_was_built_is_not_backed_up(store: Store, tm
     build = store.build(SPEC)
     build.gallery.upsert([])
     build.close()
-    with pytest.raises(StoreDamagedError, match="a load into it was cut off, or a service"):
+    with pytest.raises(StoreDamagedError, match="a load into this version was interrupted, or a running service"):
         store.backup("g", tmp_path / "g.tar.gz")
 
 
-def test_clean_leaves_a_version_that_is_open_elsewhere(store: Store, store_url: str) -> None:
+def test_clean_keeps_a_version_that_another_process_has_open(store: Store, store_url: str) -> None:
     with elsewhere("gallery = store.open('g')", store_url):
         fill(store, rebuild=True)
         assert store.clean("g") == []
