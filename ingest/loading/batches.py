@@ -38,6 +38,7 @@ class LoadSummary:
         kept_labels: Images whose labels a rebuild has taken over from the live version.
         stopped: The user stopped the load before the source's end.
         samples: SHA-256 and input, (h, w, c), of a few of the encoded images, by key, for the verification.
+        notes: Lines on what the source left out or found.
         seconds: Time by stage: "read", "prepare", "encode", "store". The stages overlap.
     """
 
@@ -53,12 +54,14 @@ class LoadSummary:
     kept_labels: int = 0
     stopped: bool = False
     samples: dict[str, tuple[str, NDArray[np.float32]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add_share(self, other: "LoadSummary") -> None:
         """Add the summary of a worker that loaded another share of the source at the same time."""
         for name in (*_COUNTS, "kept_labels"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.notes = other.notes  # every worker reads the whole source
         self.stopped |= other.stopped
         self.samples |= other.samples
         for stage, seconds in other.seconds.items():

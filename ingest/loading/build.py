@@ -232,8 +232,8 @@ def _count_late_additions(
 
 def _left_out(count: int, first: str) -> str:
     return (
-        f"note: left out {count:,} images that were added through a service or loaded from elsewhere (first: {first!r}): "
-        "--keep-added keeps them"
+        f"note: left out {count:,} images that were added through a service or loaded from elsewhere (first: "
+        f"{first!r}): keep them with --keep-added"
     )
 
 

@@ -115,10 +115,8 @@ def test_a_source_that_has_been_moved_keeps_its_keys(ledger: Ledger, photos: Sou
     moved = open_source(str(shutil.move(photos.place, tmp_path / "elsewhere" / "photos")))
     assert [item.key for item in with_ledger_keys(moved, ledger, notes.append)] == [item.key for item in items]
     assert list(ledger.sample(1)) == [str(tmp_path / "elsewhere" / "photos")]
-    assert notes == [
-        f"note: {tmp_path / 'elsewhere' / 'photos'} has the images that were loaded from {tmp_path / 'photos'}: they keep "
-        "their keys"
-    ]
+    (note,) = notes
+    assert note.endswith(f" has the images that were loaded from {tmp_path / 'photos'}: they keep their keys")
 
 
 def test_each_source_prunes_its_own_images(ledger: Ledger, photos: Source) -> None:
