@@ -68,7 +68,7 @@ def load(
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove images that the source no longer has.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Let --prune remove more than half of the source's images.")
+        bool, typer.Option("--yes", help="Let --prune or --rebuild take away more than half of a source's images.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
     keep_added: Annotated[
@@ -126,7 +126,7 @@ def load(
 
     begun = time.perf_counter()
     max_rejected = 0.0 if strict else max_rejected
-    options = LoadOptions(dedupe, prune, yes, max_rejected, workers, keep_added=keep_added)
+    options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
     _check_options(options, source, split, limit, label_from, rebuild, service)
     source_name = SourceName.parse(source, split or "train")
     images = source_name.open(limit, label_from_folders=label_from_folders or bool(label_from), labels=labels)
@@ -207,7 +207,7 @@ def _plan(
     )
     if rebuild:
         # a new version holds what the source has, and does not replace the live one if too many images are bad
-        options = replace(options, prune=True, prune_most=True, publish_anyway=live is None)
+        options = replace(options, prune=True, publish_anyway=live is None)
     return spec, options
 
 

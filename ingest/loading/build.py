@@ -39,7 +39,7 @@ class LoadOptions:
     Attributes:
         dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove images that the source no longer has.
-        prune_most: Remove them even if they are more than half of the source's images.
+        prune_most: Let a prune or a rebuild take away more than half of the source's images.
         max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100. If it is larger, stored
             images are neither replaced nor removed.
         workers: Number of processes that load.
@@ -184,16 +184,18 @@ def _load(
         if not _has_too_many_bad(summary, options.max_rejected):
             first.replace_staged()
             if options.prune:
-                _prune(build, source, ledger, options, summary)
+                _prune(build, source, ledger, options, summary, is_rebuild=live is not None)
         if ledger.has_orphans():
             # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
             summary.add_second_pass(replace(first, summary=LoadSummary()).run())
     return summary
 
 
-def _prune(build: Build, source: Source, ledger: Ledger, options: LoadOptions, summary: LoadSummary) -> None:
+def _prune(
+    build: Build, source: Source, ledger: Ledger, options: LoadOptions, summary: LoadSummary, *, is_rebuild: bool
+) -> None:
     count, total = ledger.count_prunable(source)
-    if count * 2 > total and not options.prune_most:
+    if count * 2 > total and not (options.prune_most or is_rebuild):
         summary.unpruned = count
     else:
         summary.pruned += ledger.prune(source, build.gallery.delete)
@@ -211,6 +213,12 @@ def _settle(
     """Copy the images of the live version that came in other ways, or report that they are left out."""
     live.open_if_modified()
     live.refresh()
+    lost, total = live.count_lost(ledger, source)
+    if lost * 2 > total and not options.prune_most:
+        raise RejectedError(
+            f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays as it is: "
+            "if the source is complete, add --yes"
+        )
     if options.keep_added:
         summary.kept = live.copy_left_out(build, ledger, source)
     summary.left_out, first = live.count_left_out(ledger, source)

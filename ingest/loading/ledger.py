@@ -15,6 +15,7 @@ from typing import NamedTuple
 from gallery import Entry
 from gallery.errors import StoreDamagedError, StoreFullError, StoreUnusableError
 from gallery.formats import check_format_number
+from ingest.loading.places import UNKNOWN_SOURCE, PlacesTable
 from ingest.sources import Source
 
 FILE = "ledger.sqlite"
@@ -25,12 +26,8 @@ _FORMAT = 2
 _PRUNE_COUNT = 1024
 # Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
 _LOCK_S = 60
-# Number of the nameless source, to which images belong whose source is unknown. The others count from 1.
-_UNKNOWN_SOURCE = 0
 
-_SOURCES = "(id INTEGER PRIMARY KEY, name TEXT, place TEXT UNIQUE, prefix TEXT)"
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS sources {_SOURCES};
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
     key TEXT PRIMARY KEY, source INTEGER, status TEXT, sha256 TEXT, label TEXT, reason TEXT, error REAL
 ) WITHOUT ROWID;
@@ -94,8 +91,7 @@ class Ledger:
                 self._format = self._rows.execute("PRAGMA user_version").fetchone()[0]
                 check_format_number(self._format, _FORMAT, str(self._path))
                 self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
-                columns = self._rows.execute("SELECT name FROM pragma_table_info('sources')").fetchall()
-                self._has_prefixes = ("prefix",) in columns
+                self._places = PlacesTable(self._rows)
             except BaseException:
                 self._rows.close()
                 raise
@@ -116,7 +112,7 @@ class Ledger:
     def record(self, rows: Iterable[Row], source: Source) -> None:
         """Write the rows of images of a source, replacing those of the same keys; all or none."""
         with self._transaction():
-            number = self._number(source)
+            number = self._places.number(source)
             self._write((*row, number) for row in rows)
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -182,7 +178,7 @@ class Ledger:
                     "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?1, ?2, 'ok', ?3, ?4, '') "
                     "ON CONFLICT (key) DO UPDATE SET status = 'ok', sha256 = ?3, label = ?4, reason = '' "
                     "WHERE status != 'ok' OR sha256 != ?3 OR label != ?4",
-                    ((entry.key, _UNKNOWN_SOURCE, entry.sha256, entry.label) for entry in batch),
+                    ((entry.key, UNKNOWN_SOURCE, entry.sha256, entry.label) for entry in batch),
                 )
             self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM stored)")
             self._rows.execute("DROP TABLE stored")
@@ -191,24 +187,25 @@ class Ledger:
         """Return whether the source of an image is unknown."""
         with self._errors():
             return bool(
-                self._rows.execute("SELECT 1 FROM items WHERE source = ? LIMIT 1", (_UNKNOWN_SOURCE,)).fetchone()
+                self._rows.execute("SELECT 1 FROM items WHERE source = ? LIMIT 1", (UNKNOWN_SOURCE,)).fetchone()
             )
 
     def adopt(self, keys: Sequence[str], source: Source) -> None:
         """Note that a source has these keys, of those whose source is unknown."""
         with self._transaction():
-            number = self._number(source)
+            number = self._places.number(source)
             self._rows.executemany(
                 "UPDATE items SET source = ? WHERE key = ? AND source = ?",
-                ((number, key, _UNKNOWN_SOURCE) for key in keys),
+                ((number, key, UNKNOWN_SOURCE) for key in keys),
             )
 
     def prefix(self, place: str) -> str | None:
         """Return the first part of the keys of the source at a place; None if no source was ever loaded from there."""
-        return self._prefixes().get(place)
+        with self._errors():
+            return self._places.prefixes().get(place)
 
     def claim(self, place: str, name: str, prefix: str, previous_place: str = "") -> None:
-        """Note the first part of the keys of a source.
+        """Note the prefix of a source's keys.
 
         Args:
             place: The source's place.
@@ -218,31 +215,16 @@ class Ledger:
         """
         with self._transaction():
             if previous_place:
-                self._rows.execute("UPDATE sources SET place = ? WHERE place = ?", (place, previous_place))
-            self._rows.execute(
-                "INSERT INTO sources (name, place, prefix) VALUES (?1, ?2, ?3) "
-                "ON CONFLICT (place) DO UPDATE SET name = ?1, prefix = ?3",
-                (name, place, prefix),
-            )
+                self._places.move(previous_place, place)
+            self._places.put([(name, place, prefix)])
 
     def claimants(self, prefix: str) -> dict[str, str]:
         """Return the sources whose keys may be the same as those with a prefix: their prefixes by their places.
 
         The place is "" for images whose source is unknown.
         """
-        claimants = {
-            place: other
-            for place, other in self._prefixes().items()
-            if f"{prefix}/".startswith(f"{other}/") or f"{other}/".startswith(f"{prefix}/")
-        }
         with self._errors():
-            if self._rows.execute(
-                # "0" is the character after "/"
-                "SELECT 1 FROM items WHERE key > ?1 || '/' AND key < ?1 || '0' AND source = ?2 LIMIT 1",
-                (prefix, _UNKNOWN_SOURCE),
-            ).fetchone():
-                claimants[""] = prefix
-        return claimants
+            return self._places.overlapping(prefix)
 
     def match_keys(self, written: Mapping[str, bool]) -> None:
         """Note keys that a service has written to the gallery since: True if it has added them, False if deleted."""
@@ -250,24 +232,25 @@ class Ledger:
             self._rows.executemany(
                 "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?, ?, 'ok', '', '', '') "
                 "ON CONFLICT (key) DO UPDATE SET status = 'ok' WHERE status != 'ok'",
-                ((key, _UNKNOWN_SOURCE) for key, is_added in written.items() if is_added),
+                ((key, UNKNOWN_SOURCE) for key, is_added in written.items() if is_added),
             )
             self._rows.executemany(
                 "DELETE FROM items WHERE key = ? AND status = 'ok'",
                 ((key,) for key, is_added in written.items() if not is_added),
             )
 
-    def stored(self, source: Source) -> Iterator[list[tuple[Row, str]]]:
-        """Yield the rows of all images in the gallery that are not a source's, with their source's place, in batches.
+    def stored(self, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
+        """Yield the rows of images in the gallery, each with its source's place, in batches.
 
         Args:
-            source: The source whose images are left out.
+            source: A source.
+            own: Yield the images of this source; otherwise those of all others.
         """
         with self._errors():
             selected = self._rows.execute(
                 f"SELECT {_COLUMNS}, (SELECT place FROM sources WHERE id = source) FROM items WHERE status = 'ok' "
-                "AND source != COALESCE((SELECT id FROM sources WHERE place = ?), -1) ORDER BY key",
-                (source.place,),
+                "AND (source = COALESCE((SELECT id FROM sources WHERE place = ?), -1)) = ? ORDER BY key",
+                (source.place, own),
             )
             while batch := selected.fetchmany(_PRUNE_COUNT):
                 yield [(_row(values), place or "") for *values, place in batch]
@@ -276,18 +259,14 @@ class Ledger:
         """Write rows of the ledger from which the sources were inherited, each with its source's place."""
         with self._transaction():
             numbers = dict(self._rows.execute("SELECT place, id FROM sources"))
-            self._write((*row, numbers.get(place, _UNKNOWN_SOURCE)) for row, place in rows)
+            self._write((*row, numbers.get(place, UNKNOWN_SOURCE)) for row, place in rows)
 
     def inherit_sources(self, other: "Ledger") -> None:
         """Take over the sources of the ledger of another version, so that their images keep their keys."""
         with other._transaction():  # which upgrades it
-            sources = other._rows.execute("SELECT name, place, prefix FROM sources WHERE place != ''").fetchall()
+            sources = other._places.all()
         with self._transaction():
-            self._rows.executemany(
-                "INSERT INTO sources (name, place, prefix) VALUES (?, ?, ?) "
-                "ON CONFLICT (place) DO UPDATE SET prefix = excluded.prefix",
-                sources,
-            )
+            self._places.put(sources)
 
     def copy_to(self, folder: Path) -> None:
         """Write the whole ledger into another version's folder."""
@@ -346,52 +325,6 @@ class Ledger:
     def _write(self, rows: Iterable[tuple[object, ...]]) -> None:
         self._rows.executemany(f"INSERT OR REPLACE INTO items ({_COLUMNS}, source) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def _number(self, source: Source) -> int:
-        """Return the number of a source, and note the name that it has now."""
-        self._rows.execute(
-            "INSERT INTO sources (name, place) VALUES (?1, ?2) "
-            "ON CONFLICT (place) DO UPDATE SET name = ?1 WHERE name IS NOT ?1",
-            (source.name, source.place),
-        )
-        number: int = self._rows.execute("SELECT id FROM sources WHERE place = ?", (source.place,)).fetchone()[0]
-        return number
-
-    def _prefixes(self) -> dict[str, str]:
-        """Return the first part of each source's keys, by the source's place."""
-        with self._errors():
-            if self._has_prefixes:
-                return dict(self._rows.execute("SELECT place, prefix FROM sources WHERE prefix IS NOT NULL"))
-            places = self._rows.execute("SELECT place, MIN(id) FROM sources GROUP BY place").fetchall()
-            return {place: prefix for place, number in places if (prefix := self._first_prefix(number))}
-
-    def _first_prefix(self, number: int) -> str:
-        """Return the first part of the key of any image of a source."""
-        row = self._rows.execute("SELECT key FROM items WHERE source = ? LIMIT 1", (number,)).fetchone()
-        return row[0].partition("/")[0] if row and number != _UNKNOWN_SOURCE else ""
-
-    def _upgrade(self) -> None:
-        """Bring the file to the newest format: one source for each place, with the prefix that its keys have."""
-        if not self._has_prefixes:
-            prefixes = self._prefixes()
-            self._rows.execute(
-                "UPDATE items SET source = (SELECT MIN(id) FROM sources WHERE place = "
-                "(SELECT place FROM sources WHERE id = items.source)) "
-                "WHERE source NOT IN (SELECT MIN(id) FROM sources GROUP BY place)"
-            )
-            self._rows.execute("ALTER TABLE sources RENAME TO named_sources")
-            self._rows.execute(f"CREATE TABLE sources {_SOURCES}")
-            self._rows.execute(
-                "INSERT INTO sources (id, name, place) SELECT MIN(id), name, place FROM named_sources GROUP BY place"
-            )
-            self._rows.execute("DROP TABLE named_sources")
-            self._rows.executemany(
-                "UPDATE sources SET prefix = ? WHERE place = ?", ((prefix, place) for place, prefix in prefixes.items())
-            )
-            self._has_prefixes = True
-        self._rows.execute("INSERT OR IGNORE INTO sources VALUES (?, '', '', NULL)", (_UNKNOWN_SOURCE,))
-        self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
-        self._format = _FORMAT
-
     def _prunable(self, source: Source) -> list[Row]:
         with self._errors():
             selected = self._rows.execute(
@@ -412,7 +345,9 @@ class Ledger:
         with self._errors(), self._rows:
             if self._format < _FORMAT:
                 self._rows.execute("BEGIN IMMEDIATE")
-                self._upgrade()
+                self._places.upgrade()
+                self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
+                self._format = _FORMAT
             yield
 
     def _errors(self) -> AbstractContextManager[None]:

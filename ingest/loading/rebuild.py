@@ -56,7 +56,15 @@ class LiveVersion:
 
         Images that the source itself has no longer are not among them.
         """
-        for batch in self.ledger.stored(source):
+        return self._missing(rebuilt, source, own=False)
+
+    def count_lost(self, rebuilt: Ledger, source: Source) -> tuple[int, int]:
+        """Return how many images the source has no longer, and how many this version has of it."""
+        total = sum(map(len, self.ledger.stored(source, own=True)))
+        return sum(map(len, self._missing(rebuilt, source, own=True))), total
+
+    def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
+        for batch in self.ledger.stored(source, own=own):
             known = rebuilt.look_up([row.key for row, _ in batch])
             if missing := [(row, place) for row, place in batch if row.key not in known]:
                 yield missing

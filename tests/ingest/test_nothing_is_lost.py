@@ -12,6 +12,7 @@ from PIL import Image
 
 from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Store, open_store
+from ingest.errors import RejectedError
 from ingest.loading.batches import LoadSummary
 from ingest.loading.build import LoadOptions, load_and_publish
 from ingest.loading.keys import with_ledger_keys
@@ -234,6 +235,20 @@ def test_an_unmounted_source_takes_nothing(command: Command, store_url: str, tmp
         assert "none was replaced or removed" in done.stderr
     assert [spec.count for spec in open_store(store_url).list()] == [5]
     assert command("ingest", "check", "photos", "--store", store_url).returncode == 0
+
+
+def test_a_rebuild_from_less_than_half_of_the_images_must_be_confirmed(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    photos = fill(tmp_path / "photos", 0, 5)
+    load(store, encoder, photos)
+    for index in range(3):
+        (photos / f"{index}.png").unlink()
+    with pytest.raises(RejectedError, match="no longer has 3 of its 5 images in the live version, which stays"):
+        load(store, encoder, photos, PRUNE, rebuild=True)
+    assert stored(store).keys() == numbered("photos", 5)
+    load(store, encoder, photos, LoadOptions(prune=True, prune_most=True), rebuild=True)
+    assert len(stored(store)) == 2
 
 
 def test_a_label_that_a_service_would_reject_is_rejected(store: Store, encoder: Encoder, tmp_path: Path) -> None:
