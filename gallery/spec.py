@@ -163,7 +163,7 @@ class GallerySpec:
         if fingerprint != self.fingerprint:
             raise EncoderMismatchError(
                 f"gallery '{self.name}' was made by encoder '{self.encoder}' ({self.fingerprint[:8]}…), and the one in "
-                f"use is '{encoder}' ({fingerprint[:8]}…): build it again with `ingest load … --name {self.name} "
+                f"use is '{encoder}' ({fingerprint[:8]}…): build it again with `ingest load … --gallery {self.name} "
                 f"--encoder {encoder} --rebuild`"
                 + (f", or run with `--encoder {self.encoder}`" if encoder != self.encoder else "")
             )

@@ -179,7 +179,7 @@ class EdgeStore:
         if not (folder / SPEC).is_file():
             raise StoreDamagedError(
                 f"gallery '{name}': {_CURRENT} names version '{version}', which has no {SPEC}: build it again with "
-                f"`ingest load … --name {name} --rebuild`",
+                f"`ingest load … --gallery {name} --rebuild`",
                 place=self._place,
             )
         return folder

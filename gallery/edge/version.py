@@ -127,7 +127,7 @@ def check_unaltered(folder: Path, name: str) -> None:
     if problems:
         raise StoreDamagedError(
             f"gallery '{name}' is not as it was built: {problems[0]}: build it again with --rebuild, or restore a "
-            f"backup with `ingest restore FILE --name {name}`"
+            f"backup with `ingest restore FILE --gallery {name}`"
         )
 
 

@@ -149,7 +149,7 @@ class RemoteStore:
         if spec.name in collections or (live and not live_version):
             raise InvalidQueryError(
                 f"gallery name '{spec.name}': expected a free name, got that of a collection or an alias of another "
-                "program: choose another with --name",
+                "program: choose another with --gallery",
                 place=self._place,
             )
         if live and not rebuild:

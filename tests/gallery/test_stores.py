@@ -159,7 +159,7 @@ def unprivileged(tmp_path: Path) -> Iterator[None]:
     if os.geteuid():
         yield
         return
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     os.seteuid(65534)
     yield
