@@ -137,7 +137,11 @@ def load_and_publish(
         if not options.publish_anyway:
             check_rejected(summary, options.max_rejected, "the live version stays as it is")
         if live:
-            _settle(live, build, ledger, source, stages, options, summary)
+            live.refresh()
+            live.check_lost(ledger, source, most=options.prune_most)
+            if options.keep_added:
+                summary.kept = live.copy_left_out(build, ledger, source)
+            summary.left_out = live.count_left_out(ledger, source, stages.say)
         with stages.stage("indexing", None), summary.timed("index"):
             build.index()
         with stages.stage("verifying", None), summary.timed("verify"):
@@ -152,7 +156,10 @@ def load_and_publish(
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
-        _count_late_additions(live, build, source, stages, summary)
+        # a service may have added images until now
+        live.refresh()
+        with closing(Ledger(build.local_folder)) as ledger:
+            summary.left_out = live.count_left_out(ledger, source, stages.say, said=summary.left_out)
     return spec, summary
 
 
@@ -199,50 +206,6 @@ def _prune(
         summary.unpruned = count
     else:
         summary.pruned += ledger.prune(source, build.gallery.delete)
-
-
-def _settle(
-    live: LiveVersion,
-    build: Build,
-    ledger: Ledger,
-    source: Source,
-    stages: Stages,
-    options: LoadOptions,
-    summary: LoadSummary,
-) -> None:
-    """Copy the images of the live version that came in other ways, or report that they are left out."""
-    live.open_if_modified()
-    live.refresh()
-    lost, total = live.count_lost(ledger, source)
-    if lost * 2 > total and not options.prune_most:
-        raise RejectedError(
-            f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays as it is: "
-            "if the source is complete, add --yes"
-        )
-    if options.keep_added:
-        summary.kept = live.copy_left_out(build, ledger, source)
-    summary.left_out, first = live.count_left_out(ledger, source)
-    if summary.left_out:
-        stages.say(_left_out(summary.left_out, first))
-
-
-def _count_late_additions(
-    live: LiveVersion, build: Build, source: Source, stages: Stages, summary: LoadSummary
-) -> None:
-    """Report the images that a service has added between the last look at the live version and its replacement."""
-    live.refresh()
-    with closing(Ledger(build.local_folder)) as ledger:
-        count, first = live.count_left_out(ledger, source)
-    if count > summary.left_out:
-        summary.left_out = count
-        stages.say(_left_out(count, first))
-
-
-def _left_out(count: int, first: str) -> str:
-    return (
-        f"note: left out {count:,} images that were added through a service or loaded from elsewhere (first: "
-        f"{first!r}): keep them with --keep-added"
-    )
 
 
 def _stored_inputs(ledger: Ledger, summary: LoadSummary) -> dict[str, NDArray[np.float32]]:

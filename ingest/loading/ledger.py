@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gallery import Entry
-from gallery.errors import StoreDamagedError, StoreFullError, StoreUnusableError
 from gallery.formats import check_format_number
 from ingest.loading.places import UNKNOWN_SOURCE, PlacesTable
+from ingest.loading.sqlite_errors import sqlite_errors
 from ingest.sources import Source
 
 FILE = "ledger.sqlite"
@@ -352,32 +352,6 @@ class Ledger:
 
     def _errors(self) -> AbstractContextManager[None]:
         return sqlite_errors(self._path)
-
-
-@contextmanager
-def sqlite_errors(path: Path) -> Iterator[None]:
-    """Raise SQLite's errors in the block as errors of this project.
-
-    Args:
-        path: The file.
-
-    Raises:
-        StoreFullError: The disk is full.
-        StoreUnusableError: The file can't be read or written.
-        StoreDamagedError: The file is not SQLite's.
-    """
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        # the few errors of the sqlite3 module itself have no code
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise StoreFullError("the disk is full: free some space and load again", place=str(path)) from error
-        raise StoreUnusableError(f"can't be used: {error}: name another store with --store", place=str(path)) from error
-    except sqlite3.DatabaseError as error:
-        raise StoreDamagedError(
-            f"expected a ledger, got a file that can't be read: {error}: build it again with --rebuild",
-            place=str(path),
-        ) from error
 
 
 _COLUMNS = ", ".join(Row._fields)

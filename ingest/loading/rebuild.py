@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from gallery import Build, Gallery, GallerySpec, Store
 from gallery.errors import EncoderMismatchError, LookalikeError, StoreLockedError
 from gallery.journal import read_journal
+from ingest.errors import RejectedError
 from ingest.loading.ledger import FILE, Ledger, Row, Status
 from ingest.sources import Source
 
@@ -38,56 +39,76 @@ class LiveVersion:
         if self._gallery is None:
             self._gallery = self._stack.enter_context(closing(self._store.open(self._name)))
 
-    def open_if_modified(self) -> None:
-        """Open the version if a service has modified it, unless the service still has it open and only one may."""
-        if self._store.modified_by_service(self._name):
-            with suppress(StoreLockedError):
-                self.open()
-
     def refresh(self) -> None:
         """Bring the copy of the ledger up to date with what services have written since it was made."""
+        if self._gallery is None and self._is_live() and self._store.modified_by_service(self._name):
+            with suppress(StoreLockedError):
+                self.open()
         if self._gallery is None:
             self.ledger.match_keys(read_journal(self.folder))
         elif self._gallery.count() != self.ledger.counts()[Status.OK]:
             self.ledger.match(self._gallery.scroll())
 
-    def left_out(self, rebuilt: Ledger, source: Source) -> Iterator[list[tuple[Row, str]]]:
-        """Yield the rows of the images that are not in the rebuilt version, with their source's place, in batches.
+    def check_lost(self, rebuilt: Ledger, source: Source, *, most: bool) -> None:
+        """Check that a rebuilt version has at least half of the images that this one has of the source.
 
-        Images that the source itself has no longer are not among them.
+        Args:
+            rebuilt: The ledger of the rebuilt version.
+            source: The source.
+            most: Whether the rebuilt version may have fewer.
+
+        Raises:
+            RejectedError: It has fewer.
         """
-        return self._missing(rebuilt, source, own=False)
-
-    def count_lost(self, rebuilt: Ledger, source: Source) -> tuple[int, int]:
-        """Return how many images the source has no longer, and how many this version has of it."""
         total = sum(map(len, self.ledger.stored(source, own=True)))
-        return sum(map(len, self._missing(rebuilt, source, own=True))), total
+        lost = sum(map(len, self._missing(rebuilt, source, own=True)))
+        if lost * 2 > total and not most:
+            raise RejectedError(
+                f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays: if the "
+                "source is complete, add --yes"
+            )
 
-    def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
-        for batch in self.ledger.stored(source, own=own):
-            known = rebuilt.look_up([row.key for row, _ in batch])
-            if missing := [(row, place) for row, place in batch if row.key not in known]:
-                yield missing
+    def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
+        """Count the images that a rebuilt version lacks because they are not the source's, and report them.
 
-    def count_left_out(self, rebuilt: Ledger, source: Source) -> tuple[int, str]:
-        """Return the number of images that `left_out` yields, and the key of the first one."""
-        batches = self.left_out(rebuilt, source)
+        Args:
+            rebuilt: The ledger of the rebuilt version.
+            source: The source.
+            say: Prints a line for the user.
+            said: The number that has been reported before.
+        """
+        batches = self._missing(rebuilt, source, own=False)
         first = next(batches, [])
         count = len(first) + sum(map(len, batches))
-        return count, first[0][0].key if first else ""
+        if count > said:
+            say(
+                f"note: left out {count:,} images that were added through a service or loaded from elsewhere (first: "
+                f"{first[0][0].key!r}): keep them with --keep-added"
+            )
+        return count
 
     def copy_left_out(self, build: Build, rebuilt: Ledger, source: Source) -> int:
-        """Copy the images that `left_out` yields into the rebuilt version, and return their number."""
+        """Copy the images that a rebuilt version lacks because they are not the source's, and return their number."""
         self.open()
         assert self._gallery
         count = 0
-        for batch in self.left_out(rebuilt, source):
+        for batch in self._missing(rebuilt, source, own=False):
             entries = [entry for entry in self._gallery.get([row.key for row, _ in batch]) if entry]
             build.gallery.upsert(entries)
             copied = {entry.key for entry in entries}
             rebuilt.take_over([(row, place) for row, place in batch if row.key in copied])
             count += len(entries)
         return count
+
+    def _is_live(self) -> bool:
+        return self._store.local_folder(self._name) == self.folder
+
+    def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
+        """Yield the rows of images that a rebuilt version does not know, the source's own or all others, in batches."""
+        for batch in self.ledger.stored(source, own=own):
+            known = rebuilt.look_up([row.key for row, _ in batch])
+            if missing := [(row, place) for row, place in batch if row.key not in known]:
+                yield missing
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.loading.ledger import Row, Status, sqlite_errors
+from ingest.loading.ledger import Row, Status
+from ingest.loading.sqlite_errors import sqlite_errors
 
 FILE = "staged.sqlite"
 # Images that are handed on at once, as many as a batch of the load has.
