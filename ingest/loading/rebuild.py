@@ -64,8 +64,8 @@ class LiveVersion:
         lost = sum(map(len, self._missing(rebuilt, source, own=True)))
         if lost * 2 > total and not most:
             raise RejectedError(
-                f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays: if the "
-                "source is complete, add --yes"
+                f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays: if "
+                "the source is complete, add --yes"
             )
 
     def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
