@@ -7,7 +7,7 @@ from pathlib import Path
 
 from encoder_service.encoder import Encoder
 from gallery import Build, GallerySpec
-from gallery.errors import InvalidInputError, StoreDamagedError
+from gallery.errors import InvalidInputError, StoreDamagedError, StoreUnreachableError
 from gallery.files import replacing
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
@@ -130,11 +130,16 @@ def _load(
     build: Build, source: Source, encoder: Encoder, ledger: Ledger, stages: Stages, options: LoadOptions
 ) -> LoadSummary:
     with stop_on_signal(stages.say) as stop:
-        if options.workers > 1:
-            return load_in_parallel(options.workers, source, encoder, build, ledger, stages, prune=options.prune)
-        return load(
-            source, encoder, build.gallery, ledger, stages, dedupe=options.dedupe, prune=options.prune, stop=stop
-        )
+        try:
+            if options.workers > 1:
+                return load_in_parallel(options.workers, source, encoder, build, ledger, stages, prune=options.prune)
+            return load(
+                source, encoder, build.gallery, ledger, stages, dedupe=options.dedupe, prune=options.prune, stop=stop
+            )
+        except StoreUnreachableError as error:
+            if stop.is_set():
+                raise StoppedError("stopped while the store could not be reached: the same command resumes") from error
+            raise
 
 
 def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> None:

@@ -14,6 +14,7 @@ from encoder_service.encoder import Encoder
 from encoder_service.errors import ImageError
 from encoder_service.images import thumbnail_png
 from gallery import Entry, Gallery
+from gallery.deadline import waits_end_with
 from ingest.loading.batches import Encoded, LoadSummary, Prepared, Read, chunks, take_batch
 from ingest.loading.ledger import Ledger, Row, Status
 from ingest.loading.prefetch import prefetch
@@ -47,14 +48,15 @@ def load(
         stages: Displays the progress.
         dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove the images that the source no longer has, unless it has no image at all.
-        stop: When it is set, the load stores the batches in flight and ends.
+        stop: When it is set, the load stores the batches in flight and ends. It no longer waits for a lost server.
 
     Raises:
         SourceError: The source changed or disappeared while it was read.
         LookalikeError: A part failed. The batches stored before stay stored, and the next load resumes after them.
     """
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool:
-        first = LoadPass(source, encoder, gallery, ledger, stages, pool, dedupe, stop or threading.Event())
+    stop = stop or threading.Event()
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool, waits_end_with(stop):
+        first = LoadPass(source, encoder, gallery, ledger, stages, pool, dedupe, stop)
         summary = first.run(mark_seen=prune)
         if summary.stopped or not summary.seen:
             return summary
