@@ -225,13 +225,13 @@ class EdgeStore:
                     raise self._not_found(name) from None
                 version = None
             folder = home / (version or "")
-            if version and version_number(folder) and (folder / SPEC).is_file():
+            if version_number(folder) and folder.parent == home and (folder / SPEC).is_file():
                 return folder
             others = [folder.name for folder in _versions(home) if is_complete(folder) and (folder / SPEC).is_file()]
         if version is None:
             problem = f"{_CURRENT}, the file that names the live version, is missing or is not a file"
         else:
-            problem = f"{_CURRENT} names version '{version}', which has no {SPEC}"
+            problem = f"{_CURRENT} names version {version!r}, which has no {SPEC}"
         choice = f"write the right one of its versions ({', '.join(others)}) into {_CURRENT}, or " if others else ""
         raise StoreDamagedError(f"gallery '{name}': {problem}: {choice}{how_to_repair(name)}", place=self._place)
 

@@ -8,7 +8,7 @@ import pytest
 
 from gallery import Store, open_store
 from gallery.errors import BackupError, GalleryNotFoundError, StoreDamagedError, StoreLockedError
-from tests.gallery.test_stores import CODES, SPEC, elsewhere, fill, first_key, home
+from tests.gallery.test_stores import CODES, elsewhere, fill, first_key, home
 
 
 @pytest.fixture
