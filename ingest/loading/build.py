@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from encoder_service.encoder import Encoder
 from gallery import Build, GallerySpec
-from gallery.errors import InvalidInputError, StoreDamagedError
+from gallery.deadline import waits_end_with
+from gallery.errors import InvalidInputError, StoreDamagedError, StoreUnreachableError
 from gallery.files import replacing
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
@@ -175,26 +176,36 @@ def _load(
     """Store the new images; then, unless too many images are bad, replace the changed ones and prune."""
     with (
         stop_on_signal(stages.say) as stop,
+        waits_end_with(stop),
         Staging(build.local_folder) as staging,
         ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool,
     ):
         first = LoadPass(
             source, encoder, build.gallery, ledger, stages, pool, options.dedupe, stop, staging, live, LoadSummary()
         )
-        if options.workers > 1:
-            first = replace(first, summary=load_in_parallel(options.workers, first, build, mark_seen=options.prune))
-        else:
-            first.run(mark_seen=options.prune)
-        summary = first.summary
-        if summary.stopped or not summary.seen:
-            return summary
-        if not _has_too_many_bad(summary, options.max_rejected):
-            first.replace_staged()
-            if options.prune:
-                _prune(build, source, ledger, options, summary, is_rebuild=live is not None)
-        if ledger.has_orphans():
-            # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
-            summary.add_second_pass(replace(first, summary=LoadSummary()).run())
+        try:
+            return _run(first, build, options, is_rebuild=live is not None)
+        except StoreUnreachableError as error:
+            if stop.is_set():
+                raise StoppedError("stopped while the store could not be reached: the same command resumes") from error
+            raise
+
+
+def _run(first: LoadPass, build: Build, options: LoadOptions, *, is_rebuild: bool) -> LoadSummary:
+    if options.workers > 1:
+        first = replace(first, summary=load_in_parallel(options.workers, first, build, mark_seen=options.prune))
+    else:
+        first.run(mark_seen=options.prune)
+    summary = first.summary
+    if summary.stopped or not summary.seen:
+        return summary
+    if not _has_too_many_bad(summary, options.max_rejected):
+        first.replace_staged()
+        if options.prune:
+            _prune(build, first.source, first.ledger, options, summary, is_rebuild=is_rebuild)
+    if first.ledger.has_orphans():
+        # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
+        summary.add_second_pass(replace(first, summary=LoadSummary()).run())
     return summary
 
 
