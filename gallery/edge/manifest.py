@@ -11,6 +11,7 @@ from pathlib import Path
 from gallery.errors import StoreDamagedError
 from gallery.files import replace_file
 from gallery.formats import FORMAT_KEY, check_format
+from gallery.journal import JOURNAL
 
 MANIFEST = "manifest.json"
 """Name of the manifest in a version's folder."""
@@ -21,7 +22,7 @@ GROWN = "GROWN"
 
 _FORMAT = 1
 # Files that a manifest leaves out. The last is Qdrant's write-ahead log, which is not needed once the shard is closed.
-_IGNORED = (OPEN, GROWN, "shard/wal/")
+_IGNORED = (OPEN, GROWN, JOURNAL, "shard/wal/")
 
 
 @dataclass(frozen=True, slots=True)

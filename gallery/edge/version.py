@@ -19,6 +19,7 @@ from gallery.edge.manifest import GROWN, MANIFEST, OPEN, Manifest, write_manifes
 from gallery.edge.shard import EdgeGallery
 from gallery.errors import NewerFormatError, StoreDamagedError, StoreFullError, StoreUnusableError
 from gallery.files import Lock, replace_file
+from gallery.journal import JOURNAL, note_added, note_deleted
 from gallery.spec import GallerySpec
 from gallery.types import Entry
 
@@ -58,11 +59,15 @@ class LiveVersion(Version):
     def upsert(self, entries: Sequence[Entry]) -> None:
         """Store entries, and mark the version as modified by a service."""
         self._mark_modified()
+        with file_errors(str(self.folder)):
+            note_added(self.folder, [entry.key for entry in entries])
         super().upsert(entries)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the entries with these keys, and mark the version as modified by a service."""
         self._mark_modified()
+        with file_errors(str(self.folder)):
+            note_deleted(self.folder, keys)
         super().delete(keys)
 
     def close(self) -> None:
@@ -104,6 +109,7 @@ def modified_by_service(folder: Path) -> bool:
 def publish(folder: Path, spec: GallerySpec) -> None:
     """Describe a closed version that a load has completed."""
     (folder / GROWN).unlink(missing_ok=True)
+    (folder / JOURNAL).unlink(missing_ok=True)
     write_spec(folder, spec)
     write_manifest(folder)
 

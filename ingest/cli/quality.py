@@ -65,6 +65,8 @@ def evaluate(
     """
     from encoder_service.encoder import load_encoder
     from ingest.evaluate import evaluate as run_evaluation
+    from ingest.loading.keys import with_known_keys
+    from ingest.loading.ledger import FILE, Ledger
     from ingest.progress import Stages
     from ingest.report import html
     from ingest.sources import open_source
@@ -74,6 +76,9 @@ def evaluate(
     loaded_encoder = load_encoder(encoder or spec.encoder)
     spec.check_encoder(loaded_encoder.spec.name, loaded_encoder.spec.fingerprint)
     source = open_source(queries) if queries else None
+    if source and (galleries.local_folder(gallery) / FILE).exists():
+        with closing(Ledger(galleries.local_folder(gallery))) as ledger:
+            source = with_known_keys(source, ledger)
     with closing(galleries.open(gallery)) as opened_gallery, Stages() as stages:
         evaluation = run_evaluation(opened_gallery, loaded_encoder, source, sample, stages)
     if out:
