@@ -16,8 +16,8 @@ _Plane = NDArray[np.float32]
 # Pixels of the picture's side, and of the longer side of the ink.
 _SIDE, _BOX = 28, 20
 # Bounds of an image that is in form. In MNIST's 70,000 images, the centre of mass is at most 0.53 pixels from the
-# centre, the ink's longer side has 14 to 20 pixels, more than a tenth of the ink's pixels are brighter than 205, and the
-# strokes are 1.14 to 8.3 pixels wide on average.
+# centre, the ink's longer side has 14 to 20 pixels, more than a tenth of the ink's pixels are brighter than 205, and
+# the strokes are 1.14 to 8.3 pixels wide on average.
 _INK, _BRIGHT, _BRIGHT_PART = 64, 200, 0.1
 _OFF_CENTRE, _SHORTEST, _LONGEST, _THINNEST = 2.0, 13, 22, 1.1
 # Strokes of a reframed digit that are thinner than the first are widened to the second, in pixels. MNIST's median is
