@@ -1,4 +1,4 @@
-"""The only decoder of image files: upright, 8 bits per channel, sRGB, in memory that does not depend on the sender."""
+"""The only decoder of image files, which shows them as viewers do: upright, 8 bits per channel, sRGB."""
 
 import importlib
 import io
@@ -167,25 +167,26 @@ def _converted(image: Image.Image) -> Image.Image:
 def _eight_bit(image: Image.Image, scale: "_Scale | None") -> Image.Image:
     if scale:
         return scale.applied(np.asarray(image))
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return image.convert("L") if image.mode == "1" else image
     if image.has_transparency_data:
-        return _srgb(image if image.mode == "RGBA" else image.convert("RGBA"))
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode == "L":
-        return image
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+    elif image.mode not in ("RGB", "CMYK"):
+        image = image.convert("RGB")
     image = _srgb(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB") if image.mode == "CMYK" else image
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """Convert colours from the image's profile to sRGB. Without a profile that fits the image, they stay."""
+    """Convert RGB, RGBA or CMYK from the image's colour profile to sRGB. Without a usable profile, the colours stay."""
+    content = image.info.get("icc_profile")
+    if not content:
+        return image
     with suppress(ImageCms.PyCMSError, OSError):
-        profile = (
-            ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])) if "icc_profile" in image.info else None
-        )
-        target = {"RGB": "RGB", "RGBA": "RGBA", "CMYK": "RGB"}.get(image.mode)
-        if profile and target and "sRGB" not in (profile.profile.profile_description or ""):
-            return ImageCms.profileToProfile(image, profile, _SRGB, outputMode=target) or image
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        if "sRGB" not in (profile.profile.profile_description or ""):
+            mode = "RGB" if image.mode == "CMYK" else image.mode
+            return ImageCms.profileToProfile(image, profile, _SRGB, outputMode=mode) or image
     return image
 
 
@@ -204,11 +205,12 @@ class _Scale(NamedTuple):
         of the pixels, at least one, may lie outside, as may NaN and infinity.
         """
         sample = np.asarray(image.resize([min(side, 1024) for side in image.size], Image.Resampling.NEAREST))
-        values = np.sort(sample[np.isfinite(sample)].astype(np.float64), None)
+        values = sample[np.isfinite(sample)].astype(np.float64)
         if not values.size:
             return cls(0, 1)
         stray = max(1, values.size // 1000) if values.size > 2 else 0
-        low, high = float(values[stray]), float(values[-1 - stray]) or float(values[-1])
+        values.partition((stray, values.size - 1 - stray))
+        low, high = float(values[stray]), float(values[-1 - stray]) or float(values.max())
         if sample.dtype.kind != "f":
             if low < 0:
                 return cls(low, high)

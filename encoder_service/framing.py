@@ -15,9 +15,9 @@ _Plane = NDArray[np.float32]
 
 # Pixels of the picture's side, and of the longer side of the ink.
 _SIDE, _BOX = 28, 20
-# What is in form. In MNIST's 70,000 images the centre of mass is at most 0.53 pixels from the centre, the ink's longer
-# side has 14 to 20 pixels, more than a tenth of the ink's pixels are brighter than 205, and the strokes are 1.14 to 8.3
-# pixels wide on average.
+# Bounds of an image that is in form. In MNIST's 70,000 images, the centre of mass is at most 0.53 pixels from the
+# centre, the ink's longer side has 14 to 20 pixels, more than a tenth of the ink's pixels are brighter than 205, and
+# the strokes are 1.14 to 8.3 pixels wide on average.
 _INK, _BRIGHT, _BRIGHT_PART = 64, 200, 0.1
 _OFF_CENTRE, _SHORTEST, _LONGEST, _THINNEST = 2.0, 13, 22, 1.1
 # Strokes of a reframed digit that are thinner than the first are widened to the second, in pixels. MNIST's median is
@@ -25,9 +25,9 @@ _OFF_CENTRE, _SHORTEST, _LONGEST, _THINNEST = 2.0, 13, 22, 1.1
 _THIN, _WIDENED = 1.7, 2.1
 # Longest side in pixels at which ink is looked for, and at which the digit that was found is cut out.
 _OVERVIEW, _DETAIL = 256, 160
-# Part of full ink from which on the ink's box counts it.
+# Density from which on ink belongs to the digit's bounding box.
 _FAINTEST = 0.2
-# A ground is even if at least this part of the pixels is within so many grey levels.
+# A ground has one brightness if at least this part of the pixels is within this many grey levels of it.
 _EVEN, _EVEN_PART = 4.0, 0.2
 # Least contrast of ink, in grey levels and in standard deviations of the ground's noise.
 _CONTRAST, _NOISE = 30.0, 6.0
@@ -148,9 +148,9 @@ def _ground(grey: _Plane) -> tuple[_Plane | float, float]:
     widths = values[half:] - values[: len(values) - half]
     start = int(widths.argmin())
     if widths[start] <= 2 * _EVEN:
-        # of a normal distribution, half lies within 0.67 standard deviations
+        # in a normal distribution, half lies within 0.67 standard deviations
         return float(values[start + half // 2]), float(widths[start]) / 1.35
-    # light falls unevenly: fit a paraboloid to the half of the pixels that it fits best
+    # light falls unevenly: fit a paraboloid to the 60 % of the pixels that it fits best
     height, width = grey.shape
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32))
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
@@ -163,7 +163,7 @@ def _ground(grey: _Plane) -> tuple[_Plane | float, float]:
         fit = np.linalg.lstsq(kept.T @ kept, kept.T @ sampled[nearest], rcond=None)[0]
         distances = np.abs(sampled - sample @ fit)
         nearest = distances.argsort()[: len(sampled) * 6 // 10]
-    # of a normal distribution, 60 % lie within 0.84 standard deviations
+    # in a normal distribution, 60 % lie within 0.84 standard deviations
     return (terms @ fit).reshape(grey.shape), float(distances[nearest[-1]] / 0.84)
 
 
@@ -175,7 +175,7 @@ def _reduced(image: Image.Image, longest: int) -> Image.Image:
 
 
 def _bounds(mask: NDArray[np.generic]) -> tuple[int, int, int, int]:
-    """Return the box (left, top, right, bottom) around what is True, of which there must be something."""
+    """Return the box (left, top, right, bottom) around the true pixels, at least one."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 

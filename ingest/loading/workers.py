@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder_service.encoder import Encoder
+from encoder_service.images import silence_pillow
 from gallery import Build, Gallery
 from gallery.errors import InvalidInputError, UnavailableError
 from ingest.interrupt import stop_on_signal
@@ -154,6 +155,7 @@ def _mark_seen(source: Source, ledger: Ledger) -> None:
 
 def _work(job: _Job, messages: Any) -> None:
     """Load one share in a worker process, and send its progress and at last its summary or its error."""
+    silence_pillow()
     try:
         with ExitStack() as stack:
             gallery = stack.enter_context(closing(job.open_gallery()))
