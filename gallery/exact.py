@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
-from gallery.types import Entry, Hit, Query, check_codes
+from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_codes
 
 # Queries whose distances are computed together: a float32 matrix of 61 MB for 60,000 entries.
 _QUERY_BATCH = 256
@@ -135,7 +135,7 @@ class _Table:
         rows = rows[np.isfinite(order[rows])]
         distances = np.linalg.norm(self.codes[rows] - query.code, axis=1)
         if query.options.max_distance is not None:
-            near = distances <= query.options.max_distance
+            near = distances <= min(query.options.max_distance, MAX_DISTANCE)
             rows, distances = rows[near], distances[near]
         best = np.argsort(distances, kind="stable")[: query.options.limit]
         return [self._hit(rows[i], distances[i], query.options.with_thumbnails) for i in best]
