@@ -33,6 +33,7 @@ class LoadSummary:
         pruned: Images removed because the source no longer has them.
         stopped: The user stopped the load before the source's end.
         samples: A few of the encoded inputs, (h, w, c), by key, for the verification.
+        notes: Lines on what the source left out or found.
         seconds: Time by stage: "read", "prepare", "encode", "store". The stages overlap.
     """
 
@@ -43,12 +44,14 @@ class LoadSummary:
     pruned: int = 0
     stopped: bool = False
     samples: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add_share(self, other: "LoadSummary") -> None:
         """Add the summary of a worker that loaded another share of the source at the same time."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.notes = other.notes  # every worker reads the whole source
         self.stopped |= other.stopped
         self.samples |= other.samples
         for stage, seconds in other.seconds.items():

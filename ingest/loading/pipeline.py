@@ -56,6 +56,7 @@ def load(
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool:
         first = LoadPass(source, encoder, gallery, ledger, stages, pool, dedupe, stop or threading.Event())
         summary = first.run(mark_seen=prune)
+        summary.notes = list(source.notes)
         if summary.stopped or not summary.seen:
             return summary
         if prune:
