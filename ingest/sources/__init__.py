@@ -26,6 +26,9 @@ from ingest.sources.zip import ZipSource, is_zip
 __all__ = ["Item", "Options", "Source", "SourceName", "dataset_image", "open_source"]
 
 
+_BRACES = re.compile(r"\{\d+\.\.\d+\}")
+
+
 class _Kind(NamedTuple):
     description: str
     matches: Callable[[Path], object]
@@ -140,7 +143,8 @@ class SourceName:
         """
         if self.dataset:
             return self.dataset.name
-        stem = stem_of(self.path.resolve()).lower()
+        path = self.path.resolve()
+        stem = (_BRACES.sub("", stem_of(path)).strip("-._") or path.parent.name).lower()
         name = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:64]
         if not name:
             raise InvalidInputError(

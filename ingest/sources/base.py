@@ -12,6 +12,7 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.errors import ImageError, ImageTooLargeError
 from encoder_service.limits import LIMITS
+from ingest.sources.names import text_of
 
 LARGE_LIMITS = replace(LIMITS, max_image_bytes=256 * 1024 * 1024, max_image_pixels=512_000_000)
 """Limits of an image with `--large-images`: stitched panoramas and scans of posters, in at most 2 GB of memory."""
@@ -147,7 +148,7 @@ class Notes:
             name: Name of this one.
         """
         self._counts[reason] = self._counts.get(reason, 0) + 1
-        self._firsts.setdefault(reason, name)
+        self._firsts.setdefault(reason, text_of(name))
 
     def lines(self) -> list[str]:
         """Return one line for each reason."""

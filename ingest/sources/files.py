@@ -95,7 +95,7 @@ class FilesSource:
                 notes.add("files that are not images by their names", file.name)
 
     def _item(self, file: File) -> Item:
-        key = f"{self._stem}/{file.name.removeprefix('./')}".encode("utf-8", "backslashreplace").decode()
+        key = text_of(f"{self._stem}/{file.name.removeprefix('./')}")
         max_bytes = self._options.max_image_bytes
         if file.problem:
             return Item(key, b"", problem=file.problem)

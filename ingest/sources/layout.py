@@ -89,6 +89,8 @@ def full_scale(values: Iterator[NDArray[np.generic]], dtype: np.dtype[np.generic
         return 1.0
     low, high = np.inf, -np.inf
     for part in values:
+        if not np.isfinite(part).all():
+            raise ValueError("floats that are not finite: expected 0 to 1 or 0 to 255")
         if part.size:
             low, high = min(low, float(part.min())), max(high, float(part.max()))
     if low > high:

@@ -15,7 +15,10 @@ _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 def text_of(path: Path | str) -> str:
     r"""Return a path as text that every file and terminal accepts: a byte that is not UTF-8 becomes `\xff`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file system has made
+        return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def path_of(text: str) -> Path:
