@@ -231,5 +231,5 @@ def test_cifars_binary_tar_is_read_with_its_labels(tmp_path: Path) -> None:
             assert labels(path) == ["airplane", "automobile"] * 3
             keys = [item.key for item in open_source(str(path), limit=5)]
             assert keys[3:] == ["cifar-10-binary/data_batch_1/3", "cifar-10-binary/test_batch/0"]
-    with pytest.raises(SourceError, match="expected CIFAR's binary version as a .tar.gz, got another tar"):
+    with pytest.raises(SourceError, match=r"expected CIFAR's binary version as a \.tar\.gz, got another tar"):
         open_source(str(path))

@@ -110,7 +110,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     scandir = os.scandir
 
     def scan(path: os.PathLike[str]) -> object:
-        if os.path.basename(path) in names:
+        if Path(path).name in names:
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
@@ -125,9 +125,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_passed_over(
     source = open_source(str(photos))
     assert [item.key for item in source] == ["photos/a.png", "photos/z/d.png"]
     assert source.notes == ["left out 2 folders that can't be listed (Permission denied), such as 'lost+found'"]
-    with pytest.raises(
-        SourceError, match=r"lost\+found: can't be listed: Permission denied: .*--exclude 'lost\+found'"
-    ):
+    with pytest.raises(SourceError, match=r"lost\+found: can't be listed: .* denied: .*--exclude 'lost\+found'"):
         open_source(str(photos), complete=True)
     complete = open_source(str(photos), complete=True, exclude=["lost+found", "x/private"])
     assert [item.key for item in complete] == ["photos/a.png", "photos/z/d.png"]
@@ -150,7 +148,7 @@ def test_folders_may_be_deep(tmp_path: Path) -> None:
         inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
         os.close(descriptor)
         descriptor = inner
-    with open(os.open("a.png", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor), "wb") as file:
+    with os.fdopen(os.open("a.png", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor), "wb") as file:
         file.write(PNGS[0])
     os.close(descriptor)
     assert keys(folder) == [f"deep/{'d/' * depth}a.png"]

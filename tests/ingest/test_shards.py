@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,22 +111,18 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
             assert f"{path}: expected a" in str(error)
         else:  # pages of uncompressed values have no checksum
             assert [item.content for item in items] != PNGS
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table({"url": ["x"]}), path)
+    arrow, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(arrow.table({"url": ["x"]}), path)
     with pytest.raises(SourceError, match="expected a column of image files, as bytes, got url"):
         open_source(str(path))
 
 
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(
-        SourceError, match=r"a\.parquet: expected the package pyarrow, got none: pip install '\.\[parquet\]'"
-    ):
+    with pytest.raises(SourceError, match=r"a\.parquet: expected the package pyarrow, .* '\.\[parquet\]'"):
         open_source(str(tmp_path / "a.parquet"))
-    monkeypatch.setitem(__import__("sys").modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
     (tmp_path / "a.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd")
     with pytest.raises(SourceError, match=r"a\.tar\.zst: expected the package zstandard, .*\[zst\]"):
         open_source(str(tmp_path / "a.tar.zst"))
