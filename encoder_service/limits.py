@@ -11,6 +11,10 @@ MAX_PENDING_CALLS = 12
 UNUSUAL_PERCENTILE = 99
 """A query is unusual if its error or the distance of its nearest hit is above this percentile of the gallery's own."""
 
+EXACT_DISTANCE = 1e-3
+"""A hit this near or nearer is the query itself, to within rounding. Different images are about a thousand times as far
+apart."""
+
 
 def _limit(default: int, unit: str, beyond: str = "INVALID_ARGUMENT") -> int:
     limit: int = field(default=default, metadata={"unit": unit, "beyond": beyond})

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PACKAGES = ["gallery", "encoder_service"]
+PACKAGES = ["gallery", "encoder_service", "ingest", "training"]
 
 
 @pytest.mark.parametrize("name", PACKAGES)

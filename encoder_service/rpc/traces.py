@@ -29,7 +29,7 @@ class Traces:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise InvalidInputError(
-                f"--traces: expected the extra `traces`: pip install 'lookalike[traces]' ({error})"
+                f"--traces: expected the extra `traces`: pip install '.[traces]' in a clone of Lookalike ({error})"
             ) from error
         self._provider = TracerProvider(resource=Resource({SERVICE_NAME: "lookalike"}).merge(Resource.create()))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from encoder_service.terminal import (
 from gallery import DEFAULT_STORE, GallerySpec, Placement, Store, open_store
 from gallery.errors import InvalidInputError
 from gallery.profiles import DEFAULT_PROFILE
-from ingest.cli.galleries import PROFILE_MEANINGS, as_dict
+from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceOption, as_dict
 from ingest.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -77,11 +77,25 @@ def load(
         bool, typer.Option("--dedupe", help="Load only one of several images with the same content.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove images that the source no longer has.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let --prune or --rebuild take away more than half of a source's images.")
+    ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
+    keep_added: Annotated[
+        bool,
+        typer.Option(
+            "--keep-added",
+            help="With --rebuild, keep images that were added through a service or loaded from elsewhere.",
+        ),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if any image is bad.")] = False,
     max_rejected: Annotated[
         float,
-        typer.Option(parser=_percent, metavar="PERCENT", help="Maximum share of bad images; exit with 3 above it."),
+        typer.Option(
+            parser=_percent,
+            metavar="PERCENT",
+            help="Maximum share of bad images; above it, replace and remove no image, and exit with 3.",
+        ),
     ] = 10.0,
     profile: Annotated[
         str,
@@ -109,6 +123,7 @@ def load(
     cert_file: CertFileOption = None,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
+    patience_s: PatienceOption = DEFAULT_PATIENCE_S,
     as_json: JsonOption = False,
 ) -> None:
     """Load a source into a gallery.
@@ -117,12 +132,13 @@ def load(
     gallery up to date. Bad images are left out and named in the gallery's rejected.jsonl.
     """
     from encoder_service.encoder import load_encoder
-    from ingest.loading.build import REJECTED, LoadOptions, check_rejected
+    from ingest.loading.build import REJECTED, LoadOptions, check_pruned, check_rejected
     from ingest.sources import Options as SourceOptions
     from ingest.sources import SourceName
 
     begun = time.perf_counter()
-    options = LoadOptions(dedupe, prune, 0.0 if strict else max_rejected, workers)
+    max_rejected = 0.0 if strict else max_rejected
+    options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
     _check_options(options, source, split, limit, label_from, rebuild, service, large_images)
     source_name = SourceName.parse(source, split or "train")
     reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
@@ -132,14 +148,16 @@ def load(
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
             _load_through_service(client, service, gallery, images, options.max_rejected, as_json)
         return
-    galleries = open_store(store)
+    galleries = open_store(store, patience_s=patience_s)
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
     if not encoder:
         encoder = live.encoder if live and not rebuild else source_name.default_encoder
     loaded_encoder = load_encoder(encoder)
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
-    spec, summary = _load_here(galleries, spec, rebuild, placement, images, loaded_encoder, options)
+    spec, summary = _load_here(
+        galleries, spec, rebuild, bool(live and rebuild), placement, images, loaded_encoder, options
+    )
     summary.seconds["total"] = time.perf_counter() - begun
     _print_summary(spec, summary, store, as_json)
     _print_notes(summary.notes)
@@ -148,7 +166,8 @@ def load(
         with rejected.open(encoding="utf-8") as lines:
             rows = map(json.loads, lines)
             _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
-    check_rejected(summary, options.max_rejected, "the other images are loaded")
+    check_rejected(summary, options.max_rejected, "new images are loaded, and none was replaced or removed")
+    check_pruned(summary)
 
 
 def _check_options(
@@ -213,6 +232,7 @@ def _load_here(
     galleries: Store,
     spec: GallerySpec,
     rebuild: bool,
+    replaces: bool,
     placement: Placement,
     images: "Source",
     encoder: "Encoder",
@@ -220,11 +240,18 @@ def _load_here(
 ) -> tuple[GallerySpec, "LoadSummary"]:
     """Encode in this process, or in its workers, and store in a store that this process opens."""
     from ingest.loading.build import load_and_publish
+    from ingest.loading.rebuild import live_version
     from ingest.progress import Stages
 
     try:
-        with closing(galleries.build(spec, rebuild=rebuild, placement=placement)) as build, Stages() as stages:
-            return load_and_publish(build, images, encoder, stages, options)
+        with ExitStack() as stack:
+            stages = Stages()
+            live = None
+            if replaces:
+                live = stack.enter_context(live_version(galleries, spec, stages.say, must_copy=options.keep_added))
+            build = stack.enter_context(closing(galleries.build(spec, rebuild=rebuild, placement=placement)))
+            stack.enter_context(stages)
+            return load_and_publish(build, images, encoder, stages, options, live)
     except KeyboardInterrupt as error:
         raise StoppedError("stopped at once: the same command resumes the load") from error
 
@@ -259,6 +286,10 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
     print(f"{spec.name} v{spec.version}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
     if summary.duplicates or summary.pruned:
         print(f"{summary.duplicates:,} duplicates left out, {summary.pruned:,} images removed")
+    if summary.held:
+        print(f"{summary.held:,} changed images not replaced")
+    if summary.kept or summary.kept_labels:
+        print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the version before")
     seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
 

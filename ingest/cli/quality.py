@@ -38,8 +38,9 @@ def check(
         print(f"{gallery}: {problem}")
     if problems:
         raise GalleryUnsoundError(
-            f"gallery '{gallery}' is not sound: build it again with `ingest load … --gallery {gallery} --rebuild`, or "
-            f"restore a backup with `ingest restore FILE --gallery {gallery}`"
+            f"gallery '{gallery}' is not sound: restore a backup with `ingest restore FILE --gallery {gallery}`, or "
+            f"build it again with `ingest load … --gallery {gallery} --rebuild`, which leaves out images that a "
+            "service has added"
         )
     spec = galleries.spec(gallery)
     print(f"{gallery} v{spec.version}: sound: {spec.count:,} images, files unchanged, {compared:,} codes compared")
@@ -65,6 +66,8 @@ def evaluate(
     """
     from encoder_service.encoder import load_encoder
     from ingest.evaluate import evaluate as run_evaluation
+    from ingest.loading.keys import with_known_keys
+    from ingest.loading.ledger import FILE, Ledger
     from ingest.progress import Stages
     from ingest.report import html
     from ingest.sources import open_source
@@ -74,6 +77,9 @@ def evaluate(
     loaded_encoder = load_encoder(encoder or spec.encoder)
     spec.check_encoder(loaded_encoder.spec.name, loaded_encoder.spec.fingerprint)
     source = open_source(queries) if queries else None
+    if source and (galleries.local_folder(gallery) / FILE).exists():
+        with closing(Ledger(galleries.local_folder(gallery))) as ledger:
+            source = with_known_keys(source, ledger)
     with closing(galleries.open(gallery)) as opened_gallery, Stages() as stages:
         evaluation = run_evaluation(opened_gallery, loaded_encoder, source, sample, stages)
     if out:

@@ -18,7 +18,7 @@ _BATCH_BYTES = 32 * 1024 * 1024
 # Bytes of images that one thread prepares at a time. With fewer, threads that decode small images wait for each other.
 _CHUNK_BYTES = 1024 * 1024
 
-_COUNTS = ("added", "unchanged", "duplicates", "rejected", "pruned")
+_COUNTS = ("added", "unchanged", "duplicates", "rejected", "pruned", "held", "unpruned", "kept", "left_out")
 
 
 @dataclass(slots=True)
@@ -31,8 +31,13 @@ class LoadSummary:
         duplicates: Images left out because the gallery has the same content under another key.
         rejected: Images that could not be read or decoded, in this load or an earlier one.
         pruned: Images removed because the source no longer has them.
+        held: Changed images whose stored content has not been replaced, or not yet.
+        unpruned: Images that the source no longer has, and that stay because they are more than half.
+        kept: Images that a rebuild has taken over from the live version, though the source does not have them.
+        left_out: Images of the live version that came in other ways, and that a rebuild has left out.
+        kept_labels: Images whose labels a rebuild has taken over from the live version.
         stopped: The user stopped the load before the source's end.
-        samples: A few of the encoded inputs, (h, w, c), by key, for the verification.
+        samples: SHA-256 and input, (h, w, c), of a few of the encoded images, by key, for the verification.
         notes: Lines on what the source left out or found.
         seconds: Time by stage: "read", "prepare", "encode", "store". The stages overlap.
     """
@@ -42,14 +47,19 @@ class LoadSummary:
     duplicates: int = 0
     rejected: int = 0
     pruned: int = 0
+    held: int = 0
+    unpruned: int = 0
+    kept: int = 0
+    left_out: int = 0
+    kept_labels: int = 0
     stopped: bool = False
-    samples: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    samples: dict[str, tuple[str, NDArray[np.float32]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add_share(self, other: "LoadSummary") -> None:
         """Add the summary of a worker that loaded another share of the source at the same time."""
-        for name in _COUNTS:
+        for name in (*_COUNTS, "kept_labels"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.notes = other.notes  # every worker reads the whole source
         self.stopped |= other.stopped
@@ -73,7 +83,7 @@ class LoadSummary:
     @property
     def seen(self) -> int:
         """Number of images that the source had."""
-        return self.added + self.unchanged + self.duplicates + self.rejected
+        return self.added + self.unchanged + self.duplicates + self.rejected + self.held
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

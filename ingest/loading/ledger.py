@@ -6,29 +6,28 @@ load that died between the two stores that image again, which changes nothing.
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from gallery import Entry
-from gallery.errors import StoreDamagedError, StoreFullError, StoreUnusableError
 from gallery.formats import check_format_number
+from ingest.loading.places import UNKNOWN_SOURCE, PlacesTable
+from ingest.loading.sqlite_errors import sqlite_errors
 from ingest.sources import Source
 
 FILE = "ledger.sqlite"
-# Format of the file, in SQLite's `user_version`. Release 0.1.0 wrote the same tables and no number: 0.
-_FORMAT = 1
+# Format of the file, in SQLite's `user_version`. Formats 0, of release 0.1.0, and 1 are the same: sources were told
+# apart by name alone, and their keys began with what follows from it.
+_FORMAT = 2
 # Rows that `prune` removes at once: enough that each request to the store is worth it, few enough to hold in memory.
 _PRUNE_COUNT = 1024
 # Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
 _LOCK_S = 60
-# Number of the nameless source, to which images belong whose source is unknown. The others count from 1.
-_UNKNOWN_SOURCE = 0
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, name TEXT UNIQUE, place TEXT);
 CREATE TABLE IF NOT EXISTS items (
     key TEXT PRIMARY KEY, source INTEGER, status TEXT, sha256 TEXT, label TEXT, reason TEXT, error REAL
 ) WITHOUT ROWID;
@@ -84,6 +83,7 @@ class Ledger:
             StoreDamagedError: The file is not a ledger.
             StoreUnusableError: The file can't be read or written.
         """
+        self.folder = folder
         self._path = folder / FILE
         with self._errors():
             self._rows = sqlite3.connect(self._path, _LOCK_S, check_same_thread=False)
@@ -91,6 +91,7 @@ class Ledger:
                 self._format = self._rows.execute("PRAGMA user_version").fetchone()[0]
                 check_format_number(self._format, _FORMAT, str(self._path))
                 self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+                self._places = PlacesTable(self._rows)
             except BaseException:
                 self._rows.close()
                 raise
@@ -111,12 +112,8 @@ class Ledger:
     def record(self, rows: Iterable[Row], source: Source) -> None:
         """Write the rows of images of a source, replacing those of the same keys; all or none."""
         with self._transaction():
-            number = self._number(source)
-            self._rows.executemany(
-                "INSERT OR REPLACE INTO items (key, status, sha256, label, reason, error, source) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                ((*row, number) for row in rows),
-            )
+            number = self._places.number(source)
+            self._write((*row, number) for row in rows)
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove the rows of these keys."""
@@ -128,34 +125,52 @@ class Ledger:
         with self._errors(), self._rows:
             self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
 
+    def count_prunable(self, source: Source) -> tuple[int, int]:
+        """Return how many images of a source `prune` would remove from the gallery, and how many the gallery has."""
+        with self._errors():
+            prunable, total = self._rows.execute(
+                f"SELECT COUNT(*) FILTER (WHERE {_PRUNABLE}), COUNT(*) FROM items "
+                "WHERE status = 'ok' AND source = (SELECT id FROM sources WHERE place = ?)",
+                (source.place,),
+            ).fetchone()
+        return prunable, total
+
     def prune(self, source: Source, delete: Callable[[Sequence[str]], None]) -> int:
-        """Remove the images of a source whose keys have not been seen.
+        """Remove the images of a source whose keys have not been seen, or whose files are images no more.
+
+        The latter stay in the ledger as bad images.
 
         Args:
             source: The source.
-            delete: Removes keys from the gallery. Called before their rows are removed.
+            delete: Removes keys from the gallery. Called before their rows are changed.
 
         Returns:
             The number of images that were removed from the gallery.
         """
         pruned = 0
-        while unseen := self._unseen(source):
-            keys = [row.key for row in unseen]
+        while rows := self._prunable(source):
+            keys = [row.key for row in rows]
             delete(keys)
-            self.forget(keys)
-            pruned += sum(row.status is Status.OK for row in unseen)
+            with self._transaction():
+                self._rows.executemany(
+                    "UPDATE items SET status = 'bad', error = NULL WHERE key = ? AND key IN (SELECT key FROM seen)",
+                    ((key,) for key in keys),
+                )
+                self._rows.executemany(
+                    "DELETE FROM items WHERE key = ? AND key NOT IN (SELECT key FROM seen)", ((key,) for key in keys)
+                )
+            pruned += sum(row.status is Status.OK for row in rows)
         return pruned
 
-    def match(self, entries: Iterable[Sequence[Entry]], source: Source | None = None) -> None:
+    def match(self, entries: Iterable[Sequence[Entry]]) -> None:
         """Reconcile the ledger with a gallery that another machine or a service has modified.
+
+        The source of the entries that the ledger does not know is unknown, until a load finds them in its source.
 
         Args:
             entries: All entries of the gallery, in batches.
-            source: The source of the entries that the ledger does not know; None if it is unknown.
         """
         with self._transaction():
-            self._rows.execute("INSERT OR IGNORE INTO sources (id, name, place) VALUES (?, '', '')", (_UNKNOWN_SOURCE,))
-            number = self._number(source) if source else _UNKNOWN_SOURCE
             self._rows.execute("CREATE TEMP TABLE stored (key TEXT PRIMARY KEY) WITHOUT ROWID")
             for batch in entries:
                 self._rows.executemany("INSERT INTO stored VALUES (?)", ((entry.key,) for entry in batch))
@@ -163,10 +178,95 @@ class Ledger:
                     "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?1, ?2, 'ok', ?3, ?4, '') "
                     "ON CONFLICT (key) DO UPDATE SET status = 'ok', sha256 = ?3, label = ?4, reason = '' "
                     "WHERE status != 'ok' OR sha256 != ?3 OR label != ?4",
-                    ((entry.key, number, entry.sha256, entry.label) for entry in batch),
+                    ((entry.key, UNKNOWN_SOURCE, entry.sha256, entry.label) for entry in batch),
                 )
             self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM stored)")
             self._rows.execute("DROP TABLE stored")
+
+    def has_unknown_source(self) -> bool:
+        """Return whether the source of an image is unknown."""
+        with self._errors():
+            return bool(
+                self._rows.execute("SELECT 1 FROM items WHERE source = ? LIMIT 1", (UNKNOWN_SOURCE,)).fetchone()
+            )
+
+    def adopt(self, keys: Sequence[str], source: Source) -> None:
+        """Note that a source has these keys, of those whose source is unknown."""
+        with self._transaction():
+            number = self._places.number(source)
+            self._rows.executemany(
+                "UPDATE items SET source = ? WHERE key = ? AND source = ?",
+                ((number, key, UNKNOWN_SOURCE) for key in keys),
+            )
+
+    def prefix(self, place: str) -> str | None:
+        """Return the first part of the keys of the source at a place; None if no source was ever loaded from there."""
+        with self._errors():
+            return self._places.prefixes().get(place)
+
+    def claim(self, place: str, name: str, prefix: str, previous_place: str = "") -> None:
+        """Note the prefix of a source's keys.
+
+        Args:
+            place: The source's place.
+            name: The source's name.
+            prefix: The first part of its keys.
+            previous_place: The place where the same source was before; "" for a new source.
+        """
+        with self._transaction():
+            if previous_place:
+                self._places.move(previous_place, place)
+            self._places.put([(name, place, prefix)])
+
+    def claimants(self, prefix: str) -> dict[str, str]:
+        """Return the sources whose keys may be the same as those with a prefix: their prefixes by their places.
+
+        The place is "" for images whose source is unknown.
+        """
+        with self._errors():
+            return self._places.overlapping(prefix)
+
+    def match_keys(self, written: Mapping[str, bool]) -> None:
+        """Note keys that a service has written to the gallery since: True if it has added them, False if deleted."""
+        with self._transaction():
+            self._rows.executemany(
+                "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?, ?, 'ok', '', '', '') "
+                "ON CONFLICT (key) DO UPDATE SET status = 'ok' WHERE status != 'ok'",
+                ((key, UNKNOWN_SOURCE) for key, is_added in written.items() if is_added),
+            )
+            self._rows.executemany(
+                "DELETE FROM items WHERE key = ? AND status = 'ok'",
+                ((key,) for key, is_added in written.items() if not is_added),
+            )
+
+    def stored(self, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
+        """Yield the rows of images in the gallery, each with its source's place, in batches.
+
+        Args:
+            source: A source.
+            own: Yield the images of this source; otherwise those of all others.
+        """
+        with self._errors():
+            selected = self._rows.execute(
+                f"SELECT {_COLUMNS}, (SELECT place FROM sources WHERE id = source) FROM items WHERE status = 'ok' "
+                "AND (source = COALESCE((SELECT id FROM sources WHERE place = ?), -1)) = ? ORDER BY key",
+                (source.place, own),
+            )
+            while batch := selected.fetchmany(_PRUNE_COUNT):
+                yield [(_row(values), place or "") for *values, place in batch]
+
+    def take_over(self, rows: Iterable[tuple[Row, str]]) -> None:
+        """Write rows of the ledger from which the sources were inherited, each with its source's place."""
+        with self._transaction():
+            numbers = dict(self._rows.execute("SELECT place, id FROM sources"))
+            self._write((*row, numbers.get(place, UNKNOWN_SOURCE)) for row, place in rows)
+
+    def inherit_sources(self, other: "Ledger") -> None:
+        """Take over the sources of the ledger of another version, so that their images keep their keys."""
+        with other._transaction():  # which upgrades it
+            sources = other._places.all()
+        with self._transaction():
+            self._places.put(sources)
 
     def copy_to(self, folder: Path) -> None:
         """Write the whole ledger into another version's folder."""
@@ -222,22 +322,15 @@ class Ledger:
         """Close the file. It then contains everything, without SQLite's log beside it."""
         self._rows.close()
 
-    def _number(self, source: Source) -> int:
-        """Return the number of a source, and note the place that it has now."""
-        self._rows.execute(
-            "INSERT INTO sources (name, place) VALUES (?1, ?2) "
-            "ON CONFLICT (name) DO UPDATE SET place = ?2 WHERE place IS NOT ?2",
-            (source.name, source.place),
-        )
-        number: int = self._rows.execute("SELECT id FROM sources WHERE name = ?", (source.name,)).fetchone()[0]
-        return number
+    def _write(self, rows: Iterable[tuple[object, ...]]) -> None:
+        self._rows.executemany(f"INSERT OR REPLACE INTO items ({_COLUMNS}, source) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def _unseen(self, source: Source) -> list[Row]:
+    def _prunable(self, source: Source) -> list[Row]:
         with self._errors():
             selected = self._rows.execute(
-                f"SELECT {_COLUMNS} FROM items WHERE source = (SELECT id FROM sources WHERE name = ?) "
-                "AND key NOT IN (SELECT key FROM seen) LIMIT ?",
-                (source.name, _PRUNE_COUNT),
+                f"SELECT {_COLUMNS} FROM items WHERE source = (SELECT id FROM sources WHERE place = ?) "
+                f"AND {_PRUNABLE} LIMIT ?",
+                (source.place, _PRUNE_COUNT),
             )
             return [_row(values) for values in selected]
 
@@ -251,31 +344,19 @@ class Ledger:
     def _transaction(self) -> Iterator[None]:
         with self._errors(), self._rows:
             if self._format < _FORMAT:
+                self._rows.execute("BEGIN IMMEDIATE")
+                self._places.upgrade()
                 self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
                 self._format = _FORMAT
             yield
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            # the few errors of the sqlite3 module itself have no code
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise StoreFullError(
-                    "the disk is full: free some space and load again", place=str(self._path)
-                ) from error
-            raise StoreUnusableError(
-                f"can't be used: {error}: name another store with --store", place=str(self._path)
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise StoreDamagedError(
-                f"expected a ledger, got a file that can't be read: {error}: build it again with --rebuild",
-                place=str(self._path),
-            ) from error
+    def _errors(self) -> AbstractContextManager[None]:
+        return sqlite_errors(self._path)
 
 
 _COLUMNS = ", ".join(Row._fields)
+# Condition for the rows of a source that `prune` removes from the gallery.
+_PRUNABLE = "(key NOT IN (SELECT key FROM seen) OR (status = 'ok' AND reason != ''))"
 
 
 def _row(values: Sequence[object]) -> Row:

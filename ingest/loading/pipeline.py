@@ -3,9 +3,10 @@
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ImageError
 from encoder_service.images import thumbnail_png
+from encoder_service.limits import LIMITS
 from gallery import Entry, Gallery
+from gallery.deadline import waits_end_with
 from ingest.loading.batches import Encoded, LoadSummary, Prepared, Read, chunks, take_batch
 from ingest.loading.ledger import Ledger, Row, Status
 from ingest.loading.prefetch import prefetch
+from ingest.loading.staging import Staging
 from ingest.progress import Stages
 from ingest.sources import Item, Source
 
@@ -33,11 +37,11 @@ def load(
     ledger: Ledger,
     stages: Stages,
     *,
-    dedupe: bool = False,
-    prune: bool = False,
+    staging: Staging | None = None,
+    live: Ledger | None = None,
     stop: threading.Event | None = None,
 ) -> LoadSummary:
-    """Bring a gallery up to date with a source: encode and store the images that are new or have changed.
+    """Encode and store the images of a source that are new or have changed, in one pass.
 
     Args:
         source: The images.
@@ -45,26 +49,17 @@ def load(
         gallery: Stores the codes.
         ledger: The gallery's ledger.
         stages: Displays the progress.
-        dedupe: Leave out images whose content the gallery has under another key.
-        prune: Remove the images that the source no longer has, unless it has no image at all.
-        stop: When it is set, the load stores the batches in flight and ends.
+        staging: Keeps the changed images; None to replace the stored ones at once.
+        live: Ledger of the version that a rebuild replaces, whose labels are kept; None if there is no such version.
+        stop: When it is set, the load stores the batches in flight and ends. It no longer waits for a lost server.
 
     Raises:
         SourceError: The source changed or disappeared while it was read.
         LookalikeError: A part failed. The batches stored before stay stored, and the next load resumes after them.
     """
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool:
-        first = LoadPass(source, encoder, gallery, ledger, stages, pool, dedupe, stop or threading.Event())
-        summary = first.run(mark_seen=prune)
-        summary.notes = list(source.notes)
-        if summary.stopped or not summary.seen:
-            return summary
-        if prune:
-            summary.pruned += ledger.prune(source, gallery.delete)
-        if ledger.has_orphans():
-            # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
-            summary.add_second_pass(replace(first, summary=LoadSummary()).run())
-    return summary
+    stop = stop or threading.Event()
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool, waits_end_with(stop):
+        return LoadPass(source, encoder, gallery, ledger, stages, pool, False, stop, staging, live).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +67,9 @@ class LoadPass:
     """One pass through a source in four stages, `read`, `prepare`, `encode` and `store`, which `run` lets overlap.
 
     Attributes:
-        source, encoder, gallery, ledger, stages, dedupe, stop: The arguments of `load`.
+        source, encoder, gallery, ledger, stages, stop, staging, live: The arguments of `load`.
         pool: Threads that prepare images.
+        dedupe: Leave out images whose content the gallery has under another key.
         summary: Counts and times of the pass so far.
     """
 
@@ -85,6 +81,8 @@ class LoadPass:
     pool: ThreadPoolExecutor
     dedupe: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    staging: Staging | None = None
+    live: Ledger | None = None
     summary: LoadSummary = field(default_factory=LoadSummary)
 
     def run(self, *, mark_seen: bool = False) -> LoadSummary:
@@ -94,13 +92,17 @@ class LoadPass:
             mark_seen: Mark the keys in the ledger, so that it can prune the others.
         """
         batches = prefetch(map(self.encode, prefetch(map(self.prepare, prefetch(self.read())))))
+        adopt = self.ledger.has_unknown_source()
         with self.stages.stage("loading", self.source.count) as advance:
             for batch in batches:
                 with self.summary.timed("store"):
                     self.store(batch)
+                    if adopt:
+                        self.ledger.adopt(batch.keys, self.source)
                     if mark_seen:
                         self.ledger.see(batch.keys)
                 advance(len(batch.keys), self.source.count)
+        self.summary.notes = list(self.source.notes)
         return self.summary
 
     def read(self) -> Iterator[Read]:
@@ -120,13 +122,16 @@ class LoadPass:
         """Separate the images that are new or have changed from those that the ledger knows."""
         keys = [item.key for item in items]
         rows = self.ledger.look_up(keys)
+        live_rows = self.live.look_up([key for key in keys if key not in rows]) if self.live else {}
         originals = self.ledger.originals([row.sha256 for row in rows.values() if row.status is Status.DUPLICATE])
         known: list[Row] = []
         new: list[tuple[Item, str]] = []
         for item in items:
             sha256, row = item.sha256, rows.get(item.key)
             if item.label is None:  # the source has no labels: keep the one in the gallery
-                item = replace(item, label=row.label if row else "")
+                stored = row or live_rows.get(item.key)
+                item = replace(item, label=stored.label if stored else "")
+                self.summary.kept_labels += bool(item.label and not row)
             if row is None or self._must_load(item, sha256, row, sha256 in originals):
                 new.append((item, sha256))
             else:
@@ -158,6 +163,7 @@ class LoadPass:
         inputs, rows, thumbnails, bad = [], [], [], []
         for item, sha256 in items:
             try:
+                _check_names(item)
                 image = item.image()
             except ImageError as error:
                 bad.append(Row.bad(item.key, str(error), sha256, item.label or ""))
@@ -180,46 +186,66 @@ class LoadPass:
                 )
                 for index, error in enumerate(errors.tolist()):
                     rows[index] = rows[index]._replace(error=error)
-                self._sample(rows[0].key, batch.inputs[0])
+                self._sample(rows[0], batch.inputs[0])
         return Encoded(batch.keys, batch.known, batch.bad, rows, codes, batch.thumbnails)
 
-    def _sample(self, key: str, values: NDArray[np.float32]) -> None:
+    def _sample(self, row: Row, values: NDArray[np.float32]) -> None:
         """Keep an input for the verification, in place of a random earlier one if there are enough."""
         samples = self.summary.samples
         if len(samples) == _SAMPLE_COUNT:
             samples.pop(random.choice(list(samples)))
-        samples[key] = values.copy()
+        samples[row.key] = (row.sha256, values.copy())
 
     def store(self, batch: Encoded) -> None:
-        """Store the batch in the gallery, and when the gallery has acknowledged it, in the ledger."""
-        duplicates = self._duplicates(batch.rows) if self.dedupe else {}
-        entries, rows = [], []
-        for row, code, thumbnail in zip(batch.rows, batch.codes, batch.thumbnails, strict=True):
+        """Store the new images, stage the changed ones, and record the bad ones.
+
+        The live version loses nothing: an image that has gone bad keeps its entry.
+        """
+        rows = self.ledger.look_up([row.key for row in (*batch.rows, *batch.bad)])
+        stored = {row.key: row for row in rows.values() if row.status is Status.OK}
+        changed = [bool(self.staging) and row.key in stored for row in batch.rows]
+        unchanged = [not value for value in changed]
+        if self.staging:
+            self.staging.add(
+                *(list(compress(values, changed)) for values in (batch.rows, batch.codes, batch.thumbnails))
+            )
+            self.summary.held += sum(changed)
+        self._store(*(list(compress(values, unchanged)) for values in (batch.rows, batch.codes, batch.thumbnails)))
+        self.ledger.record(
+            (stored[row.key]._replace(reason=row.reason) if row.key in stored else row for row in batch.bad),
+            self.source,
+        )
+        known = [row.status for row in batch.known]
+        self.summary.unchanged += known.count(Status.OK)
+        self.summary.duplicates += known.count(Status.DUPLICATE)
+        self.summary.rejected += len(batch.bad) + known.count(Status.BAD)
+
+    def replace_staged(self) -> None:
+        """Replace the stored images by the staged ones."""
+        if self.staging and self.summary.held:
+            with self.stages.stage("replacing", self.summary.held) as advance, self.summary.timed("store"):
+                for rows, codes, thumbnails in self.staging.batches():
+                    self._store(rows, codes, thumbnails)
+                    advance(len(rows))
+            self.staging.clear()
+            self.summary.held = 0
+
+    def _store(self, rows: Sequence[Row], codes: Iterable[NDArray[np.float32]], thumbnails: Iterable[bytes]) -> None:
+        """Store images in the gallery, and when the gallery has acknowledged them, in the ledger."""
+        duplicates = self._duplicates(rows) if self.dedupe else {}
+        entries, recorded = [], []
+        for row, code, thumbnail in zip(rows, codes, thumbnails, strict=True):
             if row.key in duplicates:
-                rows.append(row._replace(status=Status.DUPLICATE, reason=duplicates[row.key], error=None))
+                recorded.append(row._replace(status=Status.DUPLICATE, reason=duplicates[row.key], error=None))
             else:
                 entries.append(Entry(row.key, code, row.label, row.sha256, thumbnail))
-                rows.append(row)
-        left_out = [row for row in (*rows, *batch.bad) if row.status is not Status.OK]
-        previous_rows = self.ledger.look_up([row.key for row in left_out])
-        deleted = []
-        for row in left_out:
-            previous = previous_rows.get(row.key)
-            if previous is None or previous.status is not Status.OK:
-                continue
-            if row.sha256:
-                deleted.append(row.key)
-            else:  # unreadable for now, so keep the stored version
-                rows.append(previous._replace(reason=row.reason))
-        self.gallery.delete(deleted)
+                recorded.append(row)
+        stored = self.ledger.look_up(list(duplicates)).values()
+        self.gallery.delete([row.key for row in stored if row.status is Status.OK])
         self.gallery.upsert(entries)
-        recorded = {row.key for row in rows}
-        self.ledger.record([*rows, *(row for row in batch.bad if row.key not in recorded)], self.source)
-        known = [row.status for row in batch.known]
+        self.ledger.record(recorded, self.source)
         self.summary.added += len(entries)
-        self.summary.unchanged += known.count(Status.OK)
-        self.summary.duplicates += len(duplicates) + known.count(Status.DUPLICATE)
-        self.summary.rejected += len(batch.bad) + known.count(Status.BAD)
+        self.summary.duplicates += len(duplicates)
 
     def _duplicates(self, rows: Sequence[Row]) -> dict[str, str]:
         """Return the key of the original of each duplicate, by the duplicate's key."""
@@ -230,3 +256,14 @@ class LoadPass:
             if original != row.key:
                 duplicates[row.key] = original
         return duplicates
+
+
+def _check_names(item: Item) -> None:
+    """Reject a key or a label that is longer than the service accepts.
+
+    Raises:
+        ImageError: The key or the label is too long.
+    """
+    for name, value in (("key", item.key), ("label", item.label or "")):
+        if len(value) > LIMITS.max_key_length:
+            raise ImageError(f"{name}: expected at most {LIMITS.max_key_length:,} characters, got {len(value):,}")

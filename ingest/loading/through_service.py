@@ -10,6 +10,7 @@ from encoder_service.limits import LIMITS
 from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
 from ingest.loading.batches import LoadSummary
+from ingest.loading.keys import with_service_keys
 from ingest.loading.ledger import Row
 from ingest.progress import Stages
 from ingest.sources import Source
@@ -32,6 +33,8 @@ def load_through_service(client: Client, gallery: str, source: Source, stages: S
     Raises:
         LookalikeError: The service or the source failed. The images acknowledged before are stored.
     """
+    client.gallery(gallery)  # fails if it does not exist
+    source = with_service_keys(source, client, gallery, stages.say)
     summary, bad = LoadSummary(), list[Row]()
     sent_keys: deque[str] = deque()
 

@@ -3,7 +3,7 @@
 Every version is verified before it goes live. `ingest check` verifies the live version at any time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from encoder_service.encoder import Encoder, load_encoder
 from gallery import Gallery, Query, Store
 from gallery.errors import LookalikeError
-from ingest.loading.ledger import Ledger, Row, Status
+from ingest.loading.keys import with_known_keys
+from ingest.loading.ledger import Ledger, Status
 from ingest.progress import Advance, Stages
 from ingest.sources import open_source
 
@@ -87,7 +88,7 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
     with closing(store.open(name)) as gallery, _current_ledger(store, name, gallery, stages) as ledger:
         wrong_counts = count_problems(gallery, ledger)
         with stages.stage("images", None) as advance:
-            inputs, notes = _sampled_inputs(ledger.sample(sample), encoder, advance)
+            inputs, notes = _sampled_inputs(ledger, sample, encoder, advance)
         for note in notes[:_NOTE_COUNT]:
             stages.say(f"note: {note}")
         if len(notes) > _NOTE_COUNT:
@@ -110,12 +111,13 @@ def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -
 
 
 def _sampled_inputs(
-    sample: Mapping[str, Iterable[Row]], encoder: Encoder, advance: Advance
+    ledger: Ledger, count: int, encoder: Encoder, advance: Advance
 ) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
     """Read images again, to encode them again.
 
     Args:
-        sample: Rows of the images, by the `Source.place` of their source.
+        ledger: The ledger that names the images and their sources.
+        count: Number of images.
         encoder: Normalises the images.
         advance: Called for every image that is read.
 
@@ -124,13 +126,13 @@ def _sampled_inputs(
     """
     inputs: dict[str, NDArray[np.float32]] = {}
     notes: list[str] = []
-    for place, rows in sample.items():
+    for place, rows in ledger.sample(count).items():
         rows_by_key = {row.key: row for row in rows}
         if not place:
             notes.append(f"{len(rows_by_key):,} images of the sample have no known source, and can't be encoded again")
             continue
         try:
-            source = open_source(place, large_images=True)
+            source = with_known_keys(open_source(place, large_images=True), ledger)
             for item in source:
                 advance(1, source.count)
                 row = rows_by_key.pop(item.key, None)

@@ -4,7 +4,7 @@ import multiprocessing
 import queue
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,7 +16,8 @@ from gallery.errors import InvalidInputError, UnavailableError
 from ingest.interrupt import stop_on_signal
 from ingest.loading.batches import BATCH_COUNT, LoadSummary
 from ingest.loading.ledger import Ledger
-from ingest.loading.pipeline import load
+from ingest.loading.pipeline import LoadPass, load
+from ingest.loading.staging import Staging
 from ingest.progress import Advance, Stages
 from ingest.sources import Item, Source
 
@@ -67,35 +68,28 @@ class _Job:
         share: The images to load.
         encoder: Folder of the encoder.
         open_gallery: Opens the gallery.
-        ledger: Folder of the ledger.
+        folder: Folder of the ledger and the staged images.
+        live: Folder of the ledger of the version that a rebuild replaces; None if there is no such version.
     """
 
     share: Share
     encoder: Path
     open_gallery: Callable[[], Gallery]
-    ledger: Path
+    folder: Path
+    live: Path | None
 
 
-def load_in_parallel(
-    workers: int,
-    source: Source,
-    encoder: Encoder,
-    build: Build,
-    ledger: Ledger,
-    stages: Stages,
-    *,
-    prune: bool = False,
-) -> LoadSummary:
-    """Load like `load`, in several processes.
+def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_seen: bool = False) -> LoadSummary:
+    """Run a pass in several processes.
 
     Args:
-        workers: Number of processes.
-        source: The images. Each worker reads all of them and encodes its share.
-        encoder: Encodes them.
+        workers: Number of processes. Each reads all images and encodes its share.
+        load_pass: The pass. Its own summary stays as it is.
         build: The version that stores the codes.
-        ledger: The version's ledger.
-        stages: Displays the progress.
-        prune: Remove the images that the source no longer has.
+        mark_seen: Mark the keys in the ledger, so that it can prune the others.
+
+    Returns:
+        The summary of all processes.
 
     Raises:
         InvalidInputError: The store accepts only one writer.
@@ -103,12 +97,19 @@ def load_in_parallel(
     """
     if build.reopen is None:
         raise InvalidInputError("--workers: expected a server, which accepts several writers: --store http://HOST:6333")
+    source, stages, live = load_pass.source, load_pass.stages, load_pass.live
     context = multiprocessing.get_context("spawn")
     # an int is a number of images just stored; a summary or an error is a worker's last message
     messages: Any = context.Queue()
     processes = []
     for index in range(workers):
-        job = _Job(Share(source, index, workers), encoder.folder, build.reopen, build.local_folder)
+        job = _Job(
+            Share(source, index, workers),
+            load_pass.encoder.folder,
+            build.reopen,
+            build.local_folder,
+            live.folder if live else None,
+        )
         processes.append(context.Process(target=_work, args=(job, messages), name=f"worker {index}"))
     for process in processes:
         process.start()
@@ -118,8 +119,8 @@ def load_in_parallel(
         for process in processes:
             process.terminate()  # does nothing to a process that has ended; the others finish their batches
             process.join()
-    if prune and summary.seen and not summary.stopped:
-        summary.pruned += _prune(source, build.gallery, ledger)
+    if mark_seen and summary.seen and not summary.stopped:
+        _mark_seen(source, load_pass.ledger)
     return summary
 
 
@@ -145,8 +146,8 @@ def _collect(processes: Sequence[BaseProcess], messages: Any, source: Source, st
     return summary
 
 
-def _prune(source: Source, gallery: Gallery, ledger: Ledger) -> int:
-    """Read all keys of the source, and remove the other images of the source from gallery and ledger."""
+def _mark_seen(source: Source, ledger: Ledger) -> None:
+    """Read all keys of the source, and mark them in the ledger."""
     keys: list[str] = []
     for item in source:
         keys.append(item.key)
@@ -154,18 +155,19 @@ def _prune(source: Source, gallery: Gallery, ledger: Ledger) -> int:
             ledger.see(keys)
             keys = []
     ledger.see(keys)
-    return ledger.prune(source, gallery.delete)
 
 
 def _work(job: _Job, messages: Any) -> None:
     """Load one share in a worker process, and send its progress and at last its summary or its error."""
     try:
-        with (
-            closing(job.open_gallery()) as gallery,
-            closing(Ledger(job.ledger)) as ledger,
-            stop_on_signal(lambda line: None) as stop,
-        ):
-            messages.put(load(job.share, Encoder(job.encoder), gallery, ledger, _SentStages(messages), stop=stop))
+        with ExitStack() as stack:
+            gallery = stack.enter_context(closing(job.open_gallery()))
+            ledger = stack.enter_context(closing(Ledger(job.folder)))
+            staging = stack.enter_context(closing(Staging(job.folder)))
+            live = stack.enter_context(closing(Ledger(job.live))) if job.live else None
+            stop = stack.enter_context(stop_on_signal(lambda line: None))
+            encoder, stages = Encoder(job.encoder), _SentStages(messages)
+            messages.put(load(job.share, encoder, gallery, ledger, stages, staging=staging, live=live, stop=stop))
     except Exception as error:
         messages.put(error)
 

@@ -14,6 +14,7 @@ from encoder_service.encoder import Encoder
 from gallery import GallerySpec, Store, open_store
 from gallery.errors import NewerFormatError, StoreDamagedError, StoreFullError
 from ingest.loading.build import load_and_publish
+from ingest.loading.keys import with_ledger_keys
 from ingest.loading.ledger import FILE, Ledger, Row, Status
 from ingest.loading.verify import check
 from ingest.progress import Stages
@@ -59,7 +60,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def test_a_new_ledger_has_a_format_number(ledger: Ledger, tmp_path: Path) -> None:
     ledger.record([Row("digits/train/0", Status.OK, "0" * 64)], digits.Digits(1))
-    assert user_version(tmp_path) == 1
+    assert user_version(tmp_path) == 2
 
 
 def test_a_ledger_of_release_0_1_0_is_read_unchanged_and_upgraded_by_the_next_load(
@@ -77,7 +78,7 @@ def test_a_ledger_of_release_0_1_0_is_read_unchanged_and_upgraded_by_the_next_lo
     with closing(old_store.build(spec)) as build:
         loaded, summary = load_and_publish(build, photos, encoder, Stages())
     assert (loaded.count, loaded.sources, summary.added) == (45, ("digits", "photos"), 5)
-    assert user_version(folder) == 1
+    assert user_version(folder) == 2
     assert check(old_store, "digits", 45, Stages()) == ([], 5)
 
 
@@ -85,9 +86,9 @@ def test_a_ledger_of_a_newer_release_is_refused_and_unchanged(ledger: Ledger, tm
     newer = tmp_path / "newer"
     newer.mkdir()
     ledger.copy_to(newer)
-    set_user_version(newer, 2)
+    set_user_version(newer, 3)
     before = (newer / FILE).read_bytes()
-    with pytest.raises(NewerFormatError, match=r"ledger\.sqlite: made by a newer Lookalike: expected format 1"):
+    with pytest.raises(NewerFormatError, match=r"ledger\.sqlite: made by a newer Lookalike: expected format 2"):
         Ledger(newer)
     assert (newer / FILE).read_bytes() == before
 
@@ -106,12 +107,16 @@ def test_a_full_disk_is_told_apart_from_other_failures(ledger: Ledger) -> None:
     assert ledger.counts()[Status.OK] == 0
 
 
-def test_the_place_of_a_source_is_the_one_of_its_last_load(ledger: Ledger, photos: Source, tmp_path: Path) -> None:
-    ledger.record([Row("photos/0.png", Status.OK, "0" * 64)], photos)
+def test_a_source_that_has_been_moved_keeps_its_keys(ledger: Ledger, photos: Source, tmp_path: Path) -> None:
+    notes: list[str] = []
+    items = list(with_ledger_keys(photos, ledger, notes.append))
+    ledger.record([Row(item.key, Status.OK, item.sha256) for item in items], photos)
     assert list(ledger.sample(1)) == [photos.place] == [str(tmp_path / "photos")]
     moved = open_source(str(shutil.move(photos.place, tmp_path / "elsewhere" / "photos")))
-    ledger.record([], moved)
+    assert [item.key for item in with_ledger_keys(moved, ledger, notes.append)] == [item.key for item in items]
     assert list(ledger.sample(1)) == [str(tmp_path / "elsewhere" / "photos")]
+    (note,) = notes
+    assert note.endswith(f" has the images that were loaded from {tmp_path / 'photos'}: they keep their keys")
 
 
 def test_each_source_prunes_its_own_images(ledger: Ledger, photos: Source) -> None:
