@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms, Jpeg2KImagePlugin
 
 from encoder_service.errors import ImageError, ImageTooLargeError
-from encoder_service.limits import LIMITS
+from encoder_service.limits import LIMITS, Limits
 
 # Pillow runs Ghostscript on EPS, which must never happen with untrusted input. IPTC files may embed EPS.
 _REFUSED_FORMATS = {"EPS", "IPTC"}
@@ -43,12 +43,13 @@ with suppress(ImportError):  # the extra `heif`
     importlib.import_module("pillow_heif").register_heif_opener()
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel, sRGB.
 
     Args:
         data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels. A
             JPEG may lack up to 5 % of its pixels at the end. HEIC needs the extra `heif`.
+        limits: Other limits than those.
 
     Returns:
         An image of mode L, RGB or, where it has transparency, RGBA. Images of more than 16 million pixels are halved
@@ -60,22 +61,22 @@ def decode(data: bytes) -> Image.Image:
     """
     if not data:
         raise ImageError("image: expected the bytes of an image file, got none")
-    if len(data) > LIMITS.max_image_bytes:
-        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_bytes:,} bytes, got {len(data):,}")
+    if len(data) > limits.max_image_bytes:
+        raise ImageTooLargeError(f"image: expected at most {limits.max_image_bytes:,} bytes, got {len(data):,}")
     try:
         try:
-            image = _load(data)
+            image = _load(data, limits)
         except ValueError:  # a text or a profile is too long for Pillow, and the pixels do not need it
             if not data.startswith(_PNG):
                 raise
-            image = _load(_without_texts(data))
+            image = _load(_without_texts(data), limits)
         except OSError as error:
             if not (data.startswith(b"\xff\xd8") and "truncated" in str(error)):
                 raise
-            image = _completed(data, error)
+            image = _completed(data, error, limits)
         return _upright(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_pixels:,} pixels, got far more") from None
+        raise ImageTooLargeError(f"image: expected at most {limits.max_image_pixels:,} pixels, got far more") from None
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many types
@@ -85,23 +86,23 @@ def decode(data: bytes) -> Image.Image:
         ) from error
 
 
-def check_pixel_count(width: int, height: int) -> None:
+def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
     """Reject an image whose size alone, in pixels, exceeds the limit.
 
     Raises:
         ImageTooLargeError: The image has more than 64 million pixels.
     """
-    if width * height > LIMITS.max_image_pixels:
+    if width * height > limits.max_image_pixels:
         raise ImageTooLargeError(
-            f"image: expected at most {LIMITS.max_image_pixels:,} pixels, "
+            f"image: expected at most {limits.max_image_pixels:,} pixels, "
             f"got {width:,} × {height:,} = {width * height:,}"
         )
 
 
-def _load(data: bytes) -> Image.Image:
+def _load(data: bytes, limits: Limits) -> Image.Image:
     """Decode the pixels of an image file. Large images may be returned halved."""
     image = Image.open(io.BytesIO(data))
-    check_pixel_count(*image.size)
+    check_pixel_count(*image.size, limits)
     if image.format in _REFUSED_FORMATS:
         raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
     if _is_large(image):  # these two formats can be decoded in half the size
@@ -127,13 +128,13 @@ def _without_texts(png: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _completed(jpeg: bytes, error: OSError) -> Image.Image:
+def _completed(jpeg: bytes, error: OSError, limits: Limits) -> Image.Image:
     """Decode a JPEG whose end is missing, if nearly all of its pixels are there; else raise the error.
 
     A decoder does not report the pixels that it had to invent. They are those that depend on what follows the data.
     """
-    image = _load(jpeg + _JPEG_END)
-    other = _load(jpeg + bytes(range(1, 255)) * 64 + _JPEG_END)
+    image = _load(jpeg + _JPEG_END, limits)
+    other = _load(jpeg + bytes(range(1, 255)) * 64 + _JPEG_END, limits)
     bounds = ImageChops.difference(image, other).getbbox()
     if bounds and image.height - bounds[1] > _MISSING_PART * image.height:
         raise error

@@ -51,8 +51,7 @@ class Prefixed:
     @property
     def notes(self) -> Sequence[str]:
         """Notes of the source."""
-        notes: Sequence[str] = getattr(self.source, "notes", ())
-        return notes
+        return self.source.notes
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images."""
