@@ -36,9 +36,7 @@ from gallery.errors import InvalidInputError, KeyNotFoundError, NotFoundError
 if TYPE_CHECKING:
     from encoder_service.client import Client
 
-app = terminal.new_app(
-    "Find the pictures that look like yours: serve the search over gRPC, or search from the terminal."
-)
+app = terminal.new_app("Search images by example, over gRPC or from the terminal.")
 
 _LIMITS = (
     "Limits: "
@@ -67,7 +65,7 @@ _ConfigOption = Annotated[
     Path | None,
     typer.Option(
         envvar="LOOKALIKE_CONFIG",
-        help="TOML file of settings, named as these flags with _ for -. Flags and environment variables win over it.",
+        help="TOML file of settings, named as the flags with _ for -. Flags and environment variables take precedence.",
         callback=_read_settings,
         is_eager=True,
     ),

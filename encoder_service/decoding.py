@@ -229,6 +229,6 @@ class _Scale(NamedTuple):
 
 def _reason(data: bytes, error: Exception) -> str:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
-        return "HEIC needs the extra `heif`: pip install 'lookalike[heif]'"
+        return "HEIC needs the extra `heif`: pip install '.[heif]' in a clone of Lookalike"
     message = str(error)
     return message.splitlines()[0] if message and "BytesIO" not in message else "no known format"

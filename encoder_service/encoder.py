@@ -240,7 +240,7 @@ class _Session:
 
 @cache
 def _absorb_greeting() -> None:
-    """Keep LiteRT's greeting off stderr. LiteRT writes it with a process's first interpreter and can't be told not to.
+    """Keep LiteRT's greeting off stderr. LiteRT writes it with a process's first interpreter, and has no option for it.
 
     A process loads its first encoder before it serves, so no other thread logs while stderr points at /dev/null.
     """

@@ -31,7 +31,7 @@ EncoderOption = Annotated[
     typer.Option(
         "--encoder",
         envvar="LOOKALIKE_ENCODER",
-        help="Encoder by name, or its folder's path; by default, the one of the gallery or the source.",
+        help="Name or folder of the encoder. Default: the encoder of the gallery or the source.",
     ),
 ]
 TokenFileOption = Annotated[
@@ -51,7 +51,7 @@ CertFileOption = Annotated[
     typer.Option(
         "--cert-file",
         envvar="LOOKALIKE_CERT_FILE",
-        help="PEM file of our own certificate and its key, in any order, for a service that requires one (mTLS).",
+        help="PEM file of the client's certificate and its key, in either order, for a service with mTLS.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

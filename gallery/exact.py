@@ -24,7 +24,7 @@ class ExactGallery:
     """A gallery in memory that compares a query with every code."""
 
     def __init__(self, spec: GallerySpec, contents: "_Contents | None" = None) -> None:
-        """Take the spec, and the contents of an existing version; without these, begin empty."""
+        """Begin with the contents of an existing version, or empty if `contents` is None."""
         self._spec = spec
         self._contents = contents or _Contents(spec.code_size)
 
@@ -246,7 +246,7 @@ class ExactStore:
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Do nothing: a version goes when the next one is published."""
+        """Do nothing: publishing a version discards the previous one."""
         self._find(name)
         return []
 

@@ -67,7 +67,7 @@ class EdgeStore:
     """The galleries of one folder."""
 
     def __init__(self, root: Path) -> None:
-        """Take the folder, which is created when the first gallery is built.
+        """Use a folder, which is created when the first gallery is built.
 
         Raises:
             StoreError: The path is a file.

@@ -30,7 +30,7 @@ from ingest.progress import Stages
 from ingest.sources import Source
 
 REJECTED = "rejected.jsonl"
-"""The file of a version that names the bad images, one JSON object a line."""
+"""The file of a version that names the bad images, with one JSON object per line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def load_and_publish(
         live: The version that a rebuild replaces; None if it is not a rebuild, or there is nothing to replace.
 
     Returns:
-        The gallery as it is now, and the summary of the load.
+        The spec of the published version, and the summary of the load.
 
     Raises:
         StoppedError: The user stopped the load. The same load resumes it.

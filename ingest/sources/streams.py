@@ -73,7 +73,7 @@ def require(module: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise SourceError(
-            f"{purpose}: expected the package {package}, got none: pip install 'lookalike[{extra}]'"
+            f"{purpose}: expected the package {package}, got none: pip install '.[{extra}]' in a clone of Lookalike"
         ) from error
 
 
