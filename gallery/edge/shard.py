@@ -54,9 +54,9 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
-        self._is_settled = (folder / "edge_config.json").exists()  # then it is about to be loaded
+        self._is_settled = False  # a load after a kill leaves work for the next one
         with _translated(folder):
-            if self._is_settled:
+            if (folder / "edge_config.json").exists():
                 self._shard = self._load()
                 keep(folder, self._profile)
             else:
