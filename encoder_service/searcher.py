@@ -16,7 +16,7 @@ from encoder_service.limits import EXACT_DISTANCE, UNUSUAL_PERCENTILE
 from gallery import Calibration, Gallery, Hit, Query, SearchOptions
 from gallery.deadline import check_wanted
 from gallery.errors import InvalidInputError, KeyNotFoundError
-from gallery.types import check_codes
+from gallery.types import check_comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Searcher:
             case Key():
                 return self._key_query(subject.value, options)
             case _:
-                return _CodeQuery(options, check_codes(subject[None], self._gallery.spec.code_size)[0])
+                return _CodeQuery(options, check_comparable(subject[None], self._gallery.spec.code_size)[0])
 
     def _image_query(self, image: Image.Image, request: SearchRequest) -> _ImageQuery:
         query = _ImageQuery(request.options, self._encoder.normalise([image])[0])

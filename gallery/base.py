@@ -26,7 +26,7 @@ class Gallery(Protocol):
         """Store entries, replacing those with the same keys. On return they are kept, even if the process dies.
 
         Raises:
-            InvalidCodeError: A code is invalid; see `gallery.types.check_codes`. No entry is stored.
+            InvalidCodeError: A code is invalid; see `gallery.types.check_comparable`. No entry is stored.
         """
         ...
 
@@ -34,7 +34,7 @@ class Gallery(Protocol):
         """Return the nearest entries, nearest first. Entries at the same distance come in any order.
 
         Raises:
-            InvalidCodeError: The query's code is invalid; see `gallery.types.check_codes`.
+            InvalidCodeError: The query's code is invalid; see `gallery.types.check_comparable`.
         """
         ...
 
@@ -42,7 +42,7 @@ class Gallery(Protocol):
         """Return the hits of each query, in the order of the queries.
 
         Raises:
-            InvalidCodeError: The code of a query is invalid; see `gallery.types.check_codes`.
+            InvalidCodeError: The code of a query is invalid; see `gallery.types.check_comparable`.
         """
         ...
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
-from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_codes
+from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
 
 # Queries whose distances are computed together: a float32 matrix of 61 MB for 60,000 entries.
 _QUERY_BATCH = 256
@@ -36,7 +36,7 @@ class ExactGallery:
     def upsert(self, entries: Sequence[Entry]) -> None:
         """Store entries, replacing those with the same keys."""
         for entry in entries:
-            check_codes(entry.code[None], self._spec.code_size)
+            check_comparable(entry.code[None], self._spec.code_size)
         self._contents.upsert(entries)
 
     def search(self, query: Query) -> list[Hit]:
@@ -46,7 +46,7 @@ class ExactGallery:
     def search_batch(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Return the hits of each query, in the order of the queries."""
         for query in queries:
-            check_codes(query.code[None], self._spec.code_size)
+            check_comparable(query.code[None], self._spec.code_size)
         table = self._contents.table()
         hits: list[list[Hit]] = []
         for start in range(0, len(queries), _QUERY_BATCH):

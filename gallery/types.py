@@ -103,16 +103,25 @@ def check_codes(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float3
     """Return codes, (n, code_size), unchanged if they are valid.
 
     Raises:
-        InvalidCodeError: The codes have another size, contain NaN or infinity, or are so large that distances overflow.
+        InvalidCodeError: The codes have another size, or contain NaN or infinity.
     """
     if codes.ndim != 2 or codes.shape[1] != code_size:
         raise InvalidCodeError(f"code: expected {code_size} numbers, got {codes.shape[-1] if codes.ndim else 0}")
-    norms = np.linalg.norm(codes.astype(np.float64), axis=1)  # (n,)
-    if not (norms <= MAX_NORM).all():
-        finite = np.isfinite(codes)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise InvalidCodeError(f"code: expected finite numbers, got {codes[row, column]} at position {column}")
+    finite = np.isfinite(codes)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise InvalidCodeError(f"code: expected finite numbers, got {codes[row, column]} at position {column}")
+    return codes
+
+
+def check_comparable(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float32]:
+    """Return codes, (n, code_size), unchanged if a gallery can store them and compare them with others.
+
+    Raises:
+        InvalidCodeError: The codes are invalid, or so large that distances overflow.
+    """
+    norms = np.linalg.norm(check_codes(codes, code_size).astype(np.float64), axis=1)  # (n,)
+    if (norms > MAX_NORM).any():
         raise InvalidCodeError(
             f"code: expected a Euclidean norm of at most {MAX_NORM:g}, beyond which distances overflow, "
             f"got {norms.max():.3g}"

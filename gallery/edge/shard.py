@@ -21,7 +21,7 @@ from gallery.files import check_space
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
 from gallery.spec import GallerySpec
-from gallery.types import Entry, Hit, Query, check_codes
+from gallery.types import Entry, Hit, Query, check_comparable
 
 # Threads of one search. At the size of these galleries, handing a search to Edge's own threads takes longer than
 # the search itself.
@@ -75,7 +75,7 @@ class EdgeGallery:
         """Store entries. On return Edge's write-ahead log has them."""
         if not entries:
             return
-        codes = check_codes(np.stack([entry.code for entry in entries]), self._spec.code_size)
+        codes = check_comparable(np.stack([entry.code for entry in entries]), self._spec.code_size)
         points = [
             qe.Point(point_id(entry.key), code.tolist(), to_payload(entry))
             for entry, code in zip(entries, codes, strict=True)
@@ -186,7 +186,7 @@ class EdgeGallery:
         return qe.EdgeShard.load(str(self._folder))
 
     def _request(self, query: Query) -> qe.QueryRequest:
-        code = check_codes(query.code[None], self._spec.code_size)[0]
+        code = check_comparable(query.code[None], self._spec.code_size)[0]
         return qe.QueryRequest(
             limit=query.options.limit,
             query=qe.Query.Nearest(code.tolist()),

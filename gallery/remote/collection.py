@@ -12,7 +12,7 @@ from gallery.points import exclusive_threshold, payload_fields, point_id, to_ent
 from gallery.profiles import find_profile, search_plan
 from gallery.remote.connection import SLOW_CALL_S, QdrantConnection
 from gallery.spec import GallerySpec
-from gallery.types import Entry, Hit, Query, check_codes
+from gallery.types import Entry, Hit, Query, check_comparable
 
 # Points per upsert: Qdrant's recommended size, small enough to resend cheaply on a retry.
 _UPSERT_BATCH = 256
@@ -56,7 +56,7 @@ class RemoteGallery:
         """Store entries. On return the server has applied them."""
         if not entries:
             return
-        codes = check_codes(np.stack([entry.code for entry in entries]), self._spec.code_size)
+        codes = check_comparable(np.stack([entry.code for entry in entries]), self._spec.code_size)
         points = [
             models.PointStruct(id=point_id(entry.key), vector=code.tolist(), payload=to_payload(entry))
             for entry, code in zip(entries, codes, strict=True)
@@ -213,7 +213,7 @@ class RemoteGallery:
             )
 
     def _request(self, query: Query) -> models.QueryRequest:
-        code = check_codes(query.code[None], self._spec.code_size)[0]
+        code = check_comparable(query.code[None], self._spec.code_size)[0]
         return models.QueryRequest(
             query=code.tolist(),
             filter=_filter(query),
