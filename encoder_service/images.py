@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from encoder_service.errors import ImageError, ImageTooLargeError
-from encoder_service.limits import LIMITS
+from encoder_service.limits import LIMITS, Limits
 
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
@@ -45,11 +45,12 @@ def read(path: Path) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel.
 
     Args:
         data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels.
+        limits: Other limits than those.
 
     Returns:
         An image of mode L, RGB or, where it has transparency, RGBA.
@@ -60,17 +61,17 @@ def decode(data: bytes) -> Image.Image:
     """
     if not data:
         raise ImageError("image: expected the bytes of an image file, got none")
-    if len(data) > LIMITS.max_image_bytes:
-        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_bytes:,} bytes, got {len(data):,}")
+    if len(data) > limits.max_image_bytes:
+        raise ImageTooLargeError(f"image: expected at most {limits.max_image_bytes:,} bytes, got {len(data):,}")
     try:
         image = Image.open(io.BytesIO(data))
-        check_pixel_count(*image.size)
+        check_pixel_count(*image.size, limits)
         if image.format in _REFUSED_FORMATS:
             raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
         image.load()
         return _eight_bit(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_pixels:,} pixels, got far more") from None
+        raise ImageTooLargeError(f"image: expected at most {limits.max_image_pixels:,} pixels, got far more") from None
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many types
@@ -99,15 +100,15 @@ def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def check_pixel_count(width: int, height: int) -> None:
+def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
     """Reject an image whose size alone, in pixels, exceeds the limit.
 
     Raises:
         ImageTooLargeError: The image has more than 64 million pixels.
     """
-    if width * height > LIMITS.max_image_pixels:
+    if width * height > limits.max_image_pixels:
         raise ImageTooLargeError(
-            f"image: expected at most {LIMITS.max_image_pixels:,} pixels, "
+            f"image: expected at most {limits.max_image_pixels:,} pixels, "
             f"got {width:,} × {height:,} = {width * height:,}"
         )
 

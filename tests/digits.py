@@ -33,6 +33,7 @@ class Digits:
     """A source of the first `count` of 400 train digits. It can't be opened by its place."""
 
     name = place = "digits/train"
+    notes = ()
 
     def __init__(self, count: int = 400) -> None:
         self._images, self._labels = (part[:count] for part in read("train"))

@@ -51,7 +51,10 @@ def _percent(text: str | float) -> float:
 def load(
     source: Annotated[
         str,
-        typer.Argument(help="mnist, fashion-mnist, or the path of a folder, a .tar, a .zip, an .npz or an IDX file."),
+        typer.Argument(
+            help="mnist, fashion-mnist, or the path of a folder, a .tar, a .zip, an image, a .parquet, an .npz, an "
+            ".npy or an IDX file; 'shard-{000..009}.tar' for several."
+        ),
     ],
     gallery: Annotated[
         str, typer.Option("--gallery", "--name", help="Name of the gallery. Default: the source's name.")
@@ -63,6 +66,13 @@ def load(
     ] = False,
     label_from: Annotated[str, typer.Option(hidden=True, help="folder: same as --label-from-folders.")] = "",
     labels: Annotated[Path | None, typer.Option(help="CSV or JSONL file with the labels.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path. Can be repeated."),
+    ] = None,
+    large_images: Annotated[
+        bool, typer.Option("--large-images", help="Load image files of up to 256 MiB and 512 megapixels, too.")
+    ] = False,
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Load only one of several images with the same content.")
     ] = False,
@@ -122,14 +132,16 @@ def load(
     """
     from encoder_service.encoder import load_encoder
     from ingest.loading.build import REJECTED, LoadOptions, check_pruned, check_rejected
+    from ingest.sources import Options as SourceOptions
     from ingest.sources import SourceName
 
     begun = time.perf_counter()
     max_rejected = 0.0 if strict else max_rejected
     options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
-    _check_options(options, source, split, limit, label_from, rebuild, service)
+    _check_options(options, source, split, limit, label_from, rebuild, service, large_images)
     source_name = SourceName.parse(source, split or "train")
-    images = source_name.open(limit, label_from_folders=label_from_folders or bool(label_from), labels=labels)
+    reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
+    images = source_name.open(reading, label_from_folders=label_from_folders or bool(label_from), labels=labels)
     gallery = gallery or source_name.default_gallery
     if service:
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
@@ -147,6 +159,7 @@ def load(
     )
     summary.seconds["total"] = time.perf_counter() - begun
     _print_summary(spec, summary, store, as_json)
+    _print_notes(summary.notes)
     if summary.rejected:
         rejected = galleries.local_folder(gallery) / REJECTED
         with rejected.open(encoding="utf-8") as lines:
@@ -164,6 +177,7 @@ def _check_options(
     label_from: str,
     rebuild: bool,
     service: str,
+    large_images: bool,
 ) -> None:
     from ingest.loading.build import check_exclusive_options
     from ingest.sources import SourceName
@@ -172,6 +186,8 @@ def _check_options(
         raise InvalidInputError(f"expected one of --split {split} and {source}, got both")
     if label_from not in ("", "folder"):
         raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
+    if service and large_images:
+        raise InvalidInputError("expected one of --service and --large-images, got both: a service has its own limits")
     check_exclusive_options(options, limit=limit, rebuild=rebuild, through_service=bool(service))
 
 
@@ -255,6 +271,7 @@ def _load_through_service(
     else:
         print(f"{gallery}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
         print(f"{count:,} in all, service {address}")
+    _print_notes(summary.notes)
     if bad:
         _print_bad(len(bad), "", ((row.key, row.reason) for row in bad))
     check_rejected(summary, max_rejected, "the other images are loaded")
@@ -274,6 +291,11 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
         print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the version before")
     seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _print_bad(count: int, file: str, reasons: Iterable[tuple[str, str]]) -> None:

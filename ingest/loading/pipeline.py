@@ -101,7 +101,7 @@ class LoadPass:
                     if mark_seen:
                         self.ledger.see(batch.keys)
                 advance(len(batch.keys), self.source.count)
-        self.summary.notes = list(getattr(self.source, "notes", ()))
+        self.summary.notes = list(self.source.notes)
         return self.summary
 
     def read(self) -> Iterator[Read]:

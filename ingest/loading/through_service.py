@@ -65,4 +65,5 @@ def load_through_service(client: Client, gallery: str, source: Source, stages: S
                 summary.added += 1
             advance(1, source.count)
     summary.rejected = len(bad)
+    summary.notes = list(source.notes)
     return summary, bad

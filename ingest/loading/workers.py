@@ -48,6 +48,11 @@ class Share:
         """Number of images in the share, estimated."""
         return self.source.count and self.source.count // self.workers
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes of the whole source."""
+        return self.source.notes
+
     def __iter__(self) -> Iterator[Item]:
         """Read the source, and skip the images of the other workers."""
         for item in self.source:

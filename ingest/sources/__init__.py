@@ -1,37 +1,79 @@
 """Sources of images. A new kind of source is one file in this package and one line in `_KINDS`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from gallery.errors import InvalidInputError
-from ingest.errors import SourceNotFoundError
-from ingest.sources.archive import ENDINGS, ArchiveSource
-from ingest.sources.arrays import ArraySource
-from ingest.sources.base import Item, Source
+from ingest.errors import SourceError, SourceNotFoundError
+from ingest.sources.base import READ_ALL, Item, Options, Source
+from ingest.sources.cifar import CifarSource, is_cifar
 from ingest.sources.datasets import DATASETS, Dataset, DatasetSource, dataset_image
+from ingest.sources.files import FilesSource
 from ingest.sources.folder import FolderSource
 from ingest.sources.idx import is_idx, open_idx
 from ingest.sources.labels import LabelFile, Labelled, label_from_folder
+from ingest.sources.names import is_archive, path_of, stem_of, text_of
 from ingest.sources.npz import open_npz
+from ingest.sources.parquet import ParquetSource, is_parquet
+from ingest.sources.picture import PictureSource, is_picture
+from ingest.sources.shards import ShardsSource, shards_of
+from ingest.sources.tar import TarSource
+from ingest.sources.zip import ZipSource, is_zip
 
-__all__ = ["Item", "Source", "SourceName", "dataset_image", "open_source"]
+__all__ = ["Item", "Options", "Source", "SourceName", "dataset_image", "open_source"]
+
+
+_BRACES = re.compile(r"\{\d+\.\.\d+\}")
 
 
 class _Kind(NamedTuple):
     description: str
-    matches: Callable[[Path], bool]
-    open: Callable[[Path, int | None], Source]
+    matches: Callable[[Path], object]
+    open: Callable[[Path, Options], Source]
 
 
-# The folder is first, because the other kinds look at the name alone.
+def _open_path(path: Path, options: Options) -> Source:
+    """Open what is at a path.
+
+    Raises:
+        SourceNotFoundError: It does not exist, or is of no known kind.
+        SourceError: It can't be read.
+    """
+    try:
+        kind = next((kind for kind in _KINDS if kind.matches(path)), None)
+        exists = path.exists()
+    except OSError as error:
+        raise SourceError(f"{text_of(path)}: can't be read: {error.strerror}") from error
+    if kind is not None:
+        return kind.open(path, options)
+    if path.suffix.lower() in (".7z", ".rar") and exists:
+        raise SourceError(f"{text_of(path)}: expected a .zip or .tar, got a {path.suffix.lower()}: unpack it first")
+    known = f"{', '.join(DATASETS)}, or the path of {', '.join(kind.description for kind in _KINDS)}"
+    raise SourceNotFoundError(f"no source '{text_of(path)}': expected one of {known}")
+
+
+def _is_file(matches: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and matches(path)
+
+
+# The first that matches is opened. Folders are first, because the other kinds look at the name alone.
 _KINDS = (
+    _Kind(
+        "a folder of archives or shard-{000..009}.tar",
+        shards_of,
+        lambda path, options: ShardsSource(path, shards_of(path), _open_path, options),
+    ),
     _Kind("a folder", Path.is_dir, FolderSource),
-    _Kind("an IDX file of images", is_idx, lambda path, limit: ArraySource(path, [open_idx(path)], limit)),
-    _Kind("an .npz", lambda path: path.suffix == ".npz", lambda path, limit: ArraySource(path, open_npz(path), limit)),
-    _Kind("a .tar or .zip", lambda path: path.name.endswith(ENDINGS), ArchiveSource),
+    _Kind("an IDX file of images", _is_file(is_idx), open_idx),
+    _Kind("an .npz or .npy", _is_file(lambda path: path.suffix.lower() in (".npz", ".npy")), open_npz),
+    _Kind("a .parquet", _is_file(is_parquet), ParquetSource),
+    _Kind("CIFAR's binary tar", _is_file(is_cifar), CifarSource),
+    _Kind("a .zip", _is_file(is_zip), ZipSource),
+    _Kind("a .tar", _is_file(is_archive), TarSource),
+    _Kind("an image", _is_file(is_picture), PictureSource),
 )
 
 
@@ -42,9 +84,13 @@ def open_source(
     *,
     label_from_folders: bool = False,
     labels: Path | None = None,
+    exclude: Sequence[str] = (),
+    complete: bool = False,
+    large_images: bool = False,
 ) -> Source:
-    """Parse a source's name and open the source; see `SourceName.parse` and `SourceName.open`."""
-    return SourceName.parse(name, split).open(limit, label_from_folders=label_from_folders, labels=labels)
+    """Parse a source's name and open the source; see `SourceName.parse`, `SourceName.open` and `Options`."""
+    options = Options(limit, tuple(exclude), complete, large_images)
+    return SourceName.parse(name, split).open(options, label_from_folders=label_from_folders, labels=labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +120,12 @@ class SourceName:
         name, _, named_split = text.partition("/")
         if name in DATASETS:
             return cls(text, Path(text), DATASETS[name], named_split or split)
-        return cls(text, Path(text))
+        return cls(text, path_of(text))
 
     @property
     def origin(self) -> str:
         """The images' origin for people, without the folder it is in: "mnist/train" or "photos.tar"."""
-        return f"{self.dataset.name}/{self.split}" if self.dataset else self.path.resolve().name
+        return f"{self.dataset.name}/{self.split}" if self.dataset else text_of(self.path.resolve().name)
 
     @property
     def default_encoder(self) -> str:
@@ -97,7 +143,8 @@ class SourceName:
         """
         if self.dataset:
             return self.dataset.name
-        stem = re.sub(r"\.(npz|zip|(tar|gz|bz2|xz|tgz|\.)+)$", "", self.path.resolve().name.lower())
+        path = self.path.resolve()
+        stem = (_BRACES.sub("", stem_of(path)).strip("-._") or path.parent.name).lower()
         name = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:64]
         if not name:
             raise InvalidInputError(
@@ -105,16 +152,19 @@ class SourceName:
             )
         return name
 
-    def open(self, limit: int | None = None, *, label_from_folders: bool = False, labels: Path | None = None) -> Source:
+    def open(
+        self, options: Options = READ_ALL, *, label_from_folders: bool = False, labels: Path | None = None
+    ) -> Source:
         """Open the source.
 
         Args:
-            limit: Maximum number of images to read; None for all.
+            options: Options of the reading.
             label_from_folders: Label each image with the name of its folder, instead of the source's own labels.
             labels: CSV or JSONL file of labels, instead of the source's own; None for no such file.
 
         Raises:
-            InvalidInputError: The labels are given twice, or the dataset has labels of its own.
+            InvalidInputError: The labels are given twice, the dataset has labels of its own, or the source has no
+                files to exclude.
             SourceNotFoundError: No dataset, file or folder has this name.
             SourceError: The split does not exist, there is no image, or the file is damaged.
             SourceUnavailableError: The dataset could not be fetched.
@@ -125,16 +175,11 @@ class SourceName:
             raise InvalidInputError(
                 f"{self.text} has labels of its own: expected it without --label-from-folders and --labels"
             )
-        source = self._open(limit)
+        source = (
+            DatasetSource(self.dataset, self.split, options.limit) if self.dataset else _open_path(self.path, options)
+        )
+        if options.exclude and not isinstance(source, FilesSource | ShardsSource):
+            raise InvalidInputError(f"--exclude: expected a folder or an archive, got {source.name}")
         if label_from_folders:
             return Labelled(source, label_from_folder)
-        return Labelled(source, LabelFile(labels), labels.name) if labels else source
-
-    def _open(self, limit: int | None) -> Source:
-        if self.dataset:
-            return DatasetSource(self.dataset, self.split, limit)
-        kind = next((kind for kind in _KINDS if self.path.exists() and kind.matches(self.path)), None)
-        if kind is None:
-            known = f"{', '.join(DATASETS)}, or the path of {', '.join(kind.description for kind in _KINDS)}"
-            raise SourceNotFoundError(f"no source '{self.text}': expected one of {known}")
-        return kind.open(self.path, limit)
+        return Labelled(source, LabelFile(labels)) if labels else source

@@ -123,6 +123,7 @@ class DatasetSource:
             raise SourceError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
         self.place = f"{dataset.name}/{split}"
         self.name = limited_name(self.place, limit)
+        self.notes: list[str] = []
         self._dataset = dataset
         self._split = split
         self._limit = limit

@@ -3,18 +3,21 @@
 The format is described at the end of http://yann.lecun.com/exdb/mnist/.
 """
 
-import gzip
 import io
 import struct
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import SourceError
-from ingest.sources.arrays import Rows
+from ingest.sources.arrays import ArraySource, Rows
+from ingest.sources.base import Options
+from ingest.sources.layout import Layout, layout_of
+from ingest.sources.names import text_of
+from ingest.sources.streams import open_stream, reading
 
 _UNSIGNED_BYTES = 0x08
 
@@ -43,35 +46,39 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 def is_idx(path: Path) -> bool:
     """Return whether a file is an IDX file of images, by its name."""
-    return "images" in path.name and "idx" in path.name
+    return "images" in path.name.lower() and "idx" in path.name.lower()
 
 
-def open_idx(path: Path) -> Rows:
-    """Open the images of an IDX file, plain or .gz, with the labels from the other file of the pair.
+def open_idx(path: Path, options: Options) -> ArraySource:
+    """Open the images of an IDX file, plain or compressed, with the labels from the other file of the pair.
 
     The labels' file is in the same folder and has the images' name, with "labels" for "images" and "idx1" for "idx3".
+    EMNIST's files, which begin with "emnist", have the rows and columns of each image swapped. They are swapped back.
 
     Raises:
-        SourceError: The file is not an IDX file of unsigned bytes, or has no images.
+        SourceError: The file is not an IDX file of unsigned bytes, or has no images, or not one label for each.
     """
     labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     labels = None
     if labels_path != path and labels_path.exists():
-        with _open(labels_path) as file:
-            labels = parse_idx(file.read(), labels_path.name)
-    with _open(path) as file:
-        shape = _read_shape(file, path.name)
-    return Rows(path, "", shape, partial(_open_rows, path), labels)
+        with reading(labels_path, "an IDX file"), open_stream(labels_path) as file:
+            labels = [str(label) for label in parse_idx(file.read(), text_of(labels_path.name)).reshape(-1)]
+    with reading(path, "an IDX file"), open_stream(path) as file:
+        shape = _read_shape(file, text_of(path.name))
+    is_swapped = path.name.lower().startswith("emnist")
+    layout = Layout(shape[0], shape[1:], (1, 0) if is_swapped else (0, 1)) if len(shape) == 3 else layout_of(shape)
+    if layout is None:
+        raise SourceError(
+            f"{text_of(path.name)}: expected images of shape (n, h, w) or (n, h, w, channels), got {shape}"
+        )
+    notes = ["swapped the rows and columns of each image back, as this is a file of EMNIST"] if is_swapped else []
+    return ArraySource(path, [Rows(path, "", layout, partial(_open_rows, path), labels)], options.limit, notes)
 
 
 def _open_rows(path: Path) -> IO[bytes]:
-    rows = _open(path)
-    _read_shape(rows, path.name)
+    rows = open_stream(path)
+    _read_shape(rows, text_of(path.name))
     return rows
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
 def _read_shape(file: IO[bytes], name: str) -> tuple[int, ...]:

@@ -108,7 +108,7 @@ def test_nothing_is_pruned_when_the_source_disappears(store: Store, encoder: Enc
     load(store, encoder, photos)
 
     class Disappearing:
-        name, place, count = "photos", str(photos), 12
+        name, place, count, notes = "photos", str(photos), 12, ()
 
         def __iter__(self) -> Iterator[Item]:
             yield from list(open_source(str(photos), limit=3))
