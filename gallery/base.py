@@ -26,7 +26,7 @@ class Gallery(Protocol):
         """Store entries, replacing those with the same keys. On return they are kept, even if the process dies.
 
         Raises:
-            InvalidCodeError: A code contains NaN or infinity, or has the wrong size. No entry is stored.
+            InvalidCodeError: A code is invalid; see `gallery.types.check_codes`. No entry is stored.
         """
         ...
 
@@ -34,7 +34,7 @@ class Gallery(Protocol):
         """Return the nearest entries, nearest first. Entries at the same distance come in any order.
 
         Raises:
-            InvalidCodeError: The query's code contains NaN or infinity, or has the wrong size.
+            InvalidCodeError: The query's code is invalid; see `gallery.types.check_codes`.
         """
         ...
 
@@ -42,7 +42,7 @@ class Gallery(Protocol):
         """Return the hits of each query, in the order of the queries.
 
         Raises:
-            InvalidCodeError: The code of a query contains NaN or infinity, or has the wrong size.
+            InvalidCodeError: The code of a query is invalid; see `gallery.types.check_codes`.
         """
         ...
 
@@ -87,7 +87,7 @@ class Build(Protocol):
 
     @property
     def modified_by_service(self) -> bool:
-        """True if a service has added or deleted images in the version; see `Store.modified_by_service`."""
+        """True if entries have been added or deleted outside of loads; see `Store.modified_by_service`."""
         ...
 
     def index(self) -> None:
@@ -99,7 +99,10 @@ class Build(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the build. Entries of an unpublished build are kept, so that the next build can resume it."""
+        """Release the build. Entries of an unpublished build are kept, so that the next build can resume it.
+
+        A live version that was to be extended stays live, as the build has left it.
+        """
         ...
 
 
@@ -120,6 +123,10 @@ class Store(Protocol):
         """
         ...
 
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, sorted, whether or not they can be read."""
+        ...
+
     def list(self) -> list[GallerySpec]:
         """Return the descriptions of all live galleries, by name. Unreadable ones are logged and left out."""
         ...
@@ -133,8 +140,19 @@ class Store(Protocol):
         """
         ...
 
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version, which is quicker than its description.
+
+        Raises:
+            GalleryNotFoundError: No gallery has this name.
+            StoreDamagedError: No version is known to be live.
+        """
+        ...
+
     def open(self, name: str) -> Gallery:
         """Open a gallery's live version, to search and to modify.
+
+        If this process may not write the version's files, the gallery can only be searched.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
@@ -170,7 +188,9 @@ class Store(Protocol):
         ...
 
     def modified_by_service(self, name: str) -> bool:
-        """Return whether a service has added or deleted images in the live version since it was published.
+        """Return whether entries of the live version have been added or deleted since it was published.
+
+        Services do so. So does a load that has ended before it could publish.
 
         On a server the answer stays true after the next publication, because a service may keep the version open all
         the while, and because other machines have ledgers of their own.
@@ -183,12 +203,15 @@ class Store(Protocol):
     def differences(self, name: str) -> Sequence[str]:
         """Compare the live version's files with its manifest.
 
+        If a process has died while it modified the version, the manifest is written first.
+
         Returns:
             One line for each difference.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
-            StoreDamagedError: The manifest is missing, as after an interrupted load, or unreadable.
+            StoreDamagedError: The manifest is missing or unreadable, or files have been lost.
+            StoreLockedError: Another process is modifying the version.
         """
         ...
 
@@ -205,12 +228,12 @@ class Store(Protocol):
         ...
 
     def backup(self, name: str, file: Path) -> GallerySpec:
-        """Write a gallery's live version into one file. A service may have it open meanwhile.
+        """Write a gallery's live version into one file. A service may have it open, but not modify it meanwhile.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
-            StoreLockedError: Another process is building the gallery.
-            StoreDamagedError: The version has no manifest, as after an interrupted load.
+            StoreLockedError: Another process is building or modifying the gallery.
+            StoreDamagedError: The version has no manifest, or files have been lost.
             BackupError: The file can't be written, the version has been altered, or the store has no backups.
         """
         ...
@@ -225,6 +248,7 @@ class Store(Protocol):
         Raises:
             BackupError: The file is not a backup, is incomplete or has been altered. Nothing has changed.
             NewerFormatError: A newer release made the backup. Nothing has changed.
+            StoreFullError: The store's disk has no space for the files that the backup announces. Nothing has changed.
             StoreLockedError: Another process is building the gallery.
         """
         ...

@@ -1,5 +1,6 @@
-"""The caller's deadline, kept in a context variable so that it need not be passed through every call."""
+"""The caller's deadline and patience, kept in context variables so that they need not be passed through every call."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class _Caller:
 
 _caller: ContextVar[_Caller] = ContextVar("caller")
 _UNBOUNDED = _Caller()
+_end_of_waits: ContextVar[threading.Event | None] = ContextVar("end_of_waits", default=None)
 
 
 @contextmanager
@@ -62,3 +64,19 @@ def check_wanted() -> None:
         raise TooLateError("the caller's deadline passed before the answer was ready")
     if not caller.is_waiting():
         raise TooLateError("the caller has gone")
+
+
+@contextmanager
+def waits_end_with(stop: threading.Event) -> Iterator[None]:
+    """End every wait in the block for a server that can't be reached once `stop` is set. Calls are still made."""
+    token = _end_of_waits.set(stop)
+    try:
+        yield
+    finally:
+        _end_of_waits.reset(token)
+
+
+def may_wait() -> bool:
+    """Return whether the caller still agrees to wait for a server that can't be reached."""
+    stop = _end_of_waits.get()
+    return stop is None or not stop.is_set()

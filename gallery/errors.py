@@ -2,7 +2,7 @@
 
     LookalikeError
     ├── InvalidInputError               the caller's mistake: fix the input
-    │   ├── InvalidCodeError            a code with NaN, infinity or the wrong size
+    │   ├── InvalidCodeError            a code with NaN, infinity, too large a norm or the wrong size
     │   ├── InvalidQueryError           a limit, bound or name out of its range
     │   └── BackupError                 a backup that is incomplete or can't be written
     ├── NotFoundError                   the named thing does not exist
@@ -72,7 +72,7 @@ class InvalidInputError(LookalikeError):
 
 
 class InvalidCodeError(InvalidInputError):
-    """A code has the wrong size, or a number in it is not finite."""
+    """A code has the wrong size, a number that is not finite, or too large a norm for distances to be computed."""
 
 
 class InvalidQueryError(InvalidInputError):

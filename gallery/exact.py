@@ -189,13 +189,21 @@ class ExactStore:
     def check(self) -> None:
         """Do nothing: memory always answers."""
 
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, sorted."""
+        return sorted(self._live)
+
     def list(self) -> list[GallerySpec]:
         """Return the descriptions of all galleries, by name."""
-        return [self._live[name][0] for name in sorted(self._live)]
+        return [self._live[name][0] for name in self.names()]
 
     def spec(self, name: str) -> GallerySpec:
         """Return the description of a gallery."""
         return self._find(name)[0]
+
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version."""
+        return self.spec(name).version
 
     def open(self, name: str) -> ExactGallery:
         """Open a gallery."""

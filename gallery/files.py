@@ -1,5 +1,6 @@
 """Files and folders: atomic replacement, free space, locks between processes, and the folder of the user's data."""
 
+import errno
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from typing import BinaryIO, TextIO
 import portalocker
 from platformdirs import user_data_path
 
-from gallery.errors import StoreFullError, StoreLockedError
+from gallery.errors import StoreFullError, StoreLockedError, StoreUnusableError
 
 
 def user_data_folder() -> Path:
@@ -40,6 +41,24 @@ def replace_file(path: Path, content: bytes) -> None:
     """Replace the content of a file atomically."""
     with replacing(path) as file:
         file.write(content)
+
+
+@contextmanager
+def file_errors(place: str) -> Iterator[None]:
+    """Raise the system's errors in the block as errors of this project.
+
+    Args:
+        place: The store or folder that errors name if the system names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = os.fsdecode(error.filename) if error.filename else place
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError("the disk is full: make space and run the same command again", place=place) from error
+        raise StoreUnusableError(
+            f"can't be used: {error.strerror or error}: name another store with --store", place=place
+        ) from error
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -75,17 +94,8 @@ class Lock:
         Raises:
             StoreLockedError: Another process holds it.
         """
-        self._file: TextIO = path.open("a+", encoding="utf-8")
-        try:
-            portalocker.lock(self._file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        except (portalocker.LockException, BlockingIOError):
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise StoreLockedError(
-                f"{subject} is in use by {holder}: wait for it or stop it; to search a running service use "
-                "`encoder-service search … --address`, to add images to it `ingest load … --service`"
-            ) from None
+        self._file: TextIO = path.open("a+", encoding="utf-8", errors="replace")
+        _take(self._file, portalocker.LockFlags.EXCLUSIVE, subject)
         self._file.truncate(0)
         self._file.write(
             f"process {os.getpid()} ({Path(sys.argv[0]).name} {' '.join(sys.argv[1:2])})".replace(" )", ")")
@@ -95,3 +105,38 @@ class Lock:
     def close(self) -> None:
         """Release the lock. Closing it twice is harmless."""
         self._file.close()
+
+
+@contextmanager
+def shared_lock(path: Path, subject: str) -> Iterator[None]:
+    """Keep others from taking a `Lock` during the block. The lock file is not written, and need not exist.
+
+    Args:
+        path: The lock file.
+        subject: The locked thing, for the error: "gallery 'mnist'".
+
+    Raises:
+        StoreLockedError: Another process holds the lock.
+    """
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # then no process has ever taken the lock
+        yield
+        return
+    with file:
+        _take(file, portalocker.LockFlags.SHARED, subject)
+        yield
+
+
+def _take(file: TextIO, kind: portalocker.LockFlags, subject: str) -> None:
+    """Lock a file without waiting, or close it."""
+    try:
+        portalocker.lock(file, kind | portalocker.LockFlags.NON_BLOCKING)
+    except (portalocker.LockException, BlockingIOError):
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise StoreLockedError(
+            f"{subject} is in use by {holder}: wait for it or stop it; to search a running service use "
+            "`encoder-service search … --address`, to add images to it `ingest load … --service`"
+        ) from None

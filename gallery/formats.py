@@ -3,6 +3,8 @@
 Release 0.1.0 wrote no numbers. A file without a number therefore has format 1.
 """
 
+import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +12,21 @@ from gallery.errors import NewerFormatError
 
 FORMAT_KEY = "format"
 """The key of the format number in a JSON object."""
+
+
+def parse_object(content: bytes) -> Mapping[str, Any]:
+    """Parse a file that should hold one JSON object, whatever it really holds.
+
+    Raises:
+        ValueError: The content is not a JSON object, or is nested too deeply.
+    """
+    try:
+        parsed = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"expected a JSON object, got {reprlib.repr(parsed)}")
+    return parsed
 
 
 def check_format(content: Mapping[str, Any], newest: int, place: str) -> None:

@@ -33,7 +33,7 @@ def exclusive_threshold(options: SearchOptions) -> float | None:
 
     It is the next float32 above `max_distance`, so that hits at exactly that distance are kept.
     """
-    if options.max_distance is None:
+    if options.max_distance is None or options.max_distance >= np.finfo(np.float32).max:
         return None
     return float(np.nextafter(np.float32(options.max_distance), np.float32(np.inf)))
 

@@ -1,6 +1,8 @@
 """The description of a gallery: its name, encoder, profile and typical values, as written beside its codes."""
 
+import math
 import re
+import reprlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -14,6 +16,9 @@ from gallery.profiles import DEFAULT_PROFILE, find_profile
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# The smallest value of each whole number in a spec's JSON object.
+_LEAST = {"code_size": 1, "version": 0, "count": 0}
+_QUANTILES = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Calibration:
             errors: Reconstruction errors of some images of the gallery.
             distances: Distances from some images of the gallery to their nearest neighbours.
         """
-        steps = np.linspace(0, 1, 101)
+        steps = np.linspace(0, 1, _QUANTILES)
         return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
 
     def error_percentile(self, error: float) -> float:
@@ -132,17 +137,13 @@ class GallerySpec:
         """
         try:
             if not isinstance(content, Mapping):
-                raise TypeError(f"expected a JSON object, got {content!r:.80}")
+                raise TypeError(f"expected a JSON object, got {reprlib.repr(content)}")
             check_format(content, _FORMAT, place)
             missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in content]
             if missing:
                 raise ValueError(f"no {', '.join(missing)}")
             known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-            known["sources"] = tuple(known.get("sources", ()))
-            quantiles = known.get("calibration")
-            if quantiles is not None:
-                known["calibration"] = Calibration(tuple(quantiles["errors"]), tuple(quantiles["distances"]))
-            return cls(**known)
+            return cls(**{name: _checked(name, value) for name, value in known.items()})
         except (KeyError, TypeError, ValueError, InvalidQueryError) as error:
             raise StoreDamagedError(f"can't be read as a gallery's description: {error}", place=place) from error
 
@@ -176,6 +177,33 @@ class GallerySpec:
         """
         self.check_encoder(other.encoder, other.fingerprint)
         return replace(self, sources=tuple(dict.fromkeys((*self.sources, *other.sources))))
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return a field of a spec from its value in JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: The field can't have this value.
+    """
+    if name == "calibration":
+        return value if value is None else Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]))
+    if name == "sources":
+        if not (isinstance(value, list | tuple) and all(isinstance(source, str) for source in value)):
+            raise TypeError(f"sources: expected names, got {reprlib.repr(value)}")
+        return tuple(value)
+    if name in _LEAST:
+        if type(value) is not int or value < _LEAST[name]:
+            raise ValueError(f"{name}: expected a whole number of {_LEAST[name]} or more, got {reprlib.repr(value)}")
+    elif not isinstance(value, str):
+        raise TypeError(f"{name}: expected a text, got {reprlib.repr(value)}")
+    return value
+
+
+def _quantiles(values: Any) -> tuple[float, ...]:
+    quantiles = tuple(map(float, values))
+    if len(quantiles) != _QUANTILES or not all(map(math.isfinite, quantiles)):
+        raise ValueError(f"calibration: expected {_QUANTILES} finite numbers, got {reprlib.repr(values)}")
+    return quantiles
 
 
 def _percentile(value: float, quantiles: tuple[float, ...]) -> float:

@@ -10,12 +10,14 @@ DEFAULT_STORE = f"edge:{user_data_folder()}"
 """URL of the store that holds the user's galleries unless another one is named."""
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, patience_s: float = 0) -> Store:
     """Open a store by its URL.
 
     Args:
         url: `edge:DIR` for Qdrant Edge in a folder, `http(s)://HOST:6333` for a Qdrant server or cluster, `exact:`
             for the memory of this process.
+        patience_s: Seconds for which each call waits for a server that can't be reached. A service should fail fast,
+            and a load should survive a restart of its server.
 
     Raises:
         InvalidQueryError: The URL is of no known kind.
@@ -24,23 +26,23 @@ def open_store(url: str) -> Store:
     kind, _, location = url.partition(":")
     if kind not in _KINDS or (kind != "exact" and not location):
         raise InvalidQueryError("expected edge:DIR, http://HOST:6333 or https://HOST:6333", place=f"store {url!r}")
-    return _KINDS[kind](url)
+    return _KINDS[kind](url, patience_s)
 
 
-def _edge(url: str) -> Store:
+def _edge(url: str, patience_s: float) -> Store:
     from gallery.edge.store import EdgeStore
 
     return EdgeStore(Path(url.removeprefix("edge:")).expanduser().absolute())
 
 
-def _server(url: str) -> Store:
+def _server(url: str, patience_s: float) -> Store:
     from gallery.remote.connection import QdrantConnection
     from gallery.remote.store import RemoteStore
 
-    return RemoteStore(QdrantConnection.connect(url))
+    return RemoteStore(QdrantConnection.connect(url, patience_s))
 
 
-def _exact(url: str) -> Store:
+def _exact(url: str, patience_s: float) -> Store:
     from gallery.exact import ExactStore
 
     return ExactStore()

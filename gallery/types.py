@@ -12,6 +12,12 @@ DEFAULT_LIMIT = 5
 """Number of hits that a query asks for unless it says otherwise."""
 MAX_LIMIT = 1000
 """Largest number of hits that one query may ask for."""
+MAX_NORM = 1e18
+"""Largest Euclidean norm of a code. Encoders make codes with norms of 1 to 100.
+
+Distances are computed in float32, as the root of a sum of squares, which overflows at 3.4e38. Two codes at this bound
+are at most 2e18 apart. The square of that is 4e36, which leaves a factor of 85 for intermediate results.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +101,18 @@ def check_codes(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float3
     """Return codes, (n, code_size), unchanged if they are valid.
 
     Raises:
-        InvalidCodeError: The codes have another size, or contain NaN or infinity.
+        InvalidCodeError: The codes have another size, contain NaN or infinity, or are so large that distances overflow.
     """
     if codes.ndim != 2 or codes.shape[1] != code_size:
         raise InvalidCodeError(f"code: expected {code_size} numbers, got {codes.shape[-1] if codes.ndim else 0}")
-    finite = np.isfinite(codes)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
-        raise InvalidCodeError(f"code: expected finite numbers, got {codes[row, column]} at position {column}")
+    norms = np.linalg.norm(codes.astype(np.float64), axis=1)  # (n,)
+    if not (norms <= MAX_NORM).all():
+        finite = np.isfinite(codes)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise InvalidCodeError(f"code: expected finite numbers, got {codes[row, column]} at position {column}")
+        raise InvalidCodeError(
+            f"code: expected a Euclidean norm of at most {MAX_NORM:g}, beyond which distances overflow, "
+            f"got {norms.max():.3g}"
+        )
     return codes

@@ -1,6 +1,6 @@
 """Counters, times and gauges of the service, which Prometheus reads on a port of its own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
@@ -74,11 +74,11 @@ class Metrics:
         """Count one image of a stream; its outcome is "ok" or "rejected"."""
         self._items.labels(method, outcome).inc()
 
-    def watch(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
+    def watch(self, galleries: Callable[[], Mapping[str, GallerySpec | None]], fingerprint: str) -> None:
         """Export gauges for the galleries and the encoder, read at each scrape.
 
         Args:
-            galleries: Returns the live galleries.
+            galleries: Returns the live galleries by name; None for one that can't be searched.
             fingerprint: SHA-256 of the encoder, 64 hex digits.
         """
         self.registry.register(_Galleries(galleries, fingerprint))
@@ -112,7 +112,7 @@ class Metrics:
 
 
 class _Galleries(Collector):
-    def __init__(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
+    def __init__(self, galleries: Callable[[], Mapping[str, GallerySpec | None]], fingerprint: str) -> None:
         self._galleries = galleries
         self._fingerprint = fingerprint
 
@@ -121,10 +121,13 @@ class _Galleries(Collector):
         info.add_metric([], {"fingerprint": self._fingerprint})
         images = GaugeMetricFamily("lookalike_gallery_images", "Images in a gallery.", labels=["gallery"])
         version = GaugeMetricFamily("lookalike_gallery_version", "Live version of a gallery.", labels=["gallery"])
+        up = GaugeMetricFamily("lookalike_gallery_up", "1 if a gallery can be searched.", labels=["gallery"])
         try:
-            for spec in self._galleries():
-                images.add_metric([spec.name], spec.count)
-                version.add_metric([spec.name], spec.version)
+            for name, spec in self._galleries().items():
+                up.add_metric([name], spec is not None)
+                if spec:
+                    images.add_metric([name], spec.count)
+                    version.add_metric([name], spec.version)
         except LookalikeError:  # the store is unavailable: export the encoder alone
             pass
-        return [info, images, version]
+        return [info, up, images, version]

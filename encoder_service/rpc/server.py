@@ -73,7 +73,8 @@ LIVENESS = "liveness"
 """The name whose health is whether the process lives. All other names report whether calls are accepted."""
 
 _ALL_NAMES = ("", *SERVICES)
-_STORE_NAMES = ("", *SERVICES[1:])  # these services need the store
+_ENCODER_NAMES = SERVICES[:1]
+_STORE_NAMES = ("", *SERVICES[1:])  # these need the store, and a gallery that can be opened if there are galleries
 
 
 class Server:
@@ -107,7 +108,7 @@ class Server:
         self._health = Health((LIVENESS, *_ALL_NAMES))
         self._traces = Traces() if config.traces else None
         self._metrics = Metrics(self._traces)
-        self._metrics.watch(self._galleries.list, encoder.spec.fingerprint)
+        self._metrics.watch(self._galleries.overview, encoder.spec.fingerprint)
         self._stop_metrics: Callable[[], None] | None = None
         self._pools = (
             CallPool(config.max_concurrent_calls, "calls", _OVERLOAD_LIMIT),
@@ -159,7 +160,7 @@ class Server:
             self.metrics_port, self._stop_metrics = self._metrics.serve(
                 self._config.metrics_host, self._config.metrics_port
             )
-        self._report_ready(True, _ALL_NAMES)
+        self._report_ready(True, _ENCODER_NAMES)
         self._galleries.follow(partial(self._report_ready, names=_STORE_NAMES))
 
     def stop(self, grace_s: float | None = None) -> None:

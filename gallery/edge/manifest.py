@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gallery.errors import StoreDamagedError
 from gallery.files import replace_file
-from gallery.formats import FORMAT_KEY, check_format
+from gallery.formats import FORMAT_KEY, check_format, parse_object
 from gallery.journal import JOURNAL
 
 MANIFEST = "manifest.json"
@@ -18,26 +20,50 @@ MANIFEST = "manifest.json"
 OPEN = "OPEN"
 """Name of the lock file of the one process that may have a version open."""
 GROWN = "GROWN"
-"""Name of the empty file that marks a version as modified by a service since it was published."""
+"""Name of the file that marks a version as modified since it was published.
+
+It holds the manifest from before the latest modifications, or nothing. While a version is being modified, it has this
+file and no manifest.
+"""
 
 _FORMAT = 1
 # Files that a manifest leaves out. The last is Qdrant's write-ahead log, which is not needed once the shard is closed.
 _IGNORED = (OPEN, GROWN, JOURNAL, "shard/wal/")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class FileSum:
     """Size in bytes and SHA-256 (64 hex digits) of a file."""
 
     size: int
     sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> FileSum:
+        """Return the sum of a file with this content."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+    @classmethod
+    def from_json(cls, facts: Any) -> FileSum:
+        """Return the sum from its JSON object.
+
+        Raises:
+            KeyError, TypeError, ValueError: The object is not a sum.
+        """
+        size, sha256 = facts["size"], facts["sha256"]
+        if type(size) is not int or size < 0:
+            raise ValueError("expected a size of 0 bytes or more")
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError("expected a SHA-256 of 64 hex digits")
+        return cls(size, sha256)
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """The files of one version, by their paths in its folder."""
 
-    files: Mapping[str, _File]
+    files: Mapping[str, FileSum]
 
     @classmethod
     def from_bytes(cls, content: bytes, place: str) -> Manifest:
@@ -51,20 +77,20 @@ class Manifest:
             NewerFormatError: A newer release wrote the manifest, in a format that this one can't read.
             ValueError: The content is not a manifest.
         """
-        parsed = json.loads(content)
+        parsed = parse_object(content)
+        check_format(parsed, _FORMAT, place)
         try:
-            check_format(parsed, _FORMAT, place)
             files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0 wrote the files alone
-            return cls({name: _File(int(facts["size"]), str(facts["sha256"])) for name, facts in files.items()})
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"expected a list of files, got {parsed!r:.80}") from error
+            return cls({_relative(name): FileSum.from_json(facts) for name, facts in files.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected a list of files ({error})") from error
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read the manifest of a version.
 
         Raises:
-            StoreDamagedError: The manifest is missing, as after an interrupted load, or unreadable.
+            StoreDamagedError: The manifest is missing or unreadable.
             NewerFormatError: A newer release wrote the manifest, in a format that this one can't read.
         """
         path = folder / MANIFEST
@@ -72,8 +98,7 @@ class Manifest:
             return cls.from_bytes(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise StoreDamagedError(
-                f"no {MANIFEST}: a load into this version was interrupted, or a running service modifies it: run the "
-                "same `ingest load …` again, or stop the service first",
+                f"no {MANIFEST}: a load into this version was interrupted: run the same `ingest load …` again",
                 place=str(folder),
             ) from None
         except (OSError, ValueError) as error:
@@ -84,12 +109,17 @@ class Manifest:
         files = {name: asdict(file) for name, file in self.files.items()}
         return (json.dumps({FORMAT_KEY: _FORMAT, "files": files}, indent=1) + "\n").encode()
 
-    def differences(self, folder: Path, under: str = "") -> list[str]:
+    def missing(self, folder: Path) -> list[str]:
+        """Return a line for each file of the manifest that a version's folder lacks."""
+        return [f"{name} is missing" for name in sorted(self.files) if not (folder / name).is_file()]
+
+    def differences(self, folder: Path, under: str = "", *, with_content: bool = True) -> list[str]:
         """Compare the files in a version's folder with the manifest.
 
         Args:
             folder: The folder.
             under: Compare only files whose path begins like this, such as "shard/"; empty for all files.
+            with_content: Compare contents too, which reads every file. Otherwise compare names and sizes alone.
 
         Returns:
             One line for each file that is missing, unexpected or altered.
@@ -102,15 +132,23 @@ class Manifest:
             path, file = folder / name, self.files[name]
             if path.stat().st_size != file.size:
                 lines.append(f"{name}: expected {file.size:,} bytes, got {path.stat().st_size:,}")
-            elif _sha256(path) != file.sha256:
+            elif with_content and _sha256(path) != file.sha256:
                 lines.append(f"{name}: its content has changed since it was written (SHA-256)")
         return lines
 
 
 def write_manifest(folder: Path) -> None:
     """Write the manifest of a closed version."""
-    files = {name: _File((folder / name).stat().st_size, _sha256(folder / name)) for name in _names(folder)}
+    files = {name: FileSum((folder / name).stat().st_size, _sha256(folder / name)) for name in _names(folder)}
     replace_file(folder / MANIFEST, Manifest(files).to_bytes())
+
+
+def _relative(name: str) -> str:
+    """Return a file's path in a version's folder unchanged, if it can't leave the folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
+        raise ValueError(f"expected relative paths, got {name!r:.80}")
+    return name
 
 
 def _sha256(path: Path) -> str:

@@ -5,45 +5,62 @@ DIR/NAME/LOADING    lock of the one process that may build the gallery
 DIR/NAME/v2/        a version, see `gallery.edge.version`
 """
 
+import errno
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, closing, suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from gallery.base import Gallery
 from gallery.edge.backup import pack, unpack
-from gallery.edge.manifest import MANIFEST, OPEN, Manifest, write_manifest
+from gallery.edge.manifest import GROWN, OPEN, Manifest, write_manifest
+from gallery.edge.snapshot import Snapshot
 from gallery.edge.version import (
     SPEC,
     LiveVersion,
     Version,
     can_resume,
     check_unaltered,
-    file_errors,
+    how_to_repair,
+    is_complete,
+    lost_files,
     modified_by_service,
     open_lock,
-    publish,
     read_spec,
+    record_changes,
+    spec_bytes,
     version_number,
     write_spec,
 )
 from gallery.errors import (
+    BackupError,
     GalleryNotFoundError,
+    InvalidQueryError,
     NewerFormatError,
     StoreDamagedError,
+    StoreError,
     StoreLockedError,
     StoreUnusableError,
 )
-from gallery.files import Lock, replace_file
+from gallery.files import Lock, file_errors, replace_file
+from gallery.formats import FORMAT_KEY, parse_object
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
 
 _CURRENT = "CURRENT"
 _LOADING = "LOADING"
+# Bytes of CURRENT that are read: a version's name, and as much of anything else as an error shows.
+_CURRENT_BYTES = 40
+_SCRATCH = ".restoring-"
+# Seconds after which a scratch folder without a lock belongs to no running restore: taking the lock is its first step,
+# and releases that took none needed less to unpack.
+_SCRATCH_S = 3600.0
 
 
 class EdgeStore:
@@ -66,15 +83,22 @@ class EdgeStore:
     def check(self) -> None:
         """Do nothing: a folder always answers, and an error in one gallery must not make the others unavailable."""
 
-    def list(self) -> list[GallerySpec]:
-        """Return the descriptions of all live galleries, by name. Other folders are ignored."""
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, whether or not they can be read. Other folders are ignored."""
         with file_errors(self._place):
-            names = sorted(path.parent.name for path in self._root.glob(f"*/{_CURRENT}"))
+            try:
+                folders = sorted(self._root.iterdir())
+            except FileNotFoundError:
+                return []
+        return [folder.name for folder in folders if _is_gallery(folder)]
+
+    def list(self) -> list[GallerySpec]:
+        """Return the descriptions of all live galleries that can be read, by name. Log the others."""
         specs = []
-        for name in names:
+        for name in self.names():
             try:
                 specs.append(self.spec(name))
-            except (StoreDamagedError, NewerFormatError) as error:
+            except (StoreError, NewerFormatError) as error:
                 _log.warning("gallery '%s' is left out: %s", name, error)
         return specs
 
@@ -82,10 +106,19 @@ class EdgeStore:
         """Return the description of a gallery's live version."""
         return read_spec(self._live(name))
 
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version."""
+        return version_number(self._live(name))
+
     def open(self, name: str) -> Gallery:
-        """Open a gallery's live version, which no other process can open then."""
+        """Open a gallery's live version, which no other process can open then.
+
+        If this process may not write the version's files, open a temporary copy, which can only be searched.
+        """
+        self._clear_scratch()
         folder = self._live(name)
-        return LiveVersion(folder, read_spec(folder))
+        may_write = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+        return (LiveVersion if may_write else Snapshot)(folder, read_spec(folder))
 
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
@@ -107,20 +140,22 @@ class EdgeStore:
         return self._live(name)
 
     def modified_by_service(self, name: str) -> bool:
-        """Return whether a service has modified the live version since it was published."""
+        """Return whether the live version has been modified since it was published."""
         return modified_by_service(self._live(name))
 
     def differences(self, name: str) -> Sequence[str]:
         """Compare the live version's files with its manifest."""
         folder = self._live(name)
-        return Manifest.read(folder).differences(folder)
+        record_changes(folder)
+        with file_errors(str(folder)):
+            return Manifest.read(folder).differences(folder)
 
     def clean(self, name: str) -> Sequence[int]:
         """Remove the versions that are neither live nor open anywhere."""
         live = self._live(name)
         removed = []
         with file_errors(self._place), closing(_loading_lock(live.parent)):
-            for folder in sorted(live.parent.glob("v*"), key=version_number):
+            for folder in _versions(live.parent):
                 with suppress(StoreLockedError):
                     if folder != live:
                         open_lock(folder, name).close()
@@ -132,72 +167,85 @@ class EdgeStore:
         """Write the live version into one file."""
         live = self._live(name)
         with file_errors(self._place), closing(_loading_lock(live.parent)):
+            record_changes(live)
             spec = read_spec(live)
-            pack(live, file)
+            contents = {SPEC: spec_bytes(spec)}
+            if modified_by_service(live):
+                contents[GROWN] = b""
+            pack(live, file, contents)
             return spec
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
         """Unpack a backup and make it the live version, beside the previous one."""
-        with file_errors(self._place):
-            self._root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._root, prefix=".restoring-") as scratch:
-                unpacked = Path(scratch) / "version"
-                unpacked.mkdir()
-                unpack(file, unpacked)
-                spec = read_spec(unpacked, f"backup {file}")
-                home = self._root / check_name(name or spec.name)
-                home.mkdir(exist_ok=True)
-                with closing(_loading_lock(home)):
-                    number = max((version_number(folder) for folder in home.glob("v*")), default=0) + 1
-                    spec = replace(spec, name=home.name, version=number)
-                    write_spec(unpacked, spec)
-                    write_manifest(unpacked)
-                    unpacked.replace(home / f"v{number}")
-                    replace_file(home / _CURRENT, f"v{number}\n".encode())
+        self._clear_scratch()
+        with file_errors(self._place), self._scratch_folder() as unpacked:
+            unpack(file, unpacked)
+            spec = _restored_spec(unpacked, f"backup {file}")
+            home = self._root / check_name(name or spec.name)
+            home.mkdir(exist_ok=True)
+            with closing(_loading_lock(home)):
+                number = max(map(version_number, _versions(home)), default=0) + 1
+                spec = replace(spec, name=home.name, version=number)
+                write_spec(unpacked, spec)
+                write_manifest(unpacked)
+                unpacked.replace(home / f"v{number}")
+                _make_live(home, number)
         return spec
 
     def drop(self, name: str) -> None:
         """Remove a gallery with all its versions, whether or not they can be read."""
         home = self._root / check_name(name)
         with ExitStack() as locks, file_errors(self._place):
-            if not (home / _CURRENT).exists():
+            if not _is_gallery(home):
                 raise self._not_found(name)
             locks.callback(_loading_lock(home).close)
             for path in home.glob(f"v*/{OPEN}"):
                 locks.callback(open_lock(path.parent, name).close)
-            (home / _CURRENT).unlink()
+            # without CURRENT first, so that what an interrupted removal leaves is not served
+            current = home / _CURRENT
+            if current.is_dir():
+                shutil.rmtree(current)
+            current.unlink(missing_ok=True)
             shutil.rmtree(home)
 
     def _live(self, name: str) -> Path:
-        current = self._root / check_name(name) / _CURRENT
+        """Return the folder of a gallery's live version. Every use of a gallery begins here.
+
+        Raises:
+            GalleryNotFoundError: No gallery has this name.
+            StoreDamagedError: No version with a description is known to be live.
+            StoreUnusableError: The files can't be read.
+        """
+        home = self._root / check_name(name)
         with file_errors(self._place):
             try:
-                version = current.read_text("utf-8").strip()
-            except (FileNotFoundError, NotADirectoryError):
-                raise self._not_found(name) from None
-        folder = current.parent / version
-        if not (folder / SPEC).is_file():
-            raise StoreDamagedError(
-                f"gallery '{name}': {_CURRENT} names version '{version}', which has no {SPEC}: build it again with "
-                f"`ingest load … --gallery {name} --rebuild`",
-                place=self._place,
-            )
-        return folder
+                version = _read_current(home)
+            except FileNotFoundError:
+                if not _is_gallery(home):
+                    raise self._not_found(name) from None
+                version = None
+            folder = home / (version or "")
+            if version_number(folder) and folder.parent == home and (folder / SPEC).is_file():
+                return folder
+            others = [folder.name for folder in _versions(home) if is_complete(folder) and (folder / SPEC).is_file()]
+        if version is None:
+            problem = f"{_CURRENT}, the file that names the live version, is missing or is not a file"
+        else:
+            problem = f"{_CURRENT} names version {version!r}, which has no {SPEC}"
+        choice = f"write the right one of its versions ({', '.join(others)}) into {_CURRENT}, or " if others else ""
+        raise StoreDamagedError(f"gallery '{name}': {problem}: {choice}{how_to_repair(name)}", place=self._place)
 
     def _not_found(self, name: str) -> GalleryNotFoundError:
-        names = ", ".join(spec.name for spec in self.list())
+        names = ", ".join(self.names())
         hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
         return GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
 
     def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> Version:
-        live = self._live(spec.name) if (home / _CURRENT).exists() else None
+        live = self._live_or_complete(home)
         if live and not rebuild:
             extended = read_spec(live).extended_by(spec)
             check_unaltered(live, spec.name)
-            version = Version(live, extended)
-            with file_errors(self._place):
-                (live / MANIFEST).unlink(missing_ok=True)  # the files are about to change
-            return version
+            return LiveVersion(live, extended)
         number = version_number(live) + 1 if live else 1
         folder = home / f"v{number}"
         spec = replace(spec, version=number)
@@ -207,6 +255,34 @@ class EdgeStore:
             folder.mkdir(exist_ok=True)
             write_spec(folder, spec)
         return Version(folder, spec)
+
+    def _live_or_complete(self, home: Path) -> Path | None:
+        """Return the live version; or the newest complete one, if a load died before it could make that live."""
+        with file_errors(self._place):
+            if not os.path.lexists(home / _CURRENT):
+                return next((folder for folder in reversed(_versions(home)) if is_complete(folder)), None)
+        return self._live(home.name)
+
+    @contextmanager
+    def _scratch_folder(self) -> Iterator[Path]:
+        """Yield an empty folder on the store's disk, which is removed in the end."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=self._root, prefix=_SCRATCH) as scratch,
+            closing(Lock(Path(scratch) / OPEN, "a restore")),
+        ):
+            folder = Path(scratch) / "v1"
+            folder.mkdir()
+            yield folder
+
+    def _clear_scratch(self) -> None:
+        """Remove what killed restores have left, as far as this process may."""
+        with suppress(OSError):
+            for scratch in self._root.glob(f"{_SCRATCH}*"):
+                if not (scratch / OPEN).exists() and time.time() - scratch.stat().st_mtime < _SCRATCH_S:
+                    continue
+                with suppress(StoreLockedError), closing(Lock(scratch / OPEN, "a restore")):
+                    shutil.rmtree(scratch, ignore_errors=True)
 
 
 class EdgeBuild:
@@ -219,6 +295,10 @@ class EdgeBuild:
         self.gallery = version
         self._home = home
         self._lock = lock
+        self._modified_before = modified_by_service(version.folder)
+        self._was_as_published = is_complete(version.folder) and not self._modified_before
+        if isinstance(version, LiveVersion):
+            version.mark()  # its files are about to change: if not the shard's, then its ledger
 
     @property
     def local_folder(self) -> Path:
@@ -227,8 +307,8 @@ class EdgeBuild:
 
     @property
     def modified_by_service(self) -> bool:
-        """True if a service has modified the version since it was published."""
-        return modified_by_service(self.gallery.folder)
+        """True if the version had been modified since it was published when this build began."""
+        return self._modified_before
 
     def index(self) -> None:
         """Build the search index."""
@@ -236,20 +316,88 @@ class EdgeBuild:
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
         """Make this the live version in one atomic step."""
-        folder = self.gallery.folder
         spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
-        self.gallery.close()
-        with file_errors(str(folder)):
-            publish(folder, spec)
-            replace_file(self._home / _CURRENT, f"{folder.name}\n".encode())
+        self.gallery.publish(spec)
+        with file_errors(self._place):
+            _make_live(self._home, spec.version)
         return spec
 
     def close(self) -> None:
-        """Close the version and release the loading lock."""
-        self.gallery.close()
-        self._lock.close()
+        """Close the version and release the loading lock. A live version is recorded as the build has left it."""
+        folder = self.gallery.folder
+        try:
+            self.gallery.close()
+            if self._was_as_published and isinstance(self.gallery, LiveVersion) and not self.gallery.is_modified:
+                (folder / GROWN).unlink(missing_ok=True)
+        finally:
+            self._lock.close()
+
+    @property
+    def _place(self) -> str:
+        return str(self._home)
 
 
 def _loading_lock(home: Path) -> Lock:
     """Take the lock of the one process that may build a gallery."""
     return Lock(home / _LOADING, f"gallery '{home.name}'")
+
+
+def _make_live(home: Path, version: int) -> None:
+    """Make a complete version the live one, atomically."""
+    replace_file(home / _CURRENT, f"v{version}\n".encode())
+
+
+def _read_current(home: Path) -> str | None:
+    """Return the name of a gallery's live version as it is written, which may be anything; None for a folder.
+
+    Raises:
+        OSError: The file is missing or can't be read.
+    """
+    try:
+        with (home / _CURRENT).open("rb") as file:
+            return file.read(_CURRENT_BYTES).decode(errors="backslashreplace").strip()
+    except IsADirectoryError:
+        return None
+    except NotADirectoryError as error:  # a file has the gallery's name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(home)) from error
+
+
+def _is_gallery(home: Path) -> bool:
+    """Return whether a folder is, or may be, a gallery that has gone live at some time."""
+    try:
+        check_name(home.name)
+        return _CURRENT in os.listdir(home) or any(map(is_complete, _versions(home)))  # noqa: PTH208 (names suffice)
+    except (InvalidQueryError, FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # it can't be read: whoever opens it is told why
+        return True
+
+
+def _versions(home: Path) -> list[Path]:
+    """Return the folders of a gallery's versions, oldest first."""
+    return sorted(filter(version_number, home.glob("v*")), key=version_number)
+
+
+def _restored_spec(folder: Path, place: str) -> GallerySpec:
+    """Return the description in an unpacked backup, and check that the gallery can be opened.
+
+    Raises:
+        BackupError: It can't be opened, or holds another number of images than described.
+        NewerFormatError: A newer release made the backup.
+    """
+    try:
+        content = parse_object((folder / SPEC).read_bytes())
+        spec = GallerySpec.from_json(content, place)
+        if FORMAT_KEY not in content:
+            (folder / GROWN).touch()  # backups of release 0.1.0 do not say whether a service had modified the gallery
+        problems = lost_files(folder)
+        if not problems:
+            with closing(Version(folder, spec)) as version:
+                count = version.count()
+            if count != spec.count:
+                problems = [f"expected {spec.count:,} images, as it says itself, got {count:,}"]
+    except (OSError, ValueError, StoreDamagedError) as error:
+        problems = [error.message if isinstance(error, StoreDamagedError) else str(error)]
+    if problems:
+        raise BackupError(f"its gallery can't be opened: {problems[0]}: use another copy", place=place)
+    return spec

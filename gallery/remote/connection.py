@@ -1,9 +1,11 @@
 """A connection to a Qdrant server or cluster: its collections, their metadata, and aliases.
 
 Every call waits for its effect and has a timeout. A call that fails for a passing reason is retried a few times, after
-the pause that the server asks for or else after growing random pauses, and never beyond the caller's deadline.
+the pause that the server asks for or else after growing random pauses, and never beyond the caller's deadline. A
+patient connection retries for longer, so that a load survives a restart of its server.
 """
 
+import logging
 import math
 import os
 import time
@@ -17,11 +19,13 @@ from urllib.parse import urlsplit
 import tenacity
 from qdrant_client import QdrantClient, models
 
-from gallery.deadline import check_wanted, seconds_left
+from gallery.deadline import check_wanted, may_wait, seconds_left
 from gallery.errors import InvalidQueryError, LookalikeError, StoreBusyError, StoreRefusedError
 from gallery.remote.failures import is_passing, pause_s, translated
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 CALL_S = 10
 """Timeout of a call in seconds, unless the call or the caller's deadline sets another."""
@@ -30,6 +34,8 @@ SLOW_CALL_S = 300
 
 _EXPECTED_URL = "expected edge:DIR, http://HOST:6333 or https://HOST:6333"
 _ATTEMPTS = 4
+# Seconds between two looks during a pause at whether the caller still wants to wait.
+_TICK_S = 0.1
 # Longest pause between attempts to reconnect to a lost server, in ms. gRPC's own is two minutes.
 _RECONNECT_MS = 1000
 
@@ -40,23 +46,33 @@ class QdrantConnection:
     Every method that calls the server may raise UnavailableError.
     """
 
-    def __init__(self, client: QdrantClient, url: str, patient: QdrantClient | None = None) -> None:
+    def __init__(
+        self, client: QdrantClient, url: str, slow_client: QdrantClient | None = None, patience_s: float = 0
+    ) -> None:
         """Take the clients that `connect` makes.
 
         Args:
             client: A client whose own timeout is `CALL_S`.
             url: The server's URL.
-            patient: A client whose own timeout is `SLOW_CALL_S`: over gRPC, some of the client's methods ignore the
+            slow_client: A client whose own timeout is `SLOW_CALL_S`: over gRPC, some of the client's methods ignore the
                 timeout of a call and use their client's. `client` if None.
+            patience_s: Seconds to wait in a call for a server that can't be reached or is overloaded.
         """
         self.url = url
+        self.patience_s = patience_s
         self._place = f"store {url}"
         self._client = client
-        self._patient = patient or client
+        self._slow_client = slow_client or client
 
     @classmethod
-    def connect(cls, url: str) -> "QdrantConnection":
+    def connect(cls, url: str, patience_s: float = 0) -> "QdrantConnection":
         """Connect over gRPC, on the port after the URL's, and check that the server can be used.
+
+        The check is not patient: at the beginning, a server that can't be reached is a mistake more often than not.
+
+        Args:
+            url: The server's URL.
+            patience_s: Seconds to wait in a later call for a server that can't be reached or is overloaded.
 
         Environment:
             QDRANT_API_KEY: The key; or QDRANT_API_KEY_FILE, a file that holds it.
@@ -81,7 +97,7 @@ class QdrantConnection:
         with warnings.catch_warnings():
             # Silence the client's "API key without TLS" warning: the operator decides that.
             warnings.simplefilter("ignore", UserWarning)
-            client, patient = (
+            client, slow_client = (
                 QdrantClient(
                     url=url.rstrip("/"),
                     port=port,
@@ -94,8 +110,9 @@ class QdrantConnection:
                 )
                 for timeout_s in (CALL_S, SLOW_CALL_S)
             )
-        connection = cls(client, url, patient)
+        connection = cls(client, url, slow_client)
         connection.check()
+        connection.patience_s = patience_s
         return connection
 
     def call(self, method: Callable[[QdrantClient, int], T], within_s: int = CALL_S) -> T:
@@ -112,7 +129,7 @@ class QdrantConnection:
         """
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception(is_passing),
-            stop=tenacity.stop_after_attempt(_ATTEMPTS),
+            stop=self._is_hopeless,
             wait=pause_s,
             sleep=self._sleep,
             reraise=True,
@@ -129,8 +146,19 @@ class QdrantConnection:
         check_wanted()
         left_s = seconds_left()
         if left_s is None:
-            return method(self._patient if within_s > CALL_S else self._client, within_s)
+            return method(self._slow_client if within_s > CALL_S else self._client, within_s)
         return method(self._client, min(within_s, math.ceil(left_s)))
+
+    def _is_hopeless(self, state: tenacity.RetryCallState) -> bool:
+        """Return whether a call that has just failed is not to be repeated, and log when a long wait begins."""
+        if state.attempt_number < _ATTEMPTS:
+            return False
+        if state.idle_for >= self.patience_s or not may_wait():
+            return True
+        error = state.outcome.exception() if state.outcome else None
+        if state.attempt_number == _ATTEMPTS and isinstance(error, Exception):
+            _log.warning("%s; waiting up to %g s for it", translated(error, self._place), self.patience_s)
+        return False
 
     def _sleep(self, seconds: float) -> None:
         left_s = seconds_left()
@@ -138,7 +166,9 @@ class QdrantConnection:
             raise StoreBusyError(
                 f"asks for a pause of {seconds:.1f} s, longer than the caller's deadline", place=self._place
             )
-        time.sleep(seconds)
+        ends = time.monotonic() + seconds
+        while (pause_s := ends - time.monotonic()) > 0 and may_wait():
+            time.sleep(min(pause_s, _TICK_S))
 
     def check(self) -> None:
         """Check that the server answers, accepts our key and is recent enough.

@@ -22,6 +22,7 @@ from gallery.errors import (
     InvalidQueryError,
     NewerFormatError,
     StoreDamagedError,
+    StoreUnusableError,
 )
 from gallery.files import Lock, user_data_folder
 from gallery.remote.collection import RemoteGallery
@@ -57,20 +58,28 @@ class RemoteStore:
         """Check that the server answers, accepts our key and is recent enough."""
         self._connection.check()
 
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, whether or not they can be read. Other aliases are ignored."""
+        return sorted(name for name, collection in self._connection.aliases().items() if _version(name, collection))
+
     def list(self) -> list[GallerySpec]:
-        """Return the descriptions of all live galleries, by name. Other aliases and collections are ignored."""
+        """Return the descriptions of all live galleries that can be read, by name. Log the others."""
         specs = []
         for name, collection in sorted(self._connection.aliases().items()):
             if _version(name, collection):
                 try:
                     specs.append(self._spec(collection))
-                except (StoreDamagedError, NewerFormatError) as error:
+                except (StoreDamagedError, StoreUnusableError, NewerFormatError, GalleryNotFoundError) as error:
                     _log.warning("gallery '%s' is left out: %s", name, error)
         return specs
 
     def spec(self, name: str) -> GallerySpec:
         """Return the description of a gallery's live version."""
         return self._spec(self._live(name))
+
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version."""
+        return _version(name, self._live(name))
 
     def open(self, name: str) -> Gallery:
         """Open a gallery's live version. Any number of processes may open it."""
@@ -96,7 +105,7 @@ class RemoteStore:
 
     def local_folder(self, name: str) -> Path:
         """Return this machine's folder for the files of a gallery's live version."""
-        return self._version_folder(name, _version(name, self._live(name)))
+        return self._version_folder(name, self.live_version(name))
 
     def modified_by_service(self, name: str) -> bool:
         """Return whether a service has ever modified the live version."""
@@ -109,7 +118,7 @@ class RemoteStore:
 
     def clean(self, name: str) -> Sequence[int]:
         """Remove the versions that are not live. Services leave them within two seconds of a swap."""
-        live = _version(name, self._live(name))
+        live = self.live_version(name)
         with closing(self._loading_lock(name)):
             old = [version for version in self._versions(name) if version != live]
             for version in old:
@@ -176,14 +185,17 @@ class RemoteStore:
         aliases = self._connection.aliases()
         collection = aliases.get(name, "")
         if not _version(name, collection):
-            names = ", ".join(sorted(alias for alias, target in aliases.items() if _version(alias, target)))
+            names = ", ".join(self.names())
             hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
             raise GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
         return collection
 
     def _spec(self, collection: str) -> GallerySpec:
+        """Return the description of a version. Its name and number are the collection's, which may be a copy."""
         content = self._connection.metadata(collection).get(_SPEC)
-        return GallerySpec.from_json(content, f"collection {collection} in {self.url}")
+        spec = GallerySpec.from_json(content, f"collection {collection} in {self.url}")
+        name = collection.rpartition("@v")[0]
+        return replace(spec, name=name, version=_version(name, collection))
 
     def _versions(self, name: str) -> Sequence[int]:
         return sorted(filter(None, (_version(name, collection) for collection in self._connection.collections())))
@@ -216,7 +228,10 @@ class RemoteBuild:
     @property
     def reopen(self) -> Callable[[], Gallery]:
         """A picklable function that opens the gallery in another process, over a connection of its own."""
-        return partial(open_collection, self._connection.url, self.gallery.collection, self.gallery.spec)
+        connection = self._connection
+        return partial(
+            open_collection, connection.url, connection.patience_s, self.gallery.collection, self.gallery.spec
+        )
 
     @property
     def modified_by_service(self) -> bool:
@@ -239,9 +254,9 @@ class RemoteBuild:
         self._lock.close()
 
 
-def open_collection(url: str, collection: str, spec: GallerySpec) -> Gallery:
+def open_collection(url: str, patience_s: float, collection: str, spec: GallerySpec) -> Gallery:
     """Connect to a server and open the gallery in one of its collections."""
-    return RemoteGallery(QdrantConnection.connect(url), collection, spec)
+    return RemoteGallery(QdrantConnection.connect(url, patience_s), collection, spec)
 
 
 def _modified_by_service(connection: QdrantConnection, collection: str) -> bool:

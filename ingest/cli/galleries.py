@@ -13,16 +13,29 @@ from gallery.profiles import PROFILES
 
 GalleryArgument = Annotated[str, typer.Argument(help="Name of the gallery.")]
 
+DEFAULT_PATIENCE_S = 60.0
+"""Seconds for which a load waits for a lost server. A Qdrant server with large galleries takes about half of it to
+restart."""
+PatienceOption = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        metavar="SECONDS",
+        help="Time to wait for a Qdrant server that can't be reached, such as while it restarts.",
+    ),
+]
+
 PROFILE_MEANINGS = ", ".join(f"{profile.name} ({profile.meaning})" for profile in PROFILES.values())
 
 
 def list_galleries(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List the galleries."""
-    specs = open_store(store).list()
+    galleries = open_store(store)
+    specs = galleries.list()
     if as_json:
         print(json.dumps([{**as_dict(spec, store), "sources": spec.sources} for spec in specs]))
         return
-    if not specs:
+    if not galleries.names():
         print(f"no galleries in {store}: build one with `ingest load mnist`")
     for spec in specs:
         print(
@@ -107,6 +120,7 @@ def copy_gallery(
     profile: Annotated[
         str, typer.Option(help=f"Storage profile of the copy. Default: the original's. {PROFILE_MEANINGS}.")
     ] = "",
+    patience_s: PatienceOption = DEFAULT_PATIENCE_S,
 ) -> None:
     """Copy a gallery from one store to another.
 
@@ -118,7 +132,8 @@ def copy_gallery(
     if source == target:
         raise InvalidInputError(f"expected two stores, got {source} twice")
     with Stages() as stages:
-        spec, written = copy(open_store(source), open_store(target), gallery, stages, profile)
+        from_store, to_store = (open_store(url, patience_s=patience_s) for url in (source, target))
+        spec, written = copy(from_store, to_store, gallery, stages, profile)
     print(
         f"{spec.name} v{spec.version}: {spec.count:,} images in {target}, {written:,} written, profile {spec.profile}"
     )

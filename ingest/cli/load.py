@@ -24,7 +24,7 @@ from encoder_service.terminal import (
 from gallery import DEFAULT_STORE, GallerySpec, Placement, Store, open_store
 from gallery.errors import InvalidInputError
 from gallery.profiles import DEFAULT_PROFILE
-from ingest.cli.galleries import PROFILE_MEANINGS, as_dict
+from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceOption, as_dict
 from ingest.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def load(
     cert_file: CertFileOption = None,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
+    patience_s: PatienceOption = DEFAULT_PATIENCE_S,
     as_json: JsonOption = False,
 ) -> None:
     """Load a source into a gallery.
@@ -147,7 +148,7 @@ def load(
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
             _load_through_service(client, service, gallery, images, options.max_rejected, as_json)
         return
-    galleries = open_store(store)
+    galleries = open_store(store, patience_s=patience_s)
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
     if not encoder:
         encoder = live.encoder if live and not rebuild else source_name.default_encoder

@@ -38,8 +38,9 @@ def check(
         print(f"{gallery}: {problem}")
     if problems:
         raise GalleryUnsoundError(
-            f"gallery '{gallery}' is not sound: build it again with `ingest load … --gallery {gallery} --rebuild`, or "
-            f"restore a backup with `ingest restore FILE --gallery {gallery}`"
+            f"gallery '{gallery}' is not sound: restore a backup with `ingest restore FILE --gallery {gallery}`, or "
+            f"build it again with `ingest load … --gallery {gallery} --rebuild`, which leaves out images that a "
+            "service has added"
         )
     spec = galleries.spec(gallery)
     print(f"{gallery} v{spec.version}: sound: {spec.count:,} images, files unchanged, {compared:,} codes compared")

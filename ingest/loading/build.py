@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from encoder_service.encoder import Encoder
 from gallery import Build, GallerySpec
-from gallery.errors import InvalidInputError, StoreDamagedError
+from gallery.deadline import waits_end_with
+from gallery.errors import InvalidInputError, StoreDamagedError, StoreUnreachableError
 from gallery.files import replacing
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
@@ -172,11 +174,30 @@ def _load(
     options: LoadOptions,
     live: Ledger | None,
 ) -> LoadSummary:
+    with stop_on_signal(stages.say) as stop:
+        try:
+            return _load_passes(build, source, encoder, ledger, stages, options, live, stop)
+        except StoreUnreachableError as error:
+            if stop.is_set():
+                raise StoppedError("stopped while the store could not be reached: the same command resumes") from error
+            raise
+
+
+def _load_passes(
+    build: Build,
+    source: Source,
+    encoder: Encoder,
+    ledger: Ledger,
+    stages: Stages,
+    options: LoadOptions,
+    live: Ledger | None,
+    stop: threading.Event,
+) -> LoadSummary:
     """Store the new images; then, unless too many images are bad, replace the changed ones and prune."""
     with (
-        stop_on_signal(stages.say) as stop,
         Staging(build.local_folder) as staging,
         ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool,
+        waits_end_with(stop),
     ):
         first = LoadPass(
             source, encoder, build.gallery, ledger, stages, pool, options.dedupe, stop, staging, live, LoadSummary()

@@ -16,6 +16,7 @@ from encoder_service.errors import ImageError
 from encoder_service.images import thumbnail_png
 from encoder_service.limits import LIMITS
 from gallery import Entry, Gallery
+from gallery.deadline import waits_end_with
 from ingest.loading.batches import Encoded, LoadSummary, Prepared, Read, chunks, take_batch
 from ingest.loading.ledger import Ledger, Row, Status
 from ingest.loading.prefetch import prefetch
@@ -50,14 +51,14 @@ def load(
         stages: Displays the progress.
         staging: Keeps the changed images; None to replace the stored ones at once.
         live: Ledger of the version that a rebuild replaces, whose labels are kept; None if there is no such version.
-        stop: When it is set, the load stores the batches in flight and ends.
+        stop: When it is set, the load stores the batches in flight and ends. It no longer waits for a lost server.
 
     Raises:
         SourceError: The source changed or disappeared while it was read.
         LookalikeError: A part failed. The batches stored before stay stored, and the next load resumes after them.
     """
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool:
-        stop = stop or threading.Event()
+    stop = stop or threading.Event()
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool, waits_end_with(stop):
         return LoadPass(source, encoder, gallery, ledger, stages, pool, False, stop, staging, live).run()
 
 

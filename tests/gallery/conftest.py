@@ -1,7 +1,7 @@
 """Every kind of store, for tests of behaviour that all of them share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +35,18 @@ def clear(connection: QdrantConnection) -> None:
     for collection in connection.collections():
         if collection.startswith("g@v"):
             connection.remove_collection(collection)
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Lets a test go on as another user than root, who may read and write anything."""
+    user = os.geteuid()
+
+    def begin() -> None:
+        if not user:
+            for folder in (tmp_path, *tmp_path.parents[:3]):
+                folder.chmod(0o755)
+            os.seteuid(65534)
+
+    yield begin
+    os.seteuid(user)
