@@ -53,8 +53,9 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
+        self._is_settled = (folder / "edge_config.json").exists()  # then it is about to be loaded
         with _translated(folder):
-            if (folder / "edge_config.json").exists():
+            if self._is_settled:
                 self._shard = self._load()
                 keep(folder, self._profile)
             else:
@@ -79,6 +80,7 @@ class EdgeGallery:
             for entry, code in zip(entries, codes, strict=True)
         ]
         check_space(self._folder, _HEADROOM)
+        self._is_settled = False
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.upsert_points(points))
 
@@ -119,6 +121,7 @@ class EdgeGallery:
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the entries with these keys."""
         ids: list[qe.PointId] = [point_id(key) for key in keys]
+        self._is_settled = False
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.delete_points(ids))
 
@@ -154,16 +157,22 @@ class EdgeGallery:
         with _translated(self._folder):
             self._shard = self._load()
         self._closed = False
+        self._is_settled = True
 
     def close(self) -> None:
         """Flush and close the shard."""
         self._close_shard()
 
     def settle(self) -> None:
-        """Close the shard after Edge has finished its deferred work, so that its files no longer change."""
+        """Close the shard after Edge has finished its deferred work, so that its files no longer change.
+
+        Edge does this work when it loads a shard.
+        """
         self._close_shard()
-        with _translated(self._folder):
-            self._load().close()
+        if not self._is_settled:
+            with _translated(self._folder):
+                self._load().close()
+            self._is_settled = True
 
     def _close_shard(self) -> None:
         if not self._closed:

@@ -54,7 +54,7 @@ class Version(EdgeGallery):
     def publish(self, spec: GallerySpec) -> None:
         """Close the version and describe it as complete, whatever has modified it before."""
         with file_errors(str(self.folder)):
-            self._close_shard()
+            self.settle()
             write_spec(self.folder, spec)
             write_manifest(self.folder)
             (self.folder / GROWN).unlink(missing_ok=True)
