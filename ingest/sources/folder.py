@@ -35,18 +35,22 @@ class FolderSource(FilesSource):
         """
         self._folder = folder.resolve()
         super().__init__(self._folder, text_of(self._folder.name), options)
-        notes = Notes()
-        images = (path for path in self._paths(notes) if self.is_image(self._name(path)))
+        images = (path for path in self._paths(Notes()) if self.is_image(self._name(path)))
         self.count = sum(1 for _ in islice(images, options.limit))
         if not self.count:
             raise SourceError(
-                f"folder {text_of(folder)}: expected image files, such as .png or .jpg, got none"
-                + "".join(f"; {line}" for line in notes.lines())
+                f"folder {text_of(folder)}: expected image files, such as .png or .jpg, got {self._others()}"
             )
 
     def files(self, notes: Notes) -> Iterator[File]:
         """Go through the files in the order of their paths, those of a folder before those of its subfolders."""
         return map(self._file, self._paths(notes))
+
+    def _others(self) -> str:
+        notes = Notes()
+        others = [text_of(self._name(path)) for path in self._paths(notes)]
+        found = [f"{len(others):,} others, such as {others[0]!r}"] if others else ["none"]
+        return "; ".join([*found, *notes.lines()])
 
     def _paths(self, notes: Notes) -> Iterator[Path]:
         followed: set[Path] = set()

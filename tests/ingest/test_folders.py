@@ -1,6 +1,7 @@
 """Folders as sources: clutter, links, what can't be listed, what is excluded, and large files."""
 
 import os
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -50,7 +51,10 @@ def test_clutter_is_the_same_in_folders_and_archives(tmp_path: Path, ending: str
 
 def test_a_folder_of_clutter_alone_says_what_it_has(tmp_path: Path) -> None:
     fill(tmp_path / "p", {"notes.txt", "Thumbs.db"})
-    with pytest.raises(SourceError, match=r"folder .*p: expected image files, such as \.png or \.jpg, got none"):
+    with pytest.raises(
+        SourceError,
+        match=r"folder .*p: expected image files, such as \.png or \.jpg, got 1 others, such as 'notes\.txt'",
+    ):
         open_source(str(tmp_path / "p"))
 
 
@@ -151,7 +155,10 @@ def test_folders_may_be_deep(tmp_path: Path) -> None:
     with os.fdopen(os.open("a.png", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor), "wb") as file:
         file.write(PNGS[0])
     os.close(descriptor)
-    assert keys(folder) == [f"deep/{'d/' * depth}a.png"]
+    try:
+        assert keys(folder) == [f"deep/{'d/' * depth}a.png"]
+    finally:
+        subprocess.run(["rm", "-r", str(folder)], check=True)  # Python 3.11 itself can't
 
 
 def test_the_size_of_a_file_is_looked_at_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_all_kinds_of_pixels_load(store: Store, encoder: Encoder, tmp_path: Path
 
 def test_a_folder_of_nothing_but_bad_files_makes_no_gallery(command: Command, store_url: str, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("text")
+    (tmp_path / "texts" / "a.text").write_text("text")
     done = command("ingest", "load", str(tmp_path / "texts"), "--store", store_url)
     assert done.returncode == 3
     assert "texts: expected images, got 1 files that are not" in done.stderr
