@@ -132,11 +132,7 @@ def _sampled_inputs(
             notes.append(f"{len(rows_by_key):,} images of the sample have no known source, and can't be encoded again")
             continue
         try:
-<<<<<<< HEAD
-            source = with_known_keys(open_source(place), ledger)
-=======
-            source = open_source(place, large_images=True)
->>>>>>> r2-sources
+            source = with_known_keys(open_source(place, large_images=True), ledger)
             for item in source:
                 advance(1, source.count)
                 row = rows_by_key.pop(item.key, None)
