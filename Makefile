@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak clean
+.PHONY: help demo test test-shuffled test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -15,6 +15,9 @@ demo: .venv/.serve  ## Load MNIST, serve it, and find the five images most like 
 WORKERS := auto
 test: .venv/.dev  ## Run the tests
 	$(BIN)/pytest -n $(WORKERS)
+
+test-shuffled: .venv/.dev  ## Run the tests in a random order
+	$(BIN)/pytest -n $(WORKERS) -p randomly
 
 test-slow: .venv/.dev  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow

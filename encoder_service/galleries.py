@@ -1,4 +1,4 @@
-"""The galleries that a process searches. Each is opened with its encoder at its first use, and stays open."""
+"""The galleries that a process searches. Each is opened with its encoder on first use, and stays open."""
 
 import logging
 import threading
@@ -40,11 +40,11 @@ class Galleries:
     """The open galleries of one store, by name. Safe to use from several threads."""
 
     def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
-        """Open nothing yet.
+        """Create the object without opening a gallery.
 
         Args:
             store: The store of the galleries.
-            encoder: An encoder that is loaded already. A gallery of another encoder has its own loaded by name.
+            encoder: An encoder that is already loaded. Other encoders are loaded by name when a gallery needs them.
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
@@ -137,7 +137,7 @@ class Galleries:
         self._reopen_at = time.monotonic() + _REOPEN_EVERY_S
 
     def follow(self, report: Callable[[bool], None]) -> None:
-        """Start to move to newer versions soon after they go live. Calls in flight finish on the old version.
+        """Start switching to newer versions soon after they go live. Calls in flight finish on the old version.
 
         Args:
             report: Called with whether searches can be answered, at once and whenever this changes. They can't while
@@ -318,7 +318,7 @@ class OpenGallery:
 
     @property
     def is_retired(self) -> bool:
-        """Whether a newer version has replaced this one and the last user is done."""
+        """True once a newer version has replaced this one and the last user is done."""
         return self.is_replaced and not self.users
 
     def counted_spec(self) -> GallerySpec:

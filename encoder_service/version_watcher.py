@@ -11,12 +11,12 @@ from gallery.errors import EncoderMismatchError, LookalikeError, StoreDamagedErr
 
 _log = logging.getLogger(__name__)
 
-# Seconds between two looks at the store. A gallery's new version is served about this long after it goes live.
+# Seconds between two polls of the store. A gallery's new version is served about this long after it goes live.
 _INTERVAL_S = 0.5
-# Seconds before a version that is damaged, or of an encoder that is missing, is tried again: reading all of a large
-# version every half second would slow the service down.
+# Seconds until a version that is damaged, or whose encoder is missing, is tried again: reading all of a large version
+# every half second would slow the service down.
 _RETRY_BAD_VERSION_S = 30.0
-# Seconds that `stop` waits for the current look. The thread is a daemon, so a store that hangs can't keep the process.
+# Seconds that `stop` waits for the current poll. The thread is a daemon, so a hung store can't keep the process alive.
 _STOP_TIMEOUT_S = 2.0
 
 
@@ -61,15 +61,15 @@ class VersionWatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop polling, and wait up to two seconds for the current look at the store to end."""
+        """Stop polling, and wait up to two seconds for the current poll to end."""
         self._stopping.set()
         self._thread.join(_STOP_TIMEOUT_S)
 
     def check_store(self) -> None:
-        """Fail at once, without asking the store, while the store is known not to answer.
+        """Fail at once, without a call to the store, if the last poll got no answer.
 
         Raises:
-            UnavailableError: The store did not answer the last time.
+            UnavailableError: The store did not answer the last poll.
         """
         outage = self._outage
         if outage:
@@ -83,7 +83,7 @@ class VersionWatcher:
                     self._look_at_galleries()
                     self._is_searchable = self._reopen()
                 self._report_change()
-            except Exception:  # the thread must survive: the next look may succeed
+            except Exception:  # the thread must survive: the next poll may succeed
                 _log.exception("looking for new versions failed")
 
     def _look_at_store(self) -> None:
@@ -108,7 +108,7 @@ class VersionWatcher:
             self._report(can_answer)
 
     def _look_at(self, current: GallerySpec) -> None:
-        """Move to the live version of a gallery if it is another, unless it failed to open a short while ago."""
+        """Move to the live version of a gallery if it is not the open one, unless it recently failed to open."""
         name, version = current.name, 0
         bad_version, retry_at = self._bad_versions.get(name, (-1, 0.0))
         try:

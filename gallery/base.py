@@ -1,4 +1,4 @@
-"""The contracts of every backend: `Gallery`, an open version; `Build`, one being made; `Store`, all by name."""
+"""Protocols that every backend implements. A `Store` opens a `Gallery` by name, or builds one with a `Build`."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class LookalikeError(Exception):
     summary: ClassVar[str] = ""
 
     def __init__(self, message: str, *, place: str = "") -> None:
-        """Take the message and the place, which `str` puts in front of it."""
+        """Create the error. `str` puts the place in front of the message."""
         super().__init__(message)
         self.message = message
         self.place = place

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
-from gallery.types import Entry, Hit, Query, check_codes
+from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_codes
 
 # Queries whose distances are computed together: a float32 matrix of 61 MB for 60,000 entries.
 _QUERY_BATCH = 256
@@ -24,7 +24,7 @@ class ExactGallery:
     """A gallery in memory that compares a query with every code."""
 
     def __init__(self, spec: GallerySpec, contents: "_Contents | None" = None) -> None:
-        """Take the spec, and the contents of an existing version; without these, begin empty."""
+        """Begin with the contents of an existing version, or empty if `contents` is None."""
         self._spec = spec
         self._contents = contents or _Contents(spec.code_size)
 
@@ -135,7 +135,7 @@ class _Table:
         rows = rows[np.isfinite(order[rows])]
         distances = np.linalg.norm(self.codes[rows] - query.code, axis=1)
         if query.options.max_distance is not None:
-            near = distances <= query.options.max_distance
+            near = distances <= min(query.options.max_distance, MAX_DISTANCE)
             rows, distances = rows[near], distances[near]
         best = np.argsort(distances, kind="stable")[: query.options.limit]
         return [self._hit(rows[i], distances[i], query.options.with_thumbnails) for i in best]
@@ -246,7 +246,7 @@ class ExactStore:
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Do nothing: a version goes when the next one is published."""
+        """Do nothing: publishing a version discards the previous one."""
         self._find(name)
         return []
 

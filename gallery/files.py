@@ -12,12 +12,21 @@ from typing import BinaryIO, TextIO
 import portalocker
 from platformdirs import user_data_path
 
-from gallery.errors import StoreFullError, StoreLockedError, StoreUnusableError
+from gallery.errors import InvalidInputError, StoreFullError, StoreLockedError, StoreUnusableError
 
 
 def user_data_folder() -> Path:
-    """Return the folder that holds this user's galleries, encoders, ledgers and fetched datasets."""
-    return user_data_path("lookalike", appauthor=False)
+    """Return the folder that holds this user's galleries, encoders and ledgers.
+
+    Raises:
+        InvalidInputError: The user has no home folder, as in a container that runs under an unknown user id.
+    """
+    try:
+        return user_data_path("lookalike", appauthor=False)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            "expected a home folder, got none: set HOME, or name a store with --store edge:DIR"
+        ) from error
 
 
 @contextmanager

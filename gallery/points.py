@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gallery.types import Entry, Hit, SearchOptions
+from gallery.types import MAX_DISTANCE, Entry, Hit, SearchOptions
 
 _KEY_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lookalike/key")
 
@@ -33,7 +33,7 @@ def exclusive_threshold(options: SearchOptions) -> float | None:
 
     It is the next float32 above `max_distance`, so that hits at exactly that distance are kept.
     """
-    if options.max_distance is None or options.max_distance >= np.finfo(np.float32).max:
+    if options.max_distance is None or options.max_distance >= MAX_DISTANCE:
         return None
     return float(np.nextafter(np.float32(options.max_distance), np.float32(np.inf)))
 

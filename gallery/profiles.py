@@ -17,7 +17,7 @@ _ACORN_SELECTIVITY = 0.5
 
 
 class Memory(StrEnum):
-    """Where a part of a gallery is kept besides on disk."""
+    """Memory in which a part of a gallery is kept, in addition to the disk."""
 
     COLD = "cold"
     """Read from disk on demand, and cached while memory is free."""
@@ -155,7 +155,7 @@ def find_profile(name: str) -> Profile:
 
 
 def search_plan(profile: Profile, options: SearchOptions) -> SearchPlan | None:
-    """Return how to search the index, or None to compare the query with every code in full."""
+    """Return the parameters to search the index with, or None to compare the query with every code in full."""
     if options.exact:
         return None
     ef = max(profile.ef, options.limit)

@@ -3,10 +3,18 @@
 from pathlib import Path
 
 from gallery.base import Store
-from gallery.errors import InvalidQueryError
+from gallery.errors import InvalidInputError, InvalidQueryError
 from gallery.files import user_data_folder
 
-DEFAULT_STORE = f"edge:{user_data_folder()}"
+
+def _default_store() -> str:
+    try:
+        return f"edge:{user_data_folder()}"
+    except InvalidInputError:  # raised again if this store is opened
+        return "edge:~/.local/share/lookalike"
+
+
+DEFAULT_STORE = _default_store()
 """URL of the store that holds the user's galleries unless another one is named."""
 
 
@@ -21,6 +29,7 @@ def open_store(url: str, *, patience_s: float = 0) -> Store:
 
     Raises:
         InvalidQueryError: The URL is of no known kind.
+        InvalidInputError: The URL begins with `~`, and the user has no home folder.
         StoreError: The store can't be used.
     """
     kind, _, location = url.partition(":")
@@ -32,7 +41,11 @@ def open_store(url: str, *, patience_s: float = 0) -> Store:
 def _edge(url: str, patience_s: float) -> Store:
     from gallery.edge.store import EdgeStore
 
-    return EdgeStore(Path(url.removeprefix("edge:")).expanduser().absolute())
+    try:
+        folder = Path(url.removeprefix("edge:")).expanduser()
+    except RuntimeError as error:
+        raise InvalidInputError(f"store {url}: expected a home folder, got none: set HOME, or name a folder") from error
+    return EdgeStore(folder.absolute())
 
 
 def _server(url: str, patience_s: float) -> Store:

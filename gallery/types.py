@@ -12,6 +12,8 @@ DEFAULT_LIMIT = 5
 """Number of hits that a query asks for unless it says otherwise."""
 MAX_LIMIT = 1000
 """Largest number of hits that one query may ask for."""
+MAX_DISTANCE = float(np.finfo(np.float32).max)
+"""Largest distance that a float32 can hold. A larger bound on distances is the same as none."""
 MAX_NORM = 1e18
 """Largest Euclidean norm of a code. Encoders make codes with norms of 1 to 100.
 

@@ -58,6 +58,9 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
         if (source.local_folder(name) / FILE).exists():
             with closing(Ledger(source.local_folder(name))) as ledger:
                 ledger.copy_to(build.local_folder)
+            if source.modified_by_service(name):
+                with closing(Ledger(build.local_folder)) as copied_ledger:
+                    copied_ledger.match(build.gallery.scroll())
         return build.publish(spec.calibration), written
 
 

@@ -69,7 +69,7 @@ class Evaluation:
     answered: Sequence[Answered]
 
     def as_dict(self) -> dict[str, object]:
-        """Return the figures as values that JSON has."""
+        """Return the figures as JSON-serialisable values."""
         by_label: dict[str, list[Answered]] = defaultdict(list)
         for answer in self.answered:
             by_label[answer.query.label].append(answer)

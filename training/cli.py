@@ -45,7 +45,7 @@ def train(
     ] = 0,
     channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour. 0: 1 for a dataset, 3 for a path.")] = 0,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training images; by default as the recipe says.")
+        int | None, typer.Option(min=1, help="Passes over the training images. Default: as in the recipe.")
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")

@@ -89,7 +89,11 @@ def fix_seed(seed: int) -> None:
 
     The same seed gives the same weights on the same machine with the same number of CPU cores, however busy they are.
     Another processor or number of cores rounds differently.
+
+    This resets the global state of Keras. Otherwise a second training in this process would number its layers from
+    where the first one ended, and their names, which are in the exported files, would change the fingerprint.
     """
+    keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 

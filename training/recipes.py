@@ -37,6 +37,8 @@ ARCHITECTURES = {
 _NEGATIVES = 2.5
 # Augmentations for each dataset: a mirrored digit is another shape, but a mirrored shoe is still a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
+# Rule of each dataset that brings the queries of searches to the form of its images.
+_FRAMINGS = {"mnist": "digit"}
 
 # Training steps in all: a small source gets more epochs than the recipe says, until there are this many.
 _MIN_STEPS = 1500
@@ -124,6 +126,7 @@ def train_and_export(
             },
             "arch": arch,
             "background": background,
+            "framing": _FRAMINGS.get(source, ""),
             "seed": seed,
             **_card(trained, held_out),
         }

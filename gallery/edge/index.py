@@ -1,4 +1,4 @@
-"""`python -m gallery.edge.index FOLDER`: build a shard's search index, and end with the process that asked for it."""
+"""`python -m gallery.edge.index FOLDER`: build a shard's search index. The process dies with its parent."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Build the index of the shard in the folder that the command line names."""
     if sys.platform == "linux":
-        # If it outlived a killed loader, this process would keep the shard locked against the next loader.
+        # If this process outlived a killed loader, it would keep the shard locked against the next loader.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
             sys.exit("the process that started the indexing has ended")

@@ -18,7 +18,7 @@ from gallery.journal import JOURNAL
 MANIFEST = "manifest.json"
 """Name of the manifest in a version's folder."""
 OPEN = "OPEN"
-"""Name of the lock file of the one process that may have a version open."""
+"""Name of the lock file that is held by the process with the version open."""
 GROWN = "GROWN"
 """Name of the file that marks a version as modified since it was published.
 

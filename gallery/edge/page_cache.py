@@ -7,18 +7,18 @@ from pathlib import Path
 
 from gallery.profiles import Memory, Profile
 
-# Files of a segment, by the attribute of a profile that says where they are kept.
+# Files of a segment, by the attribute of `Profile` that sets their memory.
 _FILES = {
     "codes": "vector_storage/matrix.dat",
     "shortened": "vector_storage/quantized.*",
     "graph": "vector_index/links*",
 }
-# Bytes of one request to the system. Linux ignores anything beyond this in one request.
+# Bytes per read-ahead request. Linux ignores anything beyond this in one request.
 _CHUNK = 2 * 1024 * 1024
 
 
 def prefetch(folder: Path, profile: Profile) -> None:
-    """Have the system read all that a shard keeps in memory. Edge itself reads it page by page, which is far slower."""
+    """Have the system read the files that a shard keeps in memory. Edge reads page by page, which is far slower."""
     if sys.platform != "linux":
         return
     for part in _FILES:
@@ -30,7 +30,7 @@ def prefetch(folder: Path, profile: Profile) -> None:
 
 
 def keep(folder: Path, profile: Profile) -> None:
-    """Have the system keep what every search reads, if the full codes compete with it for memory.
+    """Have the system keep the files that every search reads, if the full codes compete with them for memory.
 
     Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So this reads the
     quantised codes and the graph twice.

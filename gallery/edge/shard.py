@@ -23,7 +23,8 @@ from gallery.profiles import Memory, Profile, Quantised, find_profile, search_pl
 from gallery.spec import GallerySpec
 from gallery.types import Entry, Hit, Query, check_codes
 
-# Threads of one search. At this size, handing work to Edge's own threads takes longer than the work.
+# Threads of one search. At the size of these galleries, handing a search to Edge's own threads takes longer than
+# the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
 # Segments smaller than this (in KB) are searched without a graph, which is exact and as fast.
@@ -53,9 +54,9 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
-        self._is_settled = (folder / "edge_config.json").exists()  # then it is about to be loaded
+        self._is_settled = False  # a load after a kill leaves work for the next one
         with _translated(folder):
-            if self._is_settled:
+            if (folder / "edge_config.json").exists():
                 self._shard = self._load()
                 keep(folder, self._profile)
             else:
@@ -133,8 +134,8 @@ class EdgeGallery:
     def index(self) -> None:
         """Build the search index in a separate process, then open the shard again.
 
-        `EdgeShard.optimize` holds Python's global lock until it ends: in this process it would stop the progress
-        display and delay Ctrl-C.
+        `EdgeShard.optimize` holds the GIL until it ends: in this process it would stop the progress display and delay
+        Ctrl-C.
 
         Raises:
             StoreFullError: The disk has no space for the index.
@@ -258,7 +259,7 @@ def _filter(query: Query) -> qe.Filter | None:
 
 @contextmanager
 def _translated(folder: Path) -> Iterator[None]:
-    """Raise Edge's errors as errors of this project. Edge gives nothing but their text to tell them apart."""
+    """Raise Edge's errors as errors of this project. Only the text distinguishes one error of Edge from another."""
     try:
         yield
     except LookalikeError:

@@ -67,7 +67,7 @@ class EdgeStore:
     """The galleries of one folder."""
 
     def __init__(self, root: Path) -> None:
-        """Take the folder, which is created when the first gallery is built.
+        """Use a folder, which is created when the first gallery is built.
 
         Raises:
             StoreError: The path is a file.
@@ -118,7 +118,8 @@ class EdgeStore:
         self._clear_scratch()
         folder = self._live(name)
         may_write = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-        return (LiveVersion if may_write else Snapshot)(folder, read_spec(folder))
+        spec = read_spec(folder)
+        return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
 
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT

@@ -13,7 +13,7 @@ closes the version. If it dies instead, the next process that opens the version 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -77,14 +77,20 @@ class LiveVersion(Version):
         is_modified: Whether its entries have been modified since it was opened.
     """
 
-    def __init__(self, folder: Path, spec: GallerySpec) -> None:
+    def __init__(self, folder: Path, spec: GallerySpec, *, keeps_journal: bool = False) -> None:
         """Take the lock and open the shard.
+
+        Args:
+            folder: The version's folder.
+            spec: Its description.
+            keeps_journal: Note the keys that are added and deleted, as a service must: a load has its ledger.
 
         Raises:
             StoreLockedError: Another process has the version open.
             StoreDamagedError: Files of the shard are missing or have another size than recorded.
             StoreError: The shard can't be opened.
         """
+        self._keeps_journal = keeps_journal
         self.is_modified = False
         self._must_record = False
         super().__init__(folder, spec)
@@ -94,16 +100,14 @@ class LiveVersion(Version):
         """Mark the version as modified, and store entries."""
         if entries:
             self._begin_modification()
-            with file_errors(str(self.folder)):
-                note_added(self.folder, [entry.key for entry in entries])
+            self._note(note_added, [entry.key for entry in entries])
             super().upsert(entries)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Mark the version as modified, and remove the entries with these keys."""
         if keys:
             self._begin_modification()
-            with file_errors(str(self.folder)):
-                note_deleted(self.folder, keys)
+            self._note(note_deleted, keys)
             super().delete(keys)
 
     def index(self) -> None:
@@ -140,6 +144,11 @@ class LiveVersion(Version):
                     write_manifest(self.folder)
         finally:
             super().close()
+
+    def _note(self, note: Callable[[Path, Sequence[str]], None], keys: Sequence[str]) -> None:
+        if self._keeps_journal:
+            with file_errors(str(self.folder)):
+                note(self.folder, keys)
 
     def _begin_modification(self) -> None:
         self.mark()

@@ -32,7 +32,7 @@ class RemoteGallery:
         spec: GallerySpec,
         before_change: Callable[[], None] | None = None,
     ) -> None:
-        """Take the parts.
+        """Use a collection as a gallery. No call is made yet.
 
         Args:
             connection: Connection to the server.
@@ -172,11 +172,11 @@ class RemoteGallery:
         while greens < _GREEN_CHECKS:
             try:
                 status = self._status()
-            except StoreSlowError:  # the server is busy with the very index that this waits for
+            except StoreSlowError:  # the server is busy building the index
                 greens = 0
                 continue
             greens = greens + 1 if status == models.CollectionStatus.GREEN else 0
-            if status == models.CollectionStatus.GREY:  # after a restart, the server waits for a change of settings
+            if status == models.CollectionStatus.GREY:  # after a restart, indexing waits for a settings update
                 self._configure(optimizers=models.OptimizersConfigDiff())
             time.sleep(_STATUS_EVERY_S)
 

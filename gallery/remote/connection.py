@@ -49,7 +49,7 @@ class QdrantConnection:
     def __init__(
         self, client: QdrantClient, url: str, slow_client: QdrantClient | None = None, patience_s: float = 0
     ) -> None:
-        """Take the clients that `connect` makes.
+        """Use the clients that `connect` makes.
 
         Args:
             client: A client whose own timeout is `CALL_S`.
@@ -119,8 +119,8 @@ class QdrantConnection:
         """Call the client, retry if that may help, and raise its errors as errors of this project.
 
         Args:
-            method: Makes the call, given the client to use and the timeout to pass to it, in seconds. Every write may
-                be repeated.
+            method: Makes the call, given the client to use and the timeout to pass to it, in seconds. It must be safe
+                to repeat.
             within_s: Timeout of each attempt in seconds, unless the caller's deadline is nearer.
 
         Raises:
@@ -176,7 +176,7 @@ class QdrantConnection:
         Raises:
             StoreRefusedError: The key is wrong, or the server is older than the client supports.
         """
-        self.aliases()  # asks for the key, unlike the version
+        self.aliases()  # needs the API key, unlike `info`
         client_major, client_minor = _major_minor(version("qdrant-client"))
         server_version = self.call(lambda client, _: client.info()).version
         if _major_minor(server_version) < (client_major, client_minor - 1):

@@ -1,4 +1,4 @@
-"""Failures of the Qdrant client: which of them a retry may mend, and the error of this project for each."""
+"""Failures of the Qdrant client: whether to retry one, and the error of this project that stands for it."""
 
 import grpc
 import tenacity
@@ -16,7 +16,7 @@ from gallery.errors import (
 
 # Pauses between attempts, in seconds: random, up to 0.1, 0.2, 0.4 s.
 _PAUSE = tenacity.wait_random_exponential(multiplier=0.1, max=5)
-# Most characters of a server's message that an error quotes.
+# Maximum characters of a server's message that an error quotes.
 _QUOTED = 200
 
 
@@ -29,7 +29,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def pause_s(state: tenacity.RetryCallState) -> float:
-    """Return the pause before the next attempt, in seconds: what the server asks for, or else a random one."""
+    """Return the pause before the next attempt, in seconds: the one that the server asks for, or else a random one."""
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, ResourceExhaustedResponse):
         return float(error.retry_after_s)

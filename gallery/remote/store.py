@@ -1,7 +1,7 @@
 """Galleries by name on a Qdrant server: each version a collection `NAME@v2`, the live one behind the alias `NAME`.
 
 The description of a version, its `GallerySpec`, is in the collection's metadata. Files that belong to this machine,
-such as a version's ledger, are in a folder of the user's.
+such as a version's ledger, are in the user's data folder.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class RemoteStore:
     """The galleries of one server."""
 
     def __init__(self, connection: QdrantConnection, folder: Path | None = None) -> None:
-        """Take a connection to the server.
+        """Use a connection to the server.
 
         Args:
             connection: Connection to the server.
-            folder: Folder for this machine's files; one among the user's data if None.
+            folder: Folder for this machine's files; a subfolder of the user's data folder if None.
         """
         self.url = connection.url
         self._place = f"store {self.url}"
@@ -112,12 +112,12 @@ class RemoteStore:
         return _modified_by_service(self._connection, self._live(name))
 
     def differences(self, name: str) -> Sequence[str]:
-        """Return nothing: the server checks its files itself."""
+        """Return no differences: the server checks its files itself."""
         self._live(name)
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Remove the versions that are not live. Services leave them within two seconds of a swap."""
+        """Remove the versions that are not live. Services stop using them within two seconds of a swap."""
         live = self.live_version(name)
         with closing(self._loading_lock(name)):
             old = [version for version in self._versions(name) if version != live]

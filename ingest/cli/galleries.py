@@ -101,8 +101,8 @@ def restore(
 ) -> None:
     """Restore a gallery from a backup.
 
-    The restored version becomes the live one. The version before it stays until `ingest clean`. A damaged or
-    incomplete file is rejected.
+    The restored version becomes the live one. The previous version stays until `ingest clean`. A damaged or incomplete
+    file is rejected.
     """
     from ingest.progress import Stages
 

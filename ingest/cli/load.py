@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ingest.loading.build import LoadOptions
     from ingest.sources import Source
 
-# Bad images that are printed, with their reasons, before the rest is only counted.
+# Maximum number of bad images that are printed with their reasons. The rest are only counted.
 _SHOWN = 5
 
 
@@ -301,6 +301,7 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 def _print_bad(count: int, file: str, reasons: Iterable[tuple[str, str]]) -> None:
     """Print the number of bad images, and the first few with their reasons, on stderr."""
-    print(f"{count:,} bad images left out{file}, such as:", file=sys.stderr)
+    images = "image" if count == 1 else "images"
+    print(f"{count:,} bad {images} left out{file}, such as:", file=sys.stderr)
     for key, reason in islice(reasons, _SHOWN):
         print(f"  {key!r}: {reason}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from ingest.progress import Stages
 from ingest.sources import Source
 
 REJECTED = "rejected.jsonl"
-"""The file of a version that names the bad images, one JSON object a line."""
+"""The file of a version that names the bad images, with one JSON object per line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def load_and_publish(
         live: The version that a rebuild replaces; None if it is not a rebuild, or there is nothing to replace.
 
     Returns:
-        The gallery as it is now, and the summary of the load.
+        The spec of the published version, and the summary of the load.
 
     Raises:
         StoppedError: The user stopped the load. The same load resumes it.
@@ -175,48 +174,39 @@ def _load(
     options: LoadOptions,
     live: Ledger | None,
 ) -> LoadSummary:
-    with stop_on_signal(stages.say) as stop:
+    """Store the new images; then, unless too many images are bad, replace the changed ones and prune."""
+    with (
+        stop_on_signal(stages.say) as stop,
+        waits_end_with(stop),
+        Staging(build.local_folder) as staging,
+        ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool,
+    ):
+        first = LoadPass(
+            source, encoder, build.gallery, ledger, stages, pool, options.dedupe, stop, staging, live, LoadSummary()
+        )
         try:
-            return _load_passes(build, source, encoder, ledger, stages, options, live, stop)
+            return _run(first, build, options, is_rebuild=live is not None)
         except StoreUnreachableError as error:
             if stop.is_set():
                 raise StoppedError("stopped while the store could not be reached: the same command resumes") from error
             raise
 
 
-def _load_passes(
-    build: Build,
-    source: Source,
-    encoder: Encoder,
-    ledger: Ledger,
-    stages: Stages,
-    options: LoadOptions,
-    live: Ledger | None,
-    stop: threading.Event,
-) -> LoadSummary:
-    """Store the new images; then, unless too many images are bad, replace the changed ones and prune."""
-    with (
-        Staging(build.local_folder) as staging,
-        ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool,
-        waits_end_with(stop),
-    ):
-        first = LoadPass(
-            source, encoder, build.gallery, ledger, stages, pool, options.dedupe, stop, staging, live, LoadSummary()
-        )
-        if options.workers > 1:
-            first = replace(first, summary=load_in_parallel(options.workers, first, build, mark_seen=options.prune))
-        else:
-            first.run(mark_seen=options.prune)
-        summary = first.summary
-        if summary.stopped or not summary.seen:
-            return summary
-        if not _has_too_many_bad(summary, options.max_rejected):
-            first.replace_staged()
-            if options.prune:
-                _prune(build, source, ledger, options, summary, is_rebuild=live is not None)
-        if ledger.has_orphans():
-            # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
-            summary.add_second_pass(replace(first, summary=LoadSummary()).run())
+def _run(first: LoadPass, build: Build, options: LoadOptions, *, is_rebuild: bool) -> LoadSummary:
+    if options.workers > 1:
+        first = replace(first, summary=load_in_parallel(options.workers, first, build, mark_seen=options.prune))
+    else:
+        first.run(mark_seen=options.prune)
+    summary = first.summary
+    if summary.stopped or not summary.seen:
+        return summary
+    if not _has_too_many_bad(summary, options.max_rejected):
+        first.replace_staged()
+        if options.prune:
+            _prune(build, first.source, first.ledger, options, summary, is_rebuild=is_rebuild)
+    if first.ledger.has_orphans():
+        # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
+        summary.add_second_pass(replace(first, summary=LoadSummary()).run())
     return summary
 
 

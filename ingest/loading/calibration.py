@@ -7,7 +7,7 @@ from gallery import Calibration, Gallery, Query, SearchOptions
 
 # Images searched for at once.
 _BATCH_COUNT = 1024
-# Images whose nearest neighbour is measured. With fewer, the 99th percentile would be a matter of luck.
+# Images whose nearest neighbour is measured. With fewer, the 99th percentile would be noise.
 _SAMPLE_COUNT = 5 * _BATCH_COUNT
 
 
@@ -19,7 +19,7 @@ def calibrate(errors: Sequence[float], gallery: Gallery) -> Calibration | None:
         gallery: The gallery, with its index built. A sample of its images is searched for their nearest neighbours.
 
     Returns:
-        The calibration; None if there is no error or the gallery has fewer than two images.
+        The calibration; None if `errors` is empty or the gallery has fewer than two images.
     """
     distances: list[float] = []
     for sample in islice(gallery.scroll(_BATCH_COUNT), _SAMPLE_COUNT // _BATCH_COUNT):

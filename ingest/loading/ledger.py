@@ -75,8 +75,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         """Open the ledger in a version's folder, or create one.
 
-        The file of an older release is upgraded when it is written to, not before: its sum is in the version's
-        manifest.
+        The file of an older release is upgraded when it is written to, not before, because the version's manifest has
+        its checksum.
 
         Raises:
             NewerFormatError: A newer release wrote the file.
@@ -110,7 +110,7 @@ class Ledger:
         return {row.sha256: row.key for row in sorted(rows, key=lambda row: row.key, reverse=True)}
 
     def record(self, rows: Iterable[Row], source: Source) -> None:
-        """Write the rows of images of a source, replacing those of the same keys; all or none."""
+        """Write the rows of images of a source, replacing rows with the same keys, in one transaction."""
         with self._transaction():
             number = self._places.number(source)
             self._write((*row, number) for row in rows)

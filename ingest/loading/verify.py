@@ -21,7 +21,7 @@ from ingest.sources import open_source
 
 # Relative distance between two codes of one image that still counts as rounding: batch sizes and processors differ.
 _ROUNDING = 1e-3
-# Notes on changed images that are printed before the rest is only counted.
+# Maximum number of notes on changed images that are printed. The rest are only counted.
 _NOTE_COUNT = 5
 
 
@@ -74,7 +74,7 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
 
     Raises:
         GalleryNotFoundError: No gallery has this name.
-        EncoderMismatchError: The encoder of the gallery's name is another one than the gallery's.
+        EncoderMismatchError: The installed encoder of the recorded name did not make the gallery.
         StoreDamagedError: The gallery's files can't be read.
         StoreLockedError: Another process has the gallery open.
     """
@@ -113,7 +113,7 @@ def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -
 def _sampled_inputs(
     ledger: Ledger, count: int, encoder: Encoder, advance: Advance
 ) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    """Read images again, to encode them again.
+    """Read the sampled images from their sources again, and normalise them.
 
     Args:
         ledger: The ledger that names the images and their sources.

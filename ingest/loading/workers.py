@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder_service.encoder import Encoder
+from encoder_service.images import silence_pillow
 from gallery import Build, Gallery
 from gallery.errors import InvalidInputError, UnavailableError
 from ingest.interrupt import stop_on_signal
@@ -21,7 +22,7 @@ from ingest.loading.staging import Staging
 from ingest.progress import Advance, Stages
 from ingest.sources import Item, Source
 
-# Seconds between two looks for a worker that was killed and so sends no message.
+# Seconds between two checks for a worker that was killed and so sends no message.
 _POLL_S = 0.2
 
 
@@ -158,7 +159,8 @@ def _mark_seen(source: Source, ledger: Ledger) -> None:
 
 
 def _work(job: _Job, messages: Any) -> None:
-    """Load one share in a worker process, and send its progress and at last its summary or its error."""
+    """Load one share in a worker process, and send its progress and finally its summary or its error."""
+    silence_pillow()
     try:
         with ExitStack() as stack:
             gallery = stack.enter_context(closing(job.open_gallery()))
@@ -181,7 +183,7 @@ class _SentStages(Stages):
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-        """Send each number of images that is done."""
+        """Yield a function that sends the number of images just done."""
 
         def advance(count: int, total: int | None = None) -> None:
             self._messages.put(count)

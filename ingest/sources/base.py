@@ -17,6 +17,11 @@ from ingest.sources.names import text_of
 LARGE_LIMITS = replace(LIMITS, max_image_bytes=256 * 1024 * 1024, max_image_pixels=512_000_000)
 """Limits of an image with `--large-images`: stitched panoramas and scans of posters, in at most 2 GB of memory."""
 
+
+def _hint(limit: int) -> str:
+    return f": `ingest load --large-images` allows {limit:,}"
+
+
 # Held while an image beyond the usual limits is decoded, so that one of them at a time is in memory.
 _one_large_image = threading.Lock()
 
@@ -41,6 +46,11 @@ class Options:
     def max_image_bytes(self) -> int:
         """Maximum size of one image file in bytes."""
         return (LARGE_LIMITS if self.large_images else LIMITS).max_image_bytes
+
+    def too_large(self, size: int) -> str:
+        """Return the problem of an image file of too many bytes."""
+        hint = "" if self.large_images else _hint(LARGE_LIMITS.max_image_bytes)
+        return f"expected at most {self.max_image_bytes:,} bytes, got {size:,}{hint}"
 
 
 READ_ALL = Options()
@@ -89,9 +99,9 @@ class Item:
             return images.from_pixels(self.content)
         try:
             return images.decode(self.content)
-        except ImageTooLargeError:
+        except ImageTooLargeError as error:
             if not self.large:
-                raise
+                raise ImageTooLargeError(f"{error.message}{_hint(LARGE_LIMITS.max_image_pixels)}") from error
         with _one_large_image:
             Image.MAX_IMAGE_PIXELS = LARGE_LIMITS.max_image_pixels  # Pillow's own limit, which is lower
             image = images.decode(self.content, LARGE_LIMITS)

@@ -3,7 +3,6 @@
 from enum import Enum
 from fnmatch import fnmatchcase
 from mimetypes import MimeTypes
-from pathlib import PurePosixPath
 
 # Files and folders that desktops, cameras and network storages create beside images; names in lower case.
 _CLUTTER = frozenset(
@@ -19,10 +18,6 @@ _NO_IMAGES = frozenset(
         ".ndjson", ".npy", ".npz", ".parquet", ".rar", ".tgz", ".thm", ".url", ".xmp", ".xz", ".yaml", ".yml", ".zst",
     }
 )  # fmt: skip
-_LABELS = frozenset({".cls", ".json"})
-
-# Not the table of this machine: the same source has the same images everywhere.
-_types = MimeTypes(filenames=())
 
 
 class Kind(Enum):
@@ -35,6 +30,16 @@ class Kind(Enum):
     EXCLUDED = "excluded by the user"
 
 
+def _kinds() -> dict[str, Kind]:
+    """Return the kind of the suffixes that are not those of images. All others are unknown, and may be."""
+    types = MimeTypes(filenames=()).types_map[True]  # not this machine's table: a source is the same everywhere
+    others = {suffix for suffix, name in types.items() if not name.startswith("image/")} - {".bin"}
+    return dict.fromkeys(others | _NO_IMAGES, Kind.OTHER) | dict.fromkeys((".cls", ".json"), Kind.LABEL)
+
+
+_KINDS = _kinds()
+
+
 def kind_of(path: str, exclude: tuple[str, ...] = ()) -> Kind:
     """Return what a file or folder of a source is, by its path in the source, whatever its case.
 
@@ -42,18 +47,13 @@ def kind_of(path: str, exclude: tuple[str, ...] = ()) -> Kind:
         path: Path in the source, with slashes.
         exclude: Patterns, as `fnmatch` knows them, of the paths or the names to exclude. A `*` also matches slashes.
     """
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..")]
-    if any(part.startswith(".") or part.lower() in _CLUTTER for part in parts):
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    if any(part[0] == "." or part.lower() in _CLUTTER for part in parts):
         return Kind.CLUTTER
     if exclude and _is_excluded([part.lower() for part in parts], exclude):
         return Kind.EXCLUDED
-    suffix = PurePosixPath(parts[-1]).suffix.lower() if parts else ""
-    if suffix in _LABELS:
-        return Kind.LABEL
-    if suffix in _NO_IMAGES:
-        return Kind.OTHER
-    media_type = _types.types_map[True].get(suffix) or ""
-    return Kind.IMAGE if media_type in ("", "application/octet-stream") or media_type[:6] == "image/" else Kind.OTHER
+    _, dot, suffix = parts[-1].lower().rpartition(".") if parts else ("", "", "")
+    return _KINDS.get(dot + suffix, Kind.IMAGE)
 
 
 def _is_excluded(parts: list[str], exclude: tuple[str, ...]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from gallery.errors import StoreUnusableError
 from gallery.files import replace_file
 from ingest.errors import SourceUnavailableError
+from ingest.sources.streams import ERRORS
 
 # Seconds to wait for a mirror to connect, and then for each read. A slower mirror counts as down.
 _CONNECT_S = 10.0
@@ -53,7 +54,7 @@ def fetch(cache: Path, sums: Mapping[str, str], ways: Sequence[Way]) -> dict[str
         with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
             try:
                 reason = _take(way.open(Path(scratch)), missing, files)
-            except OSError as error:
+            except ERRORS as error:
                 reason = _reason(error)
         failures.append(f"{way.name}: {reason}")
         _keep(cache, {name: files[name] for name in missing if name in files})
@@ -91,7 +92,7 @@ def _take(read: Read, sums: Mapping[str, str], files: dict[str, bytes]) -> str:
     for name, sha256 in sums.items():
         try:
             content = read(name)
-        except (OSError, EOFError) as error:
+        except ERRORS as error:
             return _reason(error)
         if hashlib.sha256(content).hexdigest() != sha256:
             return f"{name} has another SHA-256 than expected"

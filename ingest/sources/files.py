@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, ClassVar
 
 from ingest.sources.base import Item, Notes, Options, limited_name
@@ -96,20 +96,17 @@ class FilesSource:
 
     def _item(self, file: File) -> Item:
         key = text_of(f"{self._stem}/{file.name.removeprefix('./')}")
-        max_bytes = self._options.max_image_bytes
         if file.problem:
             return Item(key, b"", problem=file.problem)
-        size, content = file.size, b""
-        if size <= max_bytes:
-            try:
-                with file.open() as stream:
-                    content = stream.read(max_bytes + 1)
-            except self.file_errors as error:
-                return Item(key, b"", problem=f"can't be read: {reason_of(error)}")
-            size = len(content)
-        if size > max_bytes:
-            hint = "" if self._options.large_images else ": --large-images allows more"
-            return Item(key, b"", problem=f"expected at most {max_bytes:,} bytes, got {file.size:,}{hint}")
+        if file.size > self._options.max_image_bytes:
+            return Item(key, b"", problem=self._options.too_large(file.size))
+        try:
+            with file.open() as stream:
+                content = stream.read(file.size + 1)
+        except self.file_errors as error:
+            return Item(key, b"", problem=f"can't be read: {reason_of(error)}")
+        if len(content) > file.size:
+            return Item(key, b"", problem="can't be read: it grew while it was read")
         return Item(key, content, large=self._options.large_images)
 
     def _label(self, file: File) -> str:
@@ -135,8 +132,8 @@ def _label_by_neighbours(read: Iterator[tuple[str, Item | str]]) -> Iterator[Ite
     """
     sample, label, waiting = "", "", list[Item]()
     for name, content in read:
-        path = PurePosixPath(name)
-        this_sample = str(path.with_name(path.name.split(".")[0] or path.name))
+        folder, slash, file_name = name.rpartition("/")
+        this_sample = folder + slash + file_name.partition(".")[0]
         if this_sample != sample or sum(item.size for item in waiting) > _MAX_WAITING_BYTES:
             yield from _labelled(waiting, label)
             label, waiting = label if this_sample == sample else "", []

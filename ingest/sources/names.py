@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-# Endings of the formats whose files hold many images.
-_ENDING = re.compile(r"(\.(tar|gz|bz2|xz|zst|tgz|tbz2?|txz|tzst)|\.zip|\.cbz|\.npz|\.npy|\.parquet)+$", re.IGNORECASE)
-_ARCHIVE = re.compile(r"(\.tar(\.(gz|bz2|xz|zst))?|\.tgz|\.tbz2?|\.txz|\.tzst|\.zip|\.cbz)$", re.IGNORECASE)
+_ARCHIVE = re.compile(r"(\.tar(\.(gz|bz2|xz|zst))?|\.(tgz|tbz2?|txz|tzst|zip|cbz))$", re.IGNORECASE)
+# Endings of the other formats whose files hold many images; an IDX file may be compressed.
+_OTHER_ENDING = re.compile(r"\.(npz|npy|parquet|gz|bz2|xz|zst)$", re.IGNORECASE)
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -42,7 +42,8 @@ def comparable(name: str) -> str:
 
 def stem_of(path: Path) -> str:
     """Return the name of a file without the ending of its format, `photos` for `photos.tar.gz`, as text."""
-    return text_of(_ENDING.sub("", path.name) or path.name)
+    ending = _ARCHIVE if _ARCHIVE.search(path.name) else _OTHER_ENDING
+    return text_of(ending.sub("", path.name) or path.name)
 
 
 def linked_name(name: str, target: str, is_symbolic: bool) -> str:

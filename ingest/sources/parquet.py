@@ -70,9 +70,8 @@ class ParquetSource:
         content = image.get("bytes") if isinstance(image, dict) else image
         if content is None:
             return Item(key, b"", label, "expected the bytes of an image file in the row, got none")
-        max_bytes = self._options.max_image_bytes
-        if len(content) > max_bytes:
-            return Item(key, b"", label, f"expected at most {max_bytes:,} bytes, got {len(content):,}")
+        if len(content) > self._options.max_image_bytes:
+            return Item(key, b"", label, self._options.too_large(len(content)))
         return Item(key, content, label, large=self._options.large_images)
 
     def _name_of(self, value: object) -> str:

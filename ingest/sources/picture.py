@@ -8,6 +8,7 @@ from PIL import Image
 from ingest.sources.base import Notes, Options
 from ingest.sources.files import File, FilesSource
 from ingest.sources.names import text_of
+from ingest.sources.streams import reading
 
 
 class PictureSource(FilesSource):
@@ -28,7 +29,9 @@ class PictureSource(FilesSource):
 
     def files(self, notes: Notes) -> Iterator[File]:
         """Yield the file."""
-        yield File(text_of(self._path.name), self._path.stat().st_size, lambda: self._path.open("rb"))
+        with reading(self._path, "an image file"):
+            size = self._path.stat().st_size
+        yield File(text_of(self._path.name), size, lambda: self._path.open("rb"))
 
 
 def is_picture(path: Path) -> bool:

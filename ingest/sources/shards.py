@@ -1,5 +1,6 @@
 """Several archives or Parquet files of one data set, as one source: a folder of shards, or `shard-{000..009}.tar`."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -82,14 +83,17 @@ def shards_of(path: Path) -> list[Path]:
 
 def _in_folder(folder: Path) -> list[Path]:
     """Return the archives, or else the Parquet files, of a folder that has no folder or image beside them."""
+    archives, tables = list[Path](), list[Path]()
     try:
-        paths = sorted(path for path in folder.iterdir() if kind_of(path.name) is not Kind.CLUTTER)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path, kind = folder / entry.name, kind_of(entry.name)
+                if is_archive(path):
+                    archives.append(path)
+                elif is_parquet(path):
+                    tables.append(path)
+                elif kind is not Kind.CLUTTER and (kind is Kind.IMAGE or entry.is_dir()):
+                    return []
     except OSError:
         return []  # reading it as a folder of images says why
-    archives = [path for path in paths if is_archive(path)]
-    tables = [path for path in paths if is_parquet(path)]
-    shards = archives or tables  # img2dataset writes a Parquet file of captions beside each tar
-    others = set(paths) - {*archives, *tables}
-    if any(path.is_dir() or kind_of(path.name) is Kind.IMAGE for path in others):
-        return []
-    return shards
+    return sorted(archives or tables)  # img2dataset writes a Parquet file of captions beside each tar

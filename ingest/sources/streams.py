@@ -73,43 +73,30 @@ def require(module: str, extra: str, purpose: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise SourceError(
-            f"{purpose}: expected the package {package}, got none: pip install '.[{extra}]' or pip install {package}"
+            f"{purpose}: expected the package {package}, got none: pip install '.[{extra}]' in a clone of Lookalike"
         ) from error
 
 
 class _Zstandard(io.RawIOBase):
-    """The decompressed content of a .zst file. Reading raises OSError if the file is damaged or truncated."""
+    """The decompressed content of a .zst file. Reading raises OSError if the file is damaged."""
 
     def __init__(self, path: Path) -> None:
-        self._module = require("zstandard", "zst", path.name)
-        self._file = path.open("rb")
-        self._frame = self._module.ZstdDecompressor().decompressobj()
-        self._rest = b""
-        self._ended = False
+        self._module = require("zstandard", "zst", text_of(path.name))
+        self._stream = self._module.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            compressed = self._frame.unused_data if self._frame.eof else b""
-            compressed = compressed or self._file.read(128 * 1024)
-            if not compressed:
-                if not self._frame.eof and self._file.tell():
-                    raise OSError("the end of the file is missing")
-                return 0
-            if self._frame.eof:  # files may have several frames
-                self._frame = self._module.ZstdDecompressor().decompressobj()
-            try:
-                self._rest = self._frame.decompress(compressed)
-            except self._module.ZstdError as error:
-                raise OSError(str(error)) from error
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        try:
+            count: int = self._stream.readinto(buffer)
+        except self._module.ZstdError as error:
+            raise OSError(str(error)) from error
         return count
 
     def close(self) -> None:
-        self._file.close()
+        if hasattr(self, "_stream"):
+            self._stream.close()
         super().close()
 
 

@@ -1,10 +1,12 @@
 """A Qdrant server that can't be reached, hangs, is overloaded, or is not Qdrant at all."""
 
+import pickle
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -13,8 +15,8 @@ import pytest
 import trustme
 from qdrant_client import grpc as qdrant
 
-from gallery import Entry, GallerySpec, Query
-from gallery.deadline import deadline
+from gallery import Entry, GallerySpec, Query, open_store
+from gallery.deadline import deadline, waits_end_with
 from gallery.errors import (
     GalleryNotFoundError,
     LookalikeError,
@@ -24,9 +26,12 @@ from gallery.errors import (
     StoreSlowError,
     StoreUnreachableError,
     TooLateError,
+    UnavailableError,
 )
+from gallery.files import Lock
 from gallery.remote.collection import RemoteGallery
 from gallery.remote.connection import QdrantConnection
+from gallery.remote.store import RemoteBuild
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 8, version=1)
 QUERY = Query(np.zeros(8, np.float32))
@@ -247,6 +252,76 @@ def test_a_restarted_server_is_reached_within_seconds(faulty: Faulty, gallery: R
             time.sleep(0.1)
     restarted.stop(0).wait()
     assert hits == []
+
+
+def restart(faulty: Faulty, after_s: float) -> grpc.Server:
+    """Serve again on the same port after a pause, as a server does that is restarted."""
+    time.sleep(after_s)
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((faulty,))
+    server.add_insecure_port(f"127.0.0.1:{faulty.port}")
+    server.start()
+    return server
+
+
+def test_a_patient_connection_rides_through_a_restart_and_says_so(
+    faulty: Faulty, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=20), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    with ThreadPoolExecutor(1) as pool:
+        restarted = pool.submit(restart, faulty, 2)
+        gallery.upsert([Entry("k", np.zeros(8, np.float32))])
+        assert gallery.search(QUERY) == []
+        restarted.result().stop(0).wait()
+    (line,) = caplog.messages
+    assert "can't be reached" in line
+    assert line.endswith("; waiting up to 20 s for it")
+
+
+def test_patience_has_an_end(faulty: Faulty, url: str) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=1), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    begun = time.monotonic()
+    with pytest.raises(StoreUnreachableError, match="can't be reached"):
+        gallery.search(QUERY)
+    assert 1 <= time.monotonic() - begun < 10
+
+
+def test_a_wish_to_stop_ends_the_wait(faulty: Faulty, url: str) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=60), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    stop = threading.Event()
+    threading.Timer(1, stop.set).start()
+    begun = time.monotonic()
+    with waits_end_with(stop), pytest.raises(StoreUnreachableError):
+        gallery.search(QUERY)
+    assert time.monotonic() - begun < 10
+
+
+def test_patience_never_exceeds_the_deadline(faulty: Faulty, url: str) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=60), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    begun = time.monotonic()
+    with deadline(1), pytest.raises(UnavailableError):
+        gallery.search(QUERY)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_workers_connection_is_as_patient(faulty: Faulty, url: str, tmp_path: Path) -> None:
+    connection = QdrantConnection.connect(url, patience_s=7)
+    build = RemoteBuild(connection, RemoteGallery(connection, "g@v1", SPEC), tmp_path, Lock(tmp_path / "LOCK", "g"))
+    with closing(build):
+        gallery = pickle.loads(pickle.dumps(build.reopen))()
+    assert gallery._connection.patience_s == 7
+
+
+def test_a_server_that_was_never_reached_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDRANT_GRPC_PORT", "1")
+    begun = time.monotonic()
+    with pytest.raises(StoreUnreachableError):
+        open_store("http://127.0.0.1:6333", patience_s=60)
+    assert time.monotonic() - begun < 10
 
 
 def test_a_connection_that_breaks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

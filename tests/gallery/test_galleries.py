@@ -152,6 +152,35 @@ def test_a_batch_with_a_bad_code_is_rejected_whole(full: Gallery) -> None:
     assert full.get(["good"]) == [None]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [np.full(8, 1e20), np.full(8, -1e19), np.array([3e38, 0, 0, 0, 0, 0, 0, 0]), np.array([1.01e18, *[0] * 7])],
+)
+def test_codes_whose_distances_would_overflow_are_rejected(full: Gallery, code: NDArray[np.float64]) -> None:
+    huge = code.astype(np.float32)
+    for attempt in (
+        lambda: full.search(Query(huge)),
+        lambda: full.search_batch([Query(CODES[0]), Query(huge)]),
+        lambda: full.upsert([Entry("good", CODES[0]), Entry("bad", huge)]),
+    ):
+        with pytest.raises(InvalidCodeError, match=r"code: expected a Euclidean norm of at most 1e\+18, .* got [1-9]"):
+            attempt()
+    assert full.count() == 300
+
+
+def test_the_largest_codes_have_finite_distances(empty: Gallery) -> None:
+    largest = np.array([0.99e18, *[0] * 7], np.float32)
+    empty.upsert([Entry("near", largest), Entry("far", -largest), Entry("zero", np.zeros(8, np.float32))])
+    hits = empty.search(Query(largest, SearchOptions(exact=True)))
+    assert keys(hits) == ["near", "zero", "far"]
+    np.testing.assert_allclose([hit.distance for hit in hits], [0, 0.99e18, 1.98e18], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bound_beyond_all_distances_is_none(full: Gallery) -> None:
+    assert len(full.search(Query(CODES[0], SearchOptions(limit=300, max_distance=1e39)))) == 300
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1001])
 def test_limits_out_of_range_are_rejected(limit: int) -> None:
     with pytest.raises(InvalidQueryError, match="limit: expected 1 to 1,000"):

@@ -1,5 +1,6 @@
 """Folders as sources: clutter, links, what can't be listed, what is excluded, and large files."""
 
+import io
 import os
 import subprocess
 import sys
@@ -165,12 +166,19 @@ def test_the_size_of_a_file_is_looked_at_before_it_is_read(tmp_path: Path, monke
     photos = fill(tmp_path / "photos", {"a.png"})
     with (photos / "film.png").open("wb") as file:
         file.truncate(6_000_000_000)
-    monkeypatch.setattr(FolderSource, "_open", lambda self, path: path.open("rb") if path.name == "a.png" else 1 / 0)
+    opened = []
+
+    def open_and_note(path: str) -> io.BytesIO:
+        opened.append(Path(path).name)
+        return io.BytesIO(PNGS[0])
+
+    monkeypatch.setattr(FolderSource, "_open", lambda self, path: open_and_note(path))
     items = list(open_source(str(photos)))
     assert [item.problem for item in items] == [
         "",
-        "expected at most 10,485,760 bytes, got 6,000,000,000: --large-images allows more",
+        "expected at most 10,485,760 bytes, got 6,000,000,000: `ingest load --large-images` allows 268,435,456",
     ]
+    assert opened == ["a.png"]
 
 
 def test_large_images_are_loaded_on_request_and_scaled_down(tmp_path: Path) -> None:
@@ -179,8 +187,12 @@ def test_large_images_are_loaded_on_request_and_scaled_down(tmp_path: Path) -> N
     (photos / "scan.bmp").write_bytes(b"BM" + bytes(11_000_000))
     small, fax, scan = open_source(str(photos))
     assert is_image(small)
-    assert not is_image(fax)
-    assert scan.problem == "expected at most 10,485,760 bytes, got 11,000,002: --large-images allows more"
+    with pytest.raises(ImageError, match=r"64,000,000 pixels, .*: `ingest load --large-images` allows 512,000,000$"):
+        fax.image()
+    assert (
+        scan.problem
+        == "expected at most 10,485,760 bytes, got 11,000,002: `ingest load --large-images` allows 268,435,456"
+    )
     small, fax, scan = open_source(str(photos), large_images=True)
     assert (fax.image().size, fax.image().getpixel((0, 0))) == ((7_000, 7_000), 200)
     with pytest.raises(ImageError, match=r"got 11,000,002 bytes that can't be decoded"):

@@ -69,7 +69,7 @@ def test_two_stages_work_at_the_same_time() -> None:
 
     def second(number: int) -> int:
         if number < 3:
-            both.wait(TIMEOUT_S)  # while the first stage works on the number after
+            both.wait(TIMEOUT_S)  # while the first stage works on the next number
         return number
 
     assert list(prefetch(map(second, prefetch(map(first, range(4)))))) == [0, 1, 2, 3]

@@ -1,7 +1,7 @@
 """The decoders of untrusted bytes under a coverage-guided fuzzer: `python -m tests.soak.decoder`.
 
-Atheris mutates images and messages and keeps those that reach new code. The decoders may raise this project's own
-errors only. libFuzzer's options may follow, such as -atheris_runs=1000000.
+Atheris mutates images and messages and keeps those that reach new code. The decoders must raise only this project's
+own errors. libFuzzer's options may follow, such as -atheris_runs=1000000.
 """
 
 import io

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import training
 from encoder_service.encoder import MODELS
 from gallery.errors import InvalidInputError
 from ingest.errors import SourceNotFoundError
 from training.cli import main
+from training.recipes import train_and_export
 
 
 def test_tensorflow_is_imported_on_first_use_only() -> None:
     script = "import training, sys; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    assert all(hasattr(training, name) for name in training.__all__)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,6 @@ def test_tensorflow_is_imported_on_first_use_only() -> None:
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, arch: str, options: dict[str, int], says: str) -> None:
-    from training.recipes import train_and_export
-
     with pytest.raises(InvalidInputError, match=re.escape(says)):
         train_and_export("mnist", arch, tmp_path / "out", **options)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
@@ -55,8 +52,6 @@ def test_a_collapsed_training_is_not_exported(
 
 
 def test_a_resume_that_fails_before_training_keeps_the_checkpoints(tmp_path: Path) -> None:
-    from training import train_and_export
-
     checkpoint = tmp_path / ".out.training" / "history.json"
     checkpoint.parent.mkdir()
     checkpoint.touch()
@@ -123,3 +118,20 @@ def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> 
         for result in results[2 * index : 2 * index + 2]:
             assert any(np.array_equal(result, image) for image in expected), way
     assert all(np.abs(images - result).mean(axis=(1, 2, 3)).min() > 0.05 for result in results)
+
+
+@pytest.mark.slow
+def test_the_default_recipe_gives_the_same_weights_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # with 2,048 held-out images, measuring each epoch would take longer than its few steps
+    monkeypatch.setattr("training.fit._MEASURED", 256)
+    cards = []
+    for name in ("one", "other"):
+        cards.append(train_and_export("mnist", "contrastive", tmp_path / name, limit=512, epochs=60))
+        assert "training its decoder again, for 20 epochs" in capsys.readouterr().err
+    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
+    assert cards[0]["decoder_sha256"] == cards[1]["decoder_sha256"]
+    assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 20
+    assert cards[0]["recipe"]["whitening"]["decoder"]["negatives"] > 0
+    assert cards[0]["metrics"]["test_mse"] < 0.75 * cards[0]["metrics"]["mean_image_mse"]

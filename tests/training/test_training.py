@@ -155,18 +155,3 @@ def test_a_folder_of_pictures_gets_an_encoder_of_its_own(command: Command, tmp_p
     found = command("encoder-service", "search", str(photos / "0.jpg"), "--json", *store)
     assert json.loads(found.stdout)["hits"][0]["key"] == "photos/0.jpg"
     assert json.loads(found.stdout)["hits"][0]["distance"] < 1e-3
-
-
-@pytest.mark.slow
-def test_the_default_recipe_gives_the_same_weights_too(command: Command, tmp_path: Path) -> None:
-    short = ("train", "mnist", "--limit", "1024", "--epochs", "30")
-    cards = []
-    for name in ("one", "other"):
-        done = command("autoencoder", *short, "--out", str(tmp_path / name))
-        assert done.returncode == 0, done.stderr
-        assert "training its decoder again, for 10 epochs" in done.stderr
-        cards.append(json.loads((tmp_path / name / "encoder.json").read_text()))
-    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
-    assert cards[0]["decoder_sha256"] == cards[1]["decoder_sha256"]
-    assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 10
-    assert cards[0]["recipe"]["whitening"]["decoder"]["negatives"] > 0
