@@ -113,7 +113,8 @@ def load_and_publish(
 
     Raises:
         StoppedError: The user stopped the load. The same load resumes it.
-        RejectedError: Too many images are bad, and `publish_anyway` is not set.
+        RejectedError: Too many images are bad, and `publish_anyway` is not set; or the source has lost more than half
+            of the images that the live version has of it, and `prune_most` is not set.
         SourceError: The source has no image, or changed while it was read.
         StoreDamagedError: The verification failed. The version does not go live.
     """

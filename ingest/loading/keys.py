@@ -4,7 +4,6 @@ A source proposes keys such as `images/7.png` for the folder /home/ada/images. T
 For another source, at /home/bob/images, they become `bob/images/7.png`.
 """
 
-import os
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -16,6 +15,7 @@ from gallery import SearchOptions
 from gallery.errors import InvalidInputError, NotFoundError
 from ingest.loading.ledger import Ledger
 from ingest.sources import Item, Source
+from ingest.sources.names import path_of
 
 # Images that are compared to find out whether a source was loaded before from another place. The first of each source:
 # cameras and datasets number them, so two sources that could replace each other's images do so from the start.
@@ -100,7 +100,7 @@ def candidates(base: Path, own: str) -> Iterator[str]:
         own: The prefix that the source proposes.
     """
     yield own
-    parts = [os.fsencode(part).decode("utf-8", "backslashreplace") for part in base.parts[1:]]
+    parts = base.parts[1:]
     for length in range(1, len(parts) + 1):
         if (prefix := "/".join(parts[-length:])) != own:
             yield prefix
@@ -149,7 +149,7 @@ def _base(place: str, prefix: str, keys: Container[str]) -> Path:
 
 def _has_gone(place: str) -> bool:
     """Return whether a place is unknown, or a path that no longer exists."""
-    path = Path(place)
+    path = path_of(place)
     if "{" in path.name:  # shards, such as shard-{000..009}.tar
         path = path.parent
     return not place or (_is_path(place) and not path.exists())

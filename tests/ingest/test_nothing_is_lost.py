@@ -1,8 +1,13 @@
 """No load takes from a gallery what it can't put back: other sources' images, changed images, removed images."""
 
+import hashlib
+import io
 import json
 import shutil
 import sqlite3
+import tarfile
+import warnings
+import zipfile
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -99,20 +104,38 @@ def test_archives_and_arrays_of_one_name_are_sources_of_their_own(
     assert stored(store).keys() == numbered("s", 2) | numbered("s.tar", 2) | numbered("s.zip", 2)
 
 
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_of_a_name_twice_in_an_archive_the_last_counts_once(
+    store: Store, encoder: Encoder, tmp_path: Path, kind: str
+) -> None:
+    first, last, other = (path.read_bytes() for path in sorted(fill(tmp_path / "x", 0, 3).iterdir()))
+    files = [("a.png", first), ("b.png", other), ("./a.png", first), ("a.png", last)]
+    archive = tmp_path / f"s.{kind}"
+    if kind == "tar":
+        with tarfile.open(archive, "w") as tar:
+            for name, content in files:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    else:
+        with zipfile.ZipFile(archive, "w") as zipped, warnings.catch_warnings(action="ignore"):
+            for name, content in files:
+                zipped.writestr(name, content)
+    assert load(store, encoder, archive).added == 2
+    for _ in range(2):
+        again = load(store, encoder, archive)
+        assert (again.added, again.unchanged, again.rejected) == (0, 2, 0)
+    entries = stored(store)
+    assert entries.keys() == {"s/a.png", "s/b.png"}
+    assert entries["s/a.png"].sha256 == hashlib.sha256(last).hexdigest()
+
+
 def test_one_image_of_a_folder_has_the_key_that_the_folder_gives_it(tmp_path: Path) -> None:
     folder = fill(tmp_path / "photos", 0, 3)
 
-    class One:
-        name = "1.png"
-        place = str(folder / "1.png")
-        count = 1
-        notes = ()
-
-        def __iter__(self):  # type: ignore[no-untyped-def]
-            return (item for item in open_source(str(folder)) if item.key.endswith("/1.png"))
-
+    one = str(folder / "1.png")
     with closing(Ledger(tmp_path)) as ledger:
-        for source in (One(), open_source(str(folder)), One()):
+        for source in (open_source(one), open_source(str(folder)), open_source(one)):
             items = list(with_ledger_keys(source, ledger, print))
             ledger.record([Row(item.key, Status.OK, item.sha256) for item in items], source)
             assert {item.key for item in items} <= numbered("photos", 3)
