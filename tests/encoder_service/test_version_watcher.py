@@ -61,10 +61,11 @@ class Watched:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     monkeypatch.setattr(version_watcher, "_INTERVAL_S", 0.01)
     watched = Watched()
+    before = threading.enumerate()  # services of other tests have watchers, too
     watched.watcher.start()
     yield watched
     watched.watcher.stop()
-    assert "version-watcher" not in [thread.name for thread in threading.enumerate()]
+    assert set(threading.enumerate()) <= set(before)
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
