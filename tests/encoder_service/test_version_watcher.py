@@ -61,11 +61,15 @@ class Watched:
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     monkeypatch.setattr(version_watcher, "_INTERVAL_S", 0.01)
     watched = Watched()
-    before = threading.enumerate()  # services of other tests have watchers, too
+    before = watcher_threads()  # services of other tests have watchers, too
     watched.watcher.start()
     yield watched
     watched.watcher.stop()
-    assert set(threading.enumerate()) <= set(before)
+    assert watcher_threads() == before
+
+
+def watcher_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "version-watcher"]
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
