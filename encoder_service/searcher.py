@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from encoder_service.limits import UNUSUAL_PERCENTILE
@@ -160,18 +161,17 @@ class Searcher:
         subject, options = request.subject, request.options
         match subject:
             case Path():
-                return self._image_query(images.decode(images.read(subject)), options)
-            case bytes():
-                return self._image_query(images.decode(subject), options)
-            case Image.Image():
+                return self._image_query(images.read(subject), options)
+            case bytes() | Image.Image():
                 return self._image_query(subject, options)
             case Key():
                 return self._key_query(subject.value, options)
             case _:
                 return _CodeQuery(options, check_codes(subject[None], self._gallery.spec.code_size)[0])
 
-    def _image_query(self, image: Image.Image, options: SearchOptions) -> _ImageQuery:
-        return _ImageQuery(options, self._encoder.normalise([image])[0])
+    def _image_query(self, image: bytes | Image.Image, options: SearchOptions) -> _ImageQuery:
+        with decoded(image) as picture:
+            return _ImageQuery(options, self._encoder.normalise([picture])[0])
 
     def _key_query(self, key: str, options: SearchOptions) -> _CodeQuery:
         entry = self._gallery.get([key])[0]

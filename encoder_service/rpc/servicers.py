@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from encoder_service import images
+from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from encoder_service.galleries import Galleries
@@ -83,11 +84,9 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _code(self, message: encoder_pb2.Image) -> NDArray[np.float32]:
-        image = wire.image_from_proto(message)
-        if isinstance(image, bytes):
-            image = images.decode(image)
-        begun = time.perf_counter()
-        code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
+        with decoded(wire.image_from_proto(message)) as image:
+            begun = time.perf_counter()
+            code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
         self._metrics.stages(encode=(time.perf_counter() - begun) * 1e3)
         return code
 
