@@ -19,13 +19,17 @@ from gallery.errors import InvalidInputError, LookalikeError
 
 _log = logging.getLogger(__name__)
 
-READING_RPCS = frozenset(
+REFLECTION_RPCS = frozenset(
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
+)
+"""Full names of the RPCs by which clients ask for the protos."""
+READING_RPCS = REFLECTION_RPCS | frozenset(
     f"/{service.full_name}/{method.name}"
     for file in (encoder_pb2, gallery_pb2, search_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
-) | {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}
+)
 """Full names of the RPCs that a token with the role `read` may call. All others require the role `write`."""
 
 
