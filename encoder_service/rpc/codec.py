@@ -1,7 +1,7 @@
 """Parse requests and serialise responses of one RPC, within its limits.
 
-gRPC itself would decompress and parse in the thread that serves all calls, with one limit for all RPCs, and would answer
-bytes that it can't parse with INTERNAL, though the mistake is the client's.
+gRPC itself would decompress and parse in the thread that serves all calls, with one limit for all RPCs. It would answer
+bytes that can't be parsed with INTERNAL, though the mistake is the client's.
 """
 
 import zlib
@@ -41,7 +41,7 @@ class Codec:
     """Parses and serialises the messages of one RPC."""
 
     def __init__(
-        self, method: str, parse: Callable[[bytes], Any] | None, serialize: Callable[[Any], bytes] | None
+        self, method: str, parse: Callable[[bytes], Any] | None, serialize: Callable[..., bytes] | None
     ) -> None:
         """Take the functions that protobuf generated.
 
@@ -53,7 +53,7 @@ class Codec:
         self._name = method.rpartition("/")[2]
         self._max_bytes = _MAX_BYTES.get(self._name, _MAX_SMALL_BYTES)
         self._parse = parse or bytes
-        self.serialize = serialize or bytes
+        self.serialize: Callable[..., bytes] = serialize or bytes
 
     def parse(self, content: bytes) -> Any:
         """Return the request in its bytes, which may be compressed.

@@ -24,6 +24,7 @@ NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _MAX_WATCHERS = 32
 
 _Response = health_pb2.HealthCheckResponse
+_ListResponse: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined] # the stubs are older
 _codec = Codec(f"{NAME}/Check", health_pb2.HealthCheckRequest.FromString, _Response.SerializeToString)
 
 
@@ -39,14 +40,14 @@ class Health:
         self.pool = HealthPool()
         self._watchers = ThreadPoolExecutor(_MAX_WATCHERS, thread_name_prefix="watchers")
         self._watcher_count = 0
-        self._statuses = dict.fromkeys(names, _Response.NOT_SERVING)
+        self._statuses: dict[str, Any] = dict.fromkeys(names, _Response.NOT_SERVING)
         self._changed = threading.Condition()
         self._is_closing = False
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of all RPCs of the service."""
 
-        def unary(answer: Callable[[bytes, grpc.ServicerContext], bytes]) -> grpc.RpcMethodHandler:
+        def unary(answer: Callable[[bytes, grpc.ServicerContext], bytes]) -> Any:
             return grpc.unary_unary_rpc_method_handler(run_in(self.pool, answer))
 
         def watch(content: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
@@ -59,7 +60,7 @@ class Health:
             {
                 "Check": unary(self._check),
                 "List": unary(self._list),
-                "Watch": grpc.unary_stream_rpc_method_handler(watch),  # type: ignore[arg-type] # as it is non-blocking
+                "Watch": grpc.unary_stream_rpc_method_handler(watch),
             },
         )
 
@@ -93,7 +94,8 @@ class Health:
     def _list(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         self.pool.arrived()
         statuses = {name: _Response(status=status) for name, status in self._statuses.items()}
-        return health_pb2.HealthListResponse(statuses=statuses).SerializeToString()
+        response: bytes = _ListResponse(statuses=statuses).SerializeToString()
+        return response
 
     def _watch(self, content: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
         """Send the health of a name now and whenever it changes. For an unknown name, answer once and end."""
@@ -106,18 +108,18 @@ class Health:
         self._watchers.submit(self._report, name, context, send).add_done_callback(self._forget)
 
     def _report(self, name: str, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-        last = -1
+        last: int | None = None
         while context.is_active():
             with self._changed:
-                self._changed.wait_for(lambda: self._status(name) != last or not context.is_active())
-                status = self._status(name)
+                while (status := self._status(name)) == last and context.is_active():
+                    self._changed.wait()
             if status != last:
                 send(_codec.serialize(_Response(status=status)))
                 last = status
             if status == _Response.SERVICE_UNKNOWN:
                 send(None)
 
-    def _status(self, name: str) -> int:
+    def _status(self, name: str) -> Any:
         return self._statuses.get(name, _Response.SERVICE_UNKNOWN)
 
     def _name(self, content: bytes, context: grpc.ServicerContext) -> str:

@@ -22,5 +22,7 @@ def begin_logging(style: LogFormat, level: LogLevel) -> None:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
         )
+    # gRPC logs tracebacks for mistakes of clients, with what they sent. `CallInterceptor` logs all other errors.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the client that sent a bad image receives an error instead
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -45,13 +45,13 @@ _MAX_IDLE_AT_END_S = 0.5
 _SPARE_THREADS = 8
 # Seconds that a health request may take to arrive. It comes in one packet with the call's headers, whereas a large
 # message, which anybody could send, would be buffered for as long as it keeps arriving.
-_MAX_HEALTH_TRANSFER_S = 0.05
+_MAX_HEALTH_TRANSFER_S = 0.02
 # Threads that wait for health requests to arrive.
-_HEALTH_THREADS = 4
+_HEALTH_THREADS = 2
 # Health requests that wait for one of these threads.
 _MAX_HEALTH_WAITING = 64
 # Seconds between two looks for calls that have waited too long.
-_SWEEP_S = 0.025
+_SWEEP_S = 0.01
 
 _current = threading.local()
 

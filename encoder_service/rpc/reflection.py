@@ -24,9 +24,7 @@ def reflection_handlers(names: Iterable[str]) -> tuple[grpc.GenericRpcHandler, .
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    return tuple(
-        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": info}) for name in (_V1, _V1ALPHA)
-    )
+    return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": info}) for name in (_V1, _V1ALPHA))
 
 
 def _define_v1() -> None:

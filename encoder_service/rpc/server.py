@@ -13,7 +13,7 @@ from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
-from encoder_service.rpc.access import Tokens, server_credentials
+from encoder_service.rpc.access import Tokens
 from encoder_service.rpc.addresses import joined, resolved
 from encoder_service.rpc.admission import Admission
 from encoder_service.rpc.calls import CallInterceptor
@@ -25,6 +25,7 @@ from encoder_service.rpc.pools import CallPool, StreamPool, Sweeper
 from encoder_service.rpc.reflection import reflection_handlers
 from encoder_service.rpc.servicers import EncoderServicer, GalleryServicer, SearchServicer
 from encoder_service.rpc.signals import EndingSignals
+from encoder_service.rpc.tls import server_credentials
 from encoder_service.rpc.traces import Traces
 from encoder_service.v1 import (
     encoder_pb2,
@@ -40,7 +41,7 @@ from gallery import Store
 _MAX_EXECUTING = os.cpu_count() or 1
 # Calls in flight during overload. It is lower, because rejecting the other calls costs CPU too.
 _OVERLOAD_LIMIT = max(1, _MAX_EXECUTING // 4)
-# Milliseconds between pings on a connection, by which the service notices that a client has vanished without closing it.
+# Milliseconds between pings on a connection, by which the service notices that a client has vanished.
 _KEEPALIVE_MS = 60_000
 # Milliseconds that a client has to answer a ping.
 _KEEPALIVE_TIMEOUT_MS = 20_000

@@ -1,5 +1,6 @@
 """The RPCs. Each converts its request, calls the domain, and converts the result."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from encoder_service.galleries import Galleries
 from encoder_service.limits import LIMITS, Limits
 from encoder_service.rpc import wire
 from encoder_service.rpc.arrivals import arrivals
+from encoder_service.rpc.calls import request_id_from
 from encoder_service.rpc.metrics import Metrics
 from encoder_service.searcher import SearchResult
 from encoder_service.v1 import (
@@ -29,6 +31,8 @@ from encoder_service.v1 import (
 )
 from encoder_service.writer import GalleryWriter, NewImage
 from gallery.errors import LookalikeError
+
+_log = logging.getLogger(__name__)
 
 
 def _size(message: Message) -> int:
@@ -166,7 +170,15 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         """Remove images by key."""
         keys = wire.check_keys(request.keys)
         with self._galleries.use(request.gallery) as gallery:
-            return gallery_pb2.DeleteImagesResponse(deleted_count=gallery.writer.delete(keys))
+            count = gallery.writer.delete(keys)
+        _log.info(
+            "%s deleted %d images of gallery '%s'",
+            context.peer(),
+            count,
+            gallery.spec.name,
+            extra={"request_id": request_id_from(context.invocation_metadata())},
+        )
+        return gallery_pb2.DeleteImagesResponse(deleted_count=count)
 
     def _add(
         self, writer: GalleryWriter, requests: list[gallery_pb2.AddImagesRequest], first: int
