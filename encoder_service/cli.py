@@ -112,11 +112,12 @@ def serve(config: Config) -> None:
     Runs until SIGTERM or Ctrl-C, and then lets the calls in flight finish.
     """
     from encoder_service.rpc.logs import begin_logging
-    from encoder_service.rpc.server import Server
     from encoder_service.rpc.signals import EndingSignals
 
     signals = EndingSignals()
     begin_logging(config.log_format, config.log_level)
+    from encoder_service.rpc.server import Server  # gRPC reads its own level of logging when it is imported
+
     with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
         print(f"serving on {server.address}", flush=True)
         if config.metrics_port is not None:
