@@ -6,7 +6,7 @@ from gallery import MAX_LIMIT
 
 MAX_CALLS_PER_CONNECTION = 8
 """Concurrent calls of one connection. gRPC makes the client hold back further calls, so they are not rejected."""
-MAX_PENDING_CALLS = 64
+MAX_PENDING_CALLS = 32
 """Accepted calls that no handler has picked up. gRPC itself cancels more (CANCELLED), before Python runs.
 
 It is twice the calls that run or queue at once by default, so that a burst of as many is never cancelled."""

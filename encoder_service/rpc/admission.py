@@ -1,15 +1,19 @@
 """Admission control: authenticate each call, queue up to a limit, reject the rest immediately."""
 
+import heapq
+import itertools
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
-from encoder_service.rpc.access import READING_RPCS, REFLECTION_RPCS, Tokens
+from encoder_service.rpc.access import REFLECTION_RPCS, Tokens
 from encoder_service.rpc.calls import metadata_value, request_id_from
 from encoder_service.rpc.metrics import Metrics
 from encoder_service.rpc.pools import CallPool, Pool, StreamPool
@@ -31,6 +35,9 @@ _RETRY_AFTER = ("retry-after", "1")
 # Range of the delay, in milliseconds, after which gRPC's own clients retry if they are configured to. It is random, so
 # that rejected clients do not all return at once.
 _PUSHBACK_MS = (50, 250)
+# Range of the seconds after which an overloaded service rejects a call. A connection has a few calls in flight and holds back further
+# ones, so that a client that calls again at once is slowed down, and rejecting it leaves time for the other calls.
+_REJECTION_DELAY_S = (0.02, 0.1)
 # Streams of reflection at the same time. A client of reflection opens one for a moment.
 _MAX_REFLECTION_STREAMS = 4
 # Lines a second about calls that were refused for want of a token or a role.
@@ -62,7 +69,13 @@ class Admission(grpc.ServerInterceptor):
         self.pools: tuple[Pool, ...] = (calls, streams, reflection)
         self._metrics = metrics
         self._refusals = _Refusals()
+        self.delayed = DelayedExecutor()
         self._is_closed = False
+
+    def stop(self) -> None:
+        """End the threads, once all calls have ended."""
+        for pool in self.pools:
+            pool.shutdown()
 
     def close(self) -> None:
         """Reject new calls with UNAVAILABLE, so that clients retry on another server."""
@@ -72,6 +85,7 @@ class Admission(grpc.ServerInterceptor):
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
     ) -> Any:
         """Choose the pool for a call, or reject it. Must be fast, because one thread runs this for all calls."""
+        self.delayed.run_due()
         method = str(details.method)
         pool = self._pools.get(method)
         if pool is None:
@@ -83,10 +97,11 @@ class Admission(grpc.ServerInterceptor):
                 self._tokens.check(method, metadata_value("authorization", details.invocation_metadata))
         except LookalikeError as error:
             return self._reject(details, status_for(type(error)), error.message, refusals=self._refusals)
-        if not pool.admits(method in READING_RPCS):
+        if not pool.admits(method):
             message = f"the service has {pool.in_flight} {pool.kind} in flight, its limit for now: retry soon"
             pushback = ("grpc-retry-pushback-ms", str(random.randint(*_PUSHBACK_MS)))
-            return self._reject(details, grpc.StatusCode.RESOURCE_EXHAUSTED, message, (_RETRY_AFTER, pushback))
+            trailing = (_RETRY_AFTER, pushback)
+            return self._reject(details, grpc.StatusCode.RESOURCE_EXHAUSTED, message, trailing, self.delayed)
         handler = continuation(details)
         if handler.request_streaming:
             return handler._replace(stream_stream=run_in(pool, handler.stream_stream))
@@ -98,6 +113,7 @@ class Admission(grpc.ServerInterceptor):
         status: grpc.StatusCode,
         message: str,
         trailing: tuple[tuple[str, str], ...] = (),
+        executor: ThreadPoolExecutor | None = None,
         refusals: "_Refusals | None" = None,
     ) -> Any:
         """Return a handler that rejects a call, stream or not, without reading its request."""
@@ -110,7 +126,7 @@ class Admission(grpc.ServerInterceptor):
             context.set_trailing_metadata((("x-request-id", request_id), *trailing))
             context.abort(status, message)
 
-        return grpc.stream_stream_rpc_method_handler(run_in(_INLINE, reject))
+        return grpc.stream_stream_rpc_method_handler(run_in(executor or _INLINE, reject))
 
 
 class _Refusals:
@@ -132,6 +148,35 @@ class _Refusals:
             _log.warning("%s from %s is refused: %s", method, peer, status, extra={"request_id": request_id})
         else:
             self._omitted += 1
+
+
+class DelayedExecutor(ThreadPoolExecutor):
+    """Runs each work a moment after it is submitted, in a thread that calls `run_due`. It has no thread of its own.
+
+    The moments differ, so that clients which were rejected together don't return together.
+    """
+
+    def __init__(self) -> None:
+        """Begin without work."""
+        super().__init__(1)
+        self._waiting: list[tuple[float, int, Callable[[], Any]]] = []  # a heap, by the time when each is due
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
+        """Run the work later. Its result is lost."""
+        due = time.monotonic() + random.uniform(*_REJECTION_DELAY_S)
+        with self._lock:
+            heapq.heappush(self._waiting, (due, next(self._numbers), partial(work, *arguments, **named)))
+        return Future()
+
+    def run_due(self) -> None:
+        """Run the work that is due."""
+        while self._waiting and self._waiting[0][0] < time.monotonic():
+            with self._lock:
+                work = heapq.heappop(self._waiting)[2] if self._waiting else None
+            if work:
+                work()
 
 
 class _InlineExecutor(ThreadPoolExecutor):

@@ -43,6 +43,7 @@ class Health:
         self._statuses: dict[str, Any] = dict.fromkeys(names, _Response.NOT_SERVING)
         self._changed = threading.Condition()
         self._is_closing = False
+        self._are_watches_over = False
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of all RPCs of the service."""
@@ -78,6 +79,12 @@ class Health:
             self._is_closing = True
             self._changed.notify_all()
 
+    def end_watches(self) -> None:
+        """End the calls that watch."""
+        with self._changed:
+            self._are_watches_over = True
+            self._changed.notify_all()
+
     def close(self) -> None:
         """End the threads, once all calls have ended."""
         self.pool.shutdown()
@@ -92,7 +99,7 @@ class Health:
         return _codec.serialize(_Response(status=status))
 
     def _list(self, content: bytes, context: grpc.ServicerContext) -> bytes:
-        self.pool.arrived()
+        self._name(content, context)  # a request of List has none, but may be as malformed as any
         statuses = {name: _Response(status=status) for name, status in self._statuses.items()}
         response: bytes = _ListResponse(statuses=statuses).SerializeToString()
         return response
@@ -111,12 +118,12 @@ class Health:
         last: int | None = None
         while context.is_active():
             with self._changed:
-                while (status := self._status(name)) == last and context.is_active():
+                while (status := self._status(name)) == last and context.is_active() and not self._are_watches_over:
                     self._changed.wait()
             if status != last:
                 send(_codec.serialize(_Response(status=status)))
                 last = status
-            if status == _Response.SERVICE_UNKNOWN:
+            if status == _Response.SERVICE_UNKNOWN or self._are_watches_over:
                 send(None)
 
     def _status(self, name: str) -> Any:

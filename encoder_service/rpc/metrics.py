@@ -156,6 +156,7 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
     """Has a thread for each of a few connections."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     @classmethod
     def at(cls, family: int, address: Any) -> "_HttpServer":

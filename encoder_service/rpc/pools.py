@@ -53,6 +53,8 @@ _MAX_HEALTH_WAITING = 64
 # Seconds between two looks for calls that have waited too long.
 _SWEEP_S = 0.01
 
+_HEALTH = "/grpc.health.v1.Health"
+
 _current = threading.local()
 
 
@@ -67,11 +69,10 @@ class Call:
         size: Bytes of its request, and of its answer once that is computed.
     """
 
-    def __init__(self, arguments: Iterable[Any]) -> None:
+    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
         """Find the call among the arguments that gRPC submits to a pool, as it has no handler to ask yet."""
-        event = next(argument for argument in arguments if hasattr(argument, "call_details"))
-        self._core = event.call
-        self.method: str = event.call_details.method.decode("utf-8", "replace")
+        self.method = method
+        self._core = next(argument.call for argument in arguments if hasattr(argument, "call_details"))
         self.begun = time.monotonic()
         self.waiting_since: float | None = self.begun
         self.has_arrived = False
@@ -92,18 +93,18 @@ class Call:
 
 
 class Stream(Call):
-    """A stream. It waits for its client while all requests are answered, and while an answer is not read."""
+    """A stream. It waits for its client while all requests are answered, and while an answer is not read.
 
-    def __init__(self, arguments: Iterable[Any]) -> None:
+    Attributes:
+        reads: Whether its RPC only reads.
+    """
+
+    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
         """Begin to wait for the first request."""
-        super().__init__(arguments)
+        super().__init__(method, arguments)
+        self.reads = method in READING_RPCS
         self._sizes: deque[int] = deque()  # of the requests that are not answered yet
         self._is_sending = False
-
-    @property
-    def reads(self) -> bool:
-        """Whether its RPC only reads."""
-        return self.method in READING_RPCS
 
     def received(self, size: int) -> None:
         """Count a request of so many bytes."""
@@ -142,6 +143,7 @@ class Pool(ThreadPoolExecutor):
         """Begin without calls."""
         super().__init__(max_threads, thread_name_prefix=kind)
         self.kind = kind
+        self._method = ""
         self._lock = threading.Lock()
         self._calls: dict[Call, None] = {}  # that have a thread, in order of their beginning
 
@@ -150,17 +152,18 @@ class Pool(ThreadPoolExecutor):
         """Number of calls that count as load."""
         return len(self._calls)
 
-    def admits(self, reads: bool) -> bool:
-        """Count an arriving call, and return whether it is admitted.
+    def admits(self, method: str) -> bool:
+        """Return whether a call is admitted. If so, it is the next one that is submitted: one thread does both.
 
         Args:
-            reads: Whether its RPC only reads.
+            method: Full name of the RPC.
         """
+        self._method = method
         return True
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
         """Execute a call in a thread."""
-        call = self._call_type(arguments)
+        call = self._call_type(self._method, arguments)
         self._enter(call)
         return super().submit(self._run, call, work, *arguments, **named)
 
@@ -214,9 +217,9 @@ class CallPool(Pool):
         with self._lock:
             return self._in_flight()
 
-    def admits(self, reads: bool) -> bool:
+    def admits(self, method: str) -> bool:
         """Count an arriving call, and return whether it is admitted."""
-        return self._detector.admits(self.in_flight)
+        return super().admits(method) and self._detector.admits(self.in_flight)
 
     def arrived(self, call: Call, size: int) -> None:
         """Count a call as work, because its request has arrived.
@@ -320,8 +323,10 @@ class StreamPool(Pool):
         self._max_reading = limit - limit // 4
         self._room = threading.Condition(self._lock)
 
-    def admits(self, reads: bool) -> bool:
+    def admits(self, method: str) -> bool:
         """Return whether a stream is admitted, and end an idle one if that makes room."""
+        super().admits(method)
+        reads = method in READING_RPCS
         with self._lock:
             if self._has_room(reads):
                 return True
@@ -380,7 +385,7 @@ class HealthPool(Pool):
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
         """Execute a call in a thread, before those that wait already."""
-        self._waiting.append((Call(arguments), partial(work, *arguments, **named)))
+        self._waiting.append((Call(_HEALTH, arguments), partial(work, *arguments, **named)))
         if len(self._waiting) > _MAX_HEALTH_WAITING:
             call, _ = self._waiting.popleft()
             call.cancel("too many health requests wait", logging.DEBUG)
@@ -416,9 +421,9 @@ def _reads(stream: Call) -> bool:
 class Sweeper:
     """A thread that ends calls which wait for their clients too long."""
 
-    def __init__(self, pools: Iterable[Pool]) -> None:
-        """Take the pools."""
-        self._pools = tuple(pools)
+    def __init__(self, sweeps: Iterable[Callable[[], None]]) -> None:
+        """Take the functions to call regularly."""
+        self._sweeps = tuple(sweeps)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -434,5 +439,5 @@ class Sweeper:
 
     def _run(self) -> None:
         while not self._stopped.wait(_SWEEP_S):
-            for pool in self._pools:
-                pool.sweep()
+            for sweep in self._sweeps:
+                sweep()

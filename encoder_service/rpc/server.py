@@ -21,7 +21,7 @@ from encoder_service.rpc.config import Config
 from encoder_service.rpc.health import NAME as HEALTH_NAME
 from encoder_service.rpc.health import Health
 from encoder_service.rpc.metrics import Metrics
-from encoder_service.rpc.pools import CallPool, StreamPool, Sweeper
+from encoder_service.rpc.pools import CallPool, Pool, StreamPool, Sweeper
 from encoder_service.rpc.reflection import reflection_handlers
 from encoder_service.rpc.servicers import EncoderServicer, GalleryServicer, SearchServicer
 from encoder_service.rpc.signals import EndingSignals
@@ -130,7 +130,8 @@ class Server:
         tokens = Tokens(config.tokens_file) if config.tokens_file else None
         self._admission = Admission(tokens, calls, streams, self._metrics)
         self._pools = self._admission.pools
-        self._sweeper = Sweeper((*self._pools, self._health.pool))
+        pools: tuple[Pool, ...] = (*self._pools, self._health.pool)
+        self._sweeper = Sweeper([*(pool.sweep for pool in pools), self._admission.delayed.run_due])
         self._grpc = grpc.server(
             self._health.pool,
             interceptors=[
@@ -180,13 +181,17 @@ class Server:
     def stop(self, grace_s: float | None = None) -> None:
         """Accept no new calls, let the calls in flight finish, and close the galleries. A second call does nothing.
 
+        An idle stream is ended: nothing of it is lost, because it has the answer to each of its messages.
+
         Args:
             grace_s: Seconds after which calls in flight are cancelled; None for the setting `drain_s`.
         """
         self._health.enter_shutdown()
-        self._grpc.stop(self._config.drain_s if grace_s is None else grace_s).wait()
-        for pool in self._pools:  # a cancelled call may still be executing, and needs its gallery
-            pool.shutdown()
+        self._health.end_watches()
+        stopped = self._grpc.stop(self._config.drain_s if grace_s is None else grace_s)
+        while not stopped.wait(_POLL_S):
+            self._end_idle()
+        self._admission.stop()  # a cancelled call may still be executing, and needs its gallery
         self._galleries.close()
         self._health.close()
         self._sweeper.stop()
@@ -208,19 +213,19 @@ class Server:
         self.stop(grace_s=_REJECTING_S if signals.count == 1 else 0)
 
     def _drain(self, signals: EndingSignals) -> None:
-        """Reject new calls, and let those in flight finish. `grpc.Server.stop` would cancel calls it has not read.
-
-        An idle stream is ended: nothing of it is lost, because it has the answer to each of its messages.
-        """
+        """Reject new calls, and let those in flight finish. `grpc.Server.stop` would cancel calls it has not read."""
         self._health.enter_shutdown()
         self._admission.close()
         begun = time.monotonic()
         while signals.count == 1 and (passed := time.monotonic() - begun) < self._config.drain_s - _REJECTING_S:
             if passed > _REJECTING_S and not any(pool.in_flight for pool in self._pools):
                 return
-            for pool in self._pools:
-                pool.end_idle()
+            self._end_idle()
             time.sleep(_POLL_S)
+
+    def _end_idle(self) -> None:
+        for pool in self._pools:
+            pool.end_idle()
 
     def _register(self) -> None:
         """Add the services, health and reflection to the gRPC server."""
