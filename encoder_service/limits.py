@@ -9,7 +9,7 @@ MAX_CALLS_PER_CONNECTION = 8
 MAX_PENDING_CALLS = 32
 """Accepted calls that no handler has picked up. gRPC itself cancels more (CANCELLED), before Python runs.
 
-It is twice the calls that run or queue at once by default, so that a burst of as many is never cancelled."""
+As many calls run or queue at once by default, so that a burst of these is never cancelled."""
 UNUSUAL_PERCENTILE = 99
 """A query is unusual if its error or the distance of its nearest hit is above this percentile of the gallery's own."""
 

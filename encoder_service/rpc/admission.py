@@ -1,4 +1,4 @@
-"""Admission control: authenticate each call, queue up to a limit, reject the rest immediately."""
+"""Admission control: authenticate each call, queue up to a limit, reject the rest soon."""
 
 import heapq
 import itertools
@@ -35,9 +35,10 @@ _RETRY_AFTER = ("retry-after", "1")
 # Range of the delay, in milliseconds, after which gRPC's own clients retry if they are configured to. It is random, so
 # that rejected clients do not all return at once.
 _PUSHBACK_MS = (50, 250)
-# Range of the seconds after which an overloaded service rejects a call. A connection has a few calls in flight and holds back further
-# ones, so that a client that calls again at once is slowed down, and rejecting it leaves time for the other calls.
-_REJECTION_DELAY_S = (0.02, 0.1)
+# Range of the seconds after which an overloaded service rejects a call. A connection has eight calls in flight and
+# holds back further ones, so that this slows down a client that calls again at once. Rejecting all calls of such a
+# client would take a processor, which the accepted calls need. Longer delays would hide the overload from its detector.
+_REJECTION_DELAY_S = (0.01, 0.03)
 # Streams of reflection at the same time. A client of reflection opens one for a moment.
 _MAX_REFLECTION_STREAMS = 4
 # Lines a second about calls that were refused for want of a token or a role.
@@ -167,7 +168,8 @@ class DelayedExecutor(ThreadPoolExecutor):
         """Run the work later. Its result is lost."""
         due = time.monotonic() + random.uniform(*_REJECTION_DELAY_S)
         with self._lock:
-            heapq.heappush(self._waiting, (due, next(self._numbers), partial(work, *arguments, **named)))
+            run: Callable[[], Any] = partial(work, *arguments, **named)
+            heapq.heappush(self._waiting, (due, next(self._numbers), run))
         return Future()
 
     def run_due(self) -> None:

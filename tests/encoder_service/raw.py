@@ -1,8 +1,11 @@
-"""A client that speaks HTTP/2 itself, and so can do what no gRPC library would."""
+"""A service in a process of its own, and a client that speaks HTTP/2 itself, and can do what no gRPC library would."""
 
 import socket
 import struct
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +13,9 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+
+from gallery import Store
+from tests.commands import BIN
 
 
 class RawClient:
@@ -85,3 +91,22 @@ class RawClient:
 def framed(message: bytes, size: int | None = None) -> bytes:
     """Return a message as gRPC frames it, or the beginning of one of another size."""
     return b"\0" + struct.pack(">I", len(message) if size is None else size) + message
+
+
+def trailers(events: list[Any]) -> list[dict[bytes, bytes]]:
+    """Return the trailing metadata of the calls that have been answered."""
+    sent = [dict(event.headers) for event in events if hasattr(event, "headers")]
+    return [headers for headers in sent if b"grpc-status" in headers]
+
+
+@contextmanager
+def process(store: Store, *flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Serve in a process of its own, and yield its address."""
+    command = [str(BIN / "encoder-service"), "serve", "--port", "0", "--store", store.url, "--encoder", "seed", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield process.stdout.readline().split()[-1], process
+    finally:
+        process.kill()
+        process.communicate()

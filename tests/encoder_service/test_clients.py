@@ -2,7 +2,6 @@
 
 import gzip
 import socket
-import subprocess
 import threading
 import time
 import urllib.request
@@ -26,9 +25,8 @@ from encoder_service.rpc.server import Server
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
 from encoder_service.writer import NewImage
 from gallery import Store
-from tests.commands import BIN
 from tests.digits import png
-from tests.encoder_service.raw import RawClient, framed
+from tests.encoder_service.raw import RawClient, framed, process, trailers
 
 SEARCH = "/encoder_service.v1.SearchService/Search"
 BATCH = "/encoder_service.v1.SearchService/BatchSearch"
@@ -43,12 +41,6 @@ WATCH = "/grpc.health.v1.Health/Watch"
 def clients(address: str, count: int) -> Iterator[list[RawClient]]:
     with ExitStack() as stack:
         yield [stack.enter_context(RawClient(address)) for _ in range(count)]
-
-
-def trailers(events: list[Any]) -> list[dict[bytes, bytes]]:
-    """Return the trailing metadata of the calls that have been answered."""
-    sent = [dict(event.headers) for event in events if hasattr(event, "headers")]
-    return [headers for headers in sent if b"grpc-status" in headers]
 
 
 @pytest.mark.parametrize("sends", ["headers", "a few bytes", "a message bit by bit"])
@@ -159,24 +151,11 @@ def letters() -> bytes:
     return b"\x0a\x80\x8e\xce\x1c" + b"a" * 60_000_000
 
 
-@contextmanager
-def process(store: Store, *flags: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Serve in a process of its own, and yield its address."""
-    command = [BIN / "encoder-service", "serve", "--port", "0", "--store", store.url, "--encoder", "seed", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        yield process.stdout.readline().split()[-1], process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_large_health_requests_take_no_memory(store: Store, tmp_path: Path, letters: bytes) -> None:
     """Sixteen requests of 60 MB, without a token, plain and compressed."""
     (tmp_path / "tokens").write_text("read sesame")
     compressed = gzip.compress(letters)
-    with process(store, "--tokens-file", tmp_path / "tokens") as (address, service), ExitStack() as stack:
+    with process(store, "--tokens-file", str(tmp_path / "tokens")) as (address, service), ExitStack() as stack:
         peak_mb = base_mb = _resident_mb(service.pid)
         channels = [grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(2)]
         for channel in channels:
@@ -354,15 +333,22 @@ def test_the_service_is_reached_over_ipv6_and_unix_sockets(
             assert server.address == host if host.startswith("unix:") else server.address.count("[") <= 1
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_name_is_served_on_all_its_addresses_or_not_at_all(store: Store, encoder: Encoder, host: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as other:
+@pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
+def test_a_name_is_served_on_all_its_addresses_or_not_at_all(
+    store: Store, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    def both(host: str, port: int, **named: Any) -> list[Any]:
+        return [(family, 1, 6, "", (address, port)) for family, address in families.items()]
+
+    families = {socket.AF_INET6: "::1", socket.AF_INET: "127.0.0.1"}
+    monkeypatch.setattr("encoder_service.rpc.addresses.socket.getaddrinfo", both)
+    family = socket.AF_INET6 if ":" in taken else socket.AF_INET
+    with socket.create_server((taken, 0), family=family) as other:
         port = other.getsockname()[1]
         with pytest.raises(ServiceError, match=f"can't listen on .*:{port}: choose another --port"):
             Server(store, encoder, Config(host="localhost", port=port))
-    with Server(store, encoder, Config(host="localhost", port=port)):
-        for address in (f"127.0.0.1:{port}", f"[::1]:{port}"):
+    with Server(store, encoder, Config(host="localhost", port=0)) as server:
+        for address in (f"127.0.0.1:{server.port}", f"[::1]:{server.port}"):
             with Client(address) as client:
                 client.check_health()
 

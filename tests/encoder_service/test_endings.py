@@ -5,9 +5,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -22,18 +21,7 @@ from gallery.errors import LookalikeError
 from tests.commands import BIN, Command
 from tests.digits import png
 from tests.encoder_service.raw import RawClient
-
-
-@contextmanager
-def serving(store: Store, *flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [str(BIN / "encoder-service"), "serve", "--port", "0", "--store", store.url, "--encoder", "seed", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        yield process.stdout.readline().split()[-1], process
-    finally:
-        process.kill()
-        process.communicate()
+from tests.encoder_service.raw import process as serving
 
 
 def ended(process: subprocess.Popen[str], number: signal.Signals) -> float:
