@@ -1,28 +1,32 @@
-# Lookalike. `make demo` shows it, `make test` tries it, `make check` reads it.
+# `make demo` shows Lookalike, `make test` runs its tests, `make check` checks the code without running it.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak clean
+.PHONY: help demo test test-shuffled test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak clean
 
-help:  ## Say what there is to make
+help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: .venv/.serve  ## Load MNIST, serve it, and find five pictures that look like a nine
+demo: .venv/.serve  ## Load MNIST, serve it, and find the five images most like a nine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./examples/demo.sh
 
+WORKERS := auto
 test: .venv/.dev  ## Run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS)
+
+test-shuffled: .venv/.dev  ## Run the tests in a random order
+	$(BIN)/pytest -n $(WORKERS) -p randomly
 
 test-slow: .venv/.dev  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
 
 QDRANT_URL := http://127.0.0.1:6333
-test-server: .venv/.dev  ## Run the suite of all stores against a real Qdrant server too; QDRANT_URL says where
+test-server: .venv/.dev  ## Run the tests of the stores against a real Qdrant server too, at QDRANT_URL
 	QDRANT_URL=$(QDRANT_URL) $(BIN)/pytest tests/gallery
 
-check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
+check: .venv/.dev  ## Check format, lint, types, imports, protos, generated docs and stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,6 +34,7 @@ check: .venv/.dev  ## Read the code: format, lint, types, imports, protos, stubs
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cluster.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(MAKE) --no-print-directory docs CLI=.venv/cli.md ERRORS=.venv/errors.md
 	diff .venv/cli.md docs/cli.md
 	diff .venv/errors.md docs/errors.md
@@ -50,40 +55,40 @@ docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help, and docs/
 	done > $(CLI)
 	$(BIN)/python docs/errors.py > $(ERRORS)
 
-quality: .venv/.dev  ## Print how good the codes are, and how well strangers are told apart
+quality: .venv/.dev  ## Measure precision and how well out-of-distribution images are recognised
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.unusual
 
-bench: .venv/.dev  ## Print how fast it is, beside the way of the article
+bench: .venv/.dev  ## Measure search speed, beside the approach of the original article
 	$(BIN)/python -m benchmarks.service
 
-bench-load: .venv/.dev  ## Print how fast loading is, beside its slowest stage alone
+bench-load: .venv/.dev  ## Measure loading speed, beside its slowest stage alone
 	$(BIN)/python -m benchmarks.loading
 
-bench-million: .venv/.dev  ## Print how much memory it takes to load 1,000,000 pictures from a .tar
+bench-million: .venv/.dev  ## Measure the memory for loading 1,000,000 images from a .tar
 	$(BIN)/python -m benchmarks.loading --million
 
-bench-train: .venv/.dev  ## Train on 1,200,000 pictures in less memory than their pixels take (root, 3 GB of disk)
+bench-train: .venv/.dev  ## Train on 1,200,000 images in less memory than their pixels need (root, 3 GB of disk)
 	$(BIN)/python -m benchmarks.training
 
-bench-scale: .venv/.dev  ## Print how cost grows to 4,000,000 codes, and serve them inside 1 GB and 512 MB (root, 8 GB of disk)
+bench-scale: .venv/.dev  ## Measure search up to 4,000,000 codes, and inside 1 GB and 512 MB of memory (root, 8 GB of disk)
 	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
 
-soak: .venv/.dev  ## Run the long trials of a service: overload, ten minutes of traffic, endings, 200,000 mutated requests
+soak: .venv/.dev  ## Run the long trials of a service: overload, ten minutes of traffic, shutdowns, 100,000 mutated requests
 	for trial in mutated decoder endings overload mixed; do $(BIN)/python -m tests.soak.$$trial || exit 1; done
 
-image-size: .venv/bin/python  ## Print what the Docker image is made of
+image-size: .venv/bin/python  ## Print the size of each part of the Docker image
 	$(BIN)/python -m benchmarks.image_size
 
-lock: .venv/.dev  ## Choose the versions in constraints.txt anew
+lock: .venv/.dev  ## Update the versions in constraints.txt
 	$(PIP) uv
-	@# uv takes a backports.strenum whose own bound excludes this Python, and pip does not: pip may choose that one
+	@# uv pins a backports.strenum whose metadata excludes this Python, which pip then refuses: leave that one to pip
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--no-header --no-annotate --no-emit-index-url --no-emit-package backports-strenum \
 		--output-file constraints.txt
 
-clean:  ## Remove the virtual environment and what the tools left
+clean:  ## Remove the virtual environment and the tools' caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/bin/python:

@@ -1,1 +1,1 @@
-"""Every figure that the README claims comes from here."""
+"""The benchmarks behind every figure in the README."""

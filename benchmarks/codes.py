@@ -1,7 +1,7 @@
-"""Codes like real ones, as many as are wanted: what the shipped encoder makes of digits that are bent at random.
+"""Any number of realistic codes: the shipped encoder's codes of randomly distorted digits.
 
-Each is an MNIST digit of which the corners and the middles of a 2 × 2 mesh are moved by about two pixels, so it is
-turned, sheared, scaled and bent, and no two are the same. Every digit comes up in turn.
+Each image is an MNIST digit, distorted by moving the nine corners of a 2 × 2 mesh by about two pixels. This rotates,
+shears, scales and bends it, so no two images are the same. The digits of MNIST are used in turn.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -15,19 +15,22 @@ from encoder_service.encoder import load_encoder
 from ingest.progress import Stages
 from ingest.sources import open_source
 
-_BENT_BY = 2.0  # pixels, standard deviation
+# Standard deviation of a mesh corner's displacement, in pixels.
+_DISPLACEMENT = 2.0
+# Codes that one worker makes at a time.
 _CHUNK = 20_000
+# Height and width of a digit, in pixels.
 _SIDE = 28
 
 
 def codes_like_real(folder: Path, split: str, count: int, stages: Stages) -> NDArray[np.float32]:
-    """Return (count, 128) codes from a file in the folder, which is made at the first call.
+    """Return codes, (count, 128), mapped from a file in the folder. The first call writes the file.
 
     Args:
-        folder: Keeps them, 512 bytes each.
-        split: The digits to bend: "train" for a gallery, "test" for queries.
-        count: How many.
-        stages: Shows how far it is.
+        folder: Folder of the file, which takes 512 bytes per code.
+        split: The digits to distort: "train" for a gallery, "test" for queries.
+        count: Number of codes.
+        stages: Shows the progress.
     """
     path = folder / f"codes-{split}-{count}.npy"
     if not path.exists():
@@ -36,9 +39,10 @@ def codes_like_real(folder: Path, split: str, count: int, stages: Stages) -> NDA
         starts = range(0, count, _CHUNK)
         with ProcessPoolExecutor() as pool, stages.stage(f"{split} codes", count) as advance:
             sizes = [min(_CHUNK, count - start) for start in starts]
-            for start, made in zip(starts, pool.map(_made, [split] * len(starts), starts, sizes), strict=True):
-                codes[start : start + len(made)] = made
-                advance(len(made))
+            chunks = pool.map(_distorted_codes, [split] * len(starts), starts, sizes)
+            for start, chunk in zip(starts, chunks, strict=True):
+                codes[start : start + len(chunk)] = chunk
+                advance(len(chunk))
         codes.flush()
         part.rename(path)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
@@ -47,18 +51,18 @@ def codes_like_real(folder: Path, split: str, count: int, stages: Stages) -> NDA
 _digits: dict[str, list[Image.Image]] = {}
 
 
-def _made(split: str, start: int, count: int) -> NDArray[np.float32]:
+def _distorted_codes(split: str, start: int, count: int) -> NDArray[np.float32]:
     if split not in _digits:
         _digits[split] = [item.image() for item in open_source("mnist", split)]
     digits, encoder, chance = _digits[split], load_encoder("mnist"), np.random.default_rng(start)
-    bent = [_bent(digits[index % len(digits)], chance) for index in range(start, start + count)]
-    return np.concatenate([encoder.encode_images(bent[at : at + 1024]) for at in range(0, count, 1024)])
+    images = [_distorted(digits[index % len(digits)], chance) for index in range(start, start + count)]
+    return np.concatenate([encoder.encode_images(images[at : at + 1024]) for at in range(0, count, 1024)])
 
 
-def _bent(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
-    """Cut the image into 2 × 2 squares, move their corners at random, and fill each from between its own."""
+def _distorted(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
+    """Lay a mesh of 2 × 2 squares over the image, move its corners at random, and warp the image with it."""
     half = _SIDE // 2
-    corners = np.mgrid[0:3, 0:3].transpose(1, 2, 0)[:, :, ::-1] * half + chance.normal(0, _BENT_BY, (3, 3, 2))
+    corners = np.mgrid[0:3, 0:3].transpose(1, 2, 0)[:, :, ::-1] * half + chance.normal(0, _DISPLACEMENT, (3, 3, 2))
     mesh = []
     for row in (0, 1):
         for column in (0, 1):

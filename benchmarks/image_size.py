@@ -1,6 +1,6 @@
-"""What the Docker image is made of, as sizes: `python -m benchmarks.image_size`.
+"""Size of the Docker image by package: `python -m benchmarks.image_size`.
 
-Makes the environment that the Dockerfile makes, in a folder of its own, and adds the base image's published size.
+Installs the Dockerfile's environment into a temporary folder and adds the published size of the base image.
 """
 
 import subprocess
@@ -9,14 +9,15 @@ import tempfile
 import venv
 from pathlib import Path
 
-# python:3.11-slim (Debian 12, x86-64) as `docker image ls` shows it; it can't be measured without Docker.
+# Size of python:3.11-slim (Debian 12, x86-64) as `docker image ls` shows it. Measuring it would need Docker.
 _BASE_MB = 125
+# Packages that are listed one by one.
 _LARGEST = 12
 _ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Measure, print."""
+    """Install the environment, and print its size by package."""
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "lookalike"
         venv.create(home, with_pip=False)
@@ -25,12 +26,12 @@ def main() -> None:
         constraints = ["--no-compile", "--constraint", str(_ROOT / "constraints.txt")]
         subprocess.run([*command, *constraints, str(_ROOT)], check=True)
         sizes = {path.name: _size_mb(path) for path in packages.iterdir()}
-        whole = _size_mb(home)
+        total = _size_mb(home)
     print(f"{_BASE_MB:7.1f} MB  python:3.11-slim, as published")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:_LARGEST]:
         print(f"{size:7.1f} MB  {name}")
-    print(f"{whole - sum(sorted(sizes.values())[-_LARGEST:]):7.1f} MB  everything else in the environment")
-    print(f"{_BASE_MB + whole:7.1f} MB  in all")
+    print(f"{total - sum(sorted(sizes.values())[-_LARGEST:]):7.1f} MB  everything else in the environment")
+    print(f"{_BASE_MB + total:7.1f} MB  total")
 
 
 def _size_mb(path: Path) -> float:

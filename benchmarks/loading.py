@@ -1,6 +1,6 @@
-"""How fast loading is beside its slowest stage alone, and how much memory it takes: `python -m benchmarks.loading`.
+"""Speed of loading, compared with its slowest stage alone, and its memory: `python -m benchmarks.loading`.
 
-`make bench-load` measures MNIST; `make bench-million` makes a .tar of 1,000,000 pictures and loads it, which takes
+`make bench-load` measures MNIST. `make bench-million` generates a .tar of 1,000,000 images and loads it, which takes
 about a quarter of an hour on 2 cores and 5 GB of disk.
 """
 
@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,22 +22,24 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.memory import children, taken_mb
+from benchmarks.memory import children, process_memory_mb
 from encoder_service.encoder import load_encoder
 from gallery import GallerySpec, open_store
 from ingest.loading.ledger import Ledger
-from ingest.loading.pipeline import Load, LoadSummary
+from ingest.loading.pipeline import LoadPass
 from ingest.progress import Stages
 from ingest.sources import open_source
 
 _BIN = Path(sys.executable).parent
 _STAGES = ("read", "prepare", "encode", "store")
+# Repetitions of each measurement, of which the median is printed.
 _ROUNDS = 3
+# Time between two samples of memory, in seconds.
 _SAMPLE_S = 0.2
 
 
 def main(million: bool = False, count: int = 1_000_000, folder: Path | None = None) -> None:
-    """Measure, print."""
+    """Run one of the two benchmarks, and print the results."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if million:
@@ -48,6 +49,7 @@ def main(million: bool = False, count: int = 1_000_000, folder: Path | None = No
 
 
 def _mnist(scratch: Path) -> None:
+    """Compare the stages, one after another, with the same stages overlapping."""
     alone: dict[str, list[float]] = {stage: [] for stage in _STAGES}
     together: list[float] = []
     for number in range(_ROUNDS):
@@ -58,14 +60,14 @@ def _mnist(scratch: Path) -> None:
     for stage, rate in rates.items():
         print(f"{stage:<8} alone             {rate:10,.0f} images/s")
     rate = 60_000 / median(together)
-    print(f"all four, overlapping      {rate:10,.0f} images/s   {rate / min(rates.values()):.0%} of the slowest alone")
+    print(f"all four, overlapping      {rate:10,.0f} images/s   {rate / min(rates.values()):.0%} of the slowest stage")
     begun = time.perf_counter()
     _ingest("load", "mnist", "--store", f"edge:{scratch}/whole")
-    print(f"ingest load mnist, whole   {time.perf_counter() - begun:10.1f} s, with the index and its verification")
+    print(f"ingest load mnist          {time.perf_counter() - begun:10.1f} s, including the index and its verification")
 
 
 def _one_after_the_other(store: str) -> dict[str, float]:
-    """Run each stage over all of MNIST before the next, and return the seconds of each."""
+    """Run each stage over all of MNIST before the next stage begins, and return the seconds that each took."""
     seconds = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, _load(store, pool) as load:
         begun = time.perf_counter()
@@ -73,8 +75,7 @@ def _one_after_the_other(store: str) -> dict[str, float]:
         seconds["read"] = time.perf_counter() - begun
         for stage in ("prepare", "encode", "store"):
             begun = time.perf_counter()
-            for batch in batches:
-                getattr(load, stage)(batch)
+            batches = [getattr(load, stage)(batch) for batch in batches]
             seconds[stage] = time.perf_counter() - begun
     return seconds
 
@@ -82,33 +83,23 @@ def _one_after_the_other(store: str) -> dict[str, float]:
 def _overlapping(store: str) -> float:
     with ThreadPoolExecutor(os.cpu_count()) as pool, _load(store, pool) as load:
         begun = time.perf_counter()
-        load.run(prune=False)
+        load.run()
         return time.perf_counter() - begun
 
 
 class _load:  # noqa: N801 (reads as a statement)
-    """MNIST, ready to be loaded into a new gallery."""
+    """Prepare to load MNIST into a new gallery."""
 
     def __init__(self, store: str, pool: ThreadPoolExecutor) -> None:
         self._encoder = load_encoder("mnist")
-        made = self._encoder.spec
-        self._build = open_store(store).build(GallerySpec("mnist", made.name, made.fingerprint, made.code_size))
+        spec = self._encoder.spec
+        self._build = open_store(store).build(GallerySpec("mnist", spec.name, spec.fingerprint, spec.code_size))
         self._ledger = Ledger(self._build.local_folder)
         self._pool = pool
 
-    def __enter__(self) -> Load:
-        self._ledger.begin("mnist/train", "mnist/train")
-        return Load(
-            open_source("mnist"),
-            self._encoder,
-            self._build.gallery,
-            self._ledger,
-            Stages(),
-            False,
-            threading.Event(),
-            self._pool,
-            LoadSummary(),
-        )
+    def __enter__(self) -> LoadPass:
+        source = open_source("mnist")
+        return LoadPass(source, self._encoder, self._build.gallery, self._ledger, Stages(), self._pool)
 
     def __exit__(self, *raised: object) -> None:
         with closing(self._build), closing(self._ledger):
@@ -119,38 +110,44 @@ def _million(scratch: Path, count: int) -> None:
     archive = scratch / "generated.tar"
     begun = time.perf_counter()
     generate(archive, count)
-    print(f"{count:,} pictures, {archive.stat().st_size / 1e9:.1f} GB, made in {time.perf_counter() - begun:.0f} s")
+    print(f"{count:,} images, {archive.stat().st_size / 1e9:.1f} GB, generated in {time.perf_counter() - begun:.0f} s")
     log = (scratch / "log").open("w+")
     command = [str(_BIN / "ingest"), "load", str(archive), "--encoder", "mnist", "--store", f"edge:{scratch}/store"]
     begun = time.perf_counter()
     loading = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    # seconds, MB of the loader, MB of the index build, MB of the loader without files
+    # time in s, resident memory of the loader, of the index build, and the loader's without files, in MB
     samples: list[tuple[float, float, float, float]] = []
     while loading.poll() is None:
-        indexing = sum(map(taken_mb, children(loading.pid)))
-        own = taken_mb(loading.pid, "RssAnon")
-        samples.append((time.perf_counter() - begun, taken_mb(loading.pid), indexing, own))
+        indexing = sum(map(process_memory_mb, children(loading.pid)))
+        anonymous = process_memory_mb(loading.pid, "RssAnon")
+        samples.append((time.perf_counter() - begun, process_memory_mb(loading.pid), indexing, anonymous))
         time.sleep(_SAMPLE_S)
     assert loading.stdout is not None
     print(loading.stdout.read().strip())
-    at = np.array(samples)
-    filling = at[at[:, 2] == 0]
-    last_fill = filling[filling[:, 0] < at[at[:, 2] > 0][0, 0]] if (at[:, 2] > 0).any() else filling
-    print(f"whole load                    {at[-1, 0]:8.0f} s")
-    print(f"loader, peak resident         {at[:, 1].max():8.0f} MB")
-    for column, what in ((1, "resident"), (3, "without files")):
-        first, last = _at(last_fill, 60, column), last_fill[-1, column]
-        print(f"  {what + ', after a minute':<28}{first:8.0f} MB, with the last one stored {last:.0f}")
-    print(f"index build, peak resident    {at[:, 2].max():8.0f} MB")
-    print(f"both together, peak           {(at[:, 1] + at[:, 2]).max():8.0f} MB")
+    _print_memory(np.array(samples))
+
+
+def _print_memory(samples: NDArray[np.float64]) -> None:
+    """Print peaks and growth of samples, (n, 4): time, loader, index build, loader without files."""
+    has_index_build = samples[:, 2] > 0
+    # while images are stored: up to the first sample of the index build, which is the loader's child process
+    storing = samples[: has_index_build.argmax()] if has_index_build.any() else samples
+    print(f"whole load                    {samples[-1, 0]:8.0f} s")
+    print(f"loader, peak resident         {samples[:, 1].max():8.0f} MB")
+    for column, kind in ((1, "resident"), (3, "without files")):
+        first, last = _at(storing, 60, column), storing[-1, column]
+        print(f"  {kind + ', after a minute':<28}{first:8.0f} MB; after the last image {last:.0f} MB")
+    print(f"index build, peak resident    {samples[:, 2].max():8.0f} MB")
+    print(f"both together, peak           {(samples[:, 1] + samples[:, 2]).max():8.0f} MB")
 
 
 def _at(samples: NDArray[np.float64], seconds: float, column: int) -> float:
+    """Return a column of the first sample after a time."""
     return float(samples[np.searchsorted(samples[:, 0], seconds).clip(0, len(samples) - 1), column])
 
 
 def generate(archive: Path, count: int) -> None:
-    """Write a .tar of grey 28 × 28 PNGs, each of three random strokes."""
+    """Write a .tar of grey 28 × 28 PNGs, each showing three random blobs."""
     chance = np.random.default_rng(1)
     grid = np.arange(28)
     with tarfile.open(archive, "w") as packed:

@@ -1,10 +1,15 @@
-"""What memory a process takes, and its children, as Linux tells it."""
+"""Memory and children of a process, read from Linux's /proc."""
 
 from pathlib import Path
 
 
-def taken_mb(pid: int, field: str = "VmRSS") -> float:
-    """Return a process's memory, as /proc names the kind: VmRSS for all resident, RssAnon without files; 0 if gone."""
+def process_memory_mb(pid: int, field: str = "VmRSS") -> float:
+    """Return the memory of a process in MB (2^20 bytes), or 0 if it has ended.
+
+    Args:
+        pid: Process id.
+        field: Name of the figure in /proc/PID/status: VmRSS for all resident memory, RssAnon without files.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -13,7 +18,7 @@ def taken_mb(pid: int, field: str = "VmRSS") -> float:
 
 
 def children(pid: int) -> list[int]:
-    """Return a process's children; none if it is gone."""
+    """Return the process ids of a process's children; empty if the process has ended."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

@@ -1,10 +1,10 @@
-"""How cost grows with a gallery, and what it takes to serve one that is larger than memory.
+"""Cost of a gallery by its size, and of one that is larger than memory.
 
-`python -m benchmarks.scale grow`  10⁴ to 4·10⁶ codes: load, index, disk, search, recall, as a table and a plot
-`python -m benchmarks.scale fit`   4·10⁶ codes inside 1 GB and inside 512 MB
-`python -m benchmarks.scale try`   what was tried to get there, on 10⁶ codes inside a quarter of that
-`python -m benchmarks.scale cap`   building the index of 10⁶ codes inside 1 GB, 512 MB and 256 MB
-`python -m benchmarks.scale coefficients`   what `ingest plan` reckons with
+`python -m benchmarks.scale grow`  10⁴ to 4·10⁶ codes: load, index, disk, search and recall, as a table and a plot
+`python -m benchmarks.scale fit`   4·10⁶ codes in 1 GB and in 512 MB of memory
+`python -m benchmarks.scale try`   the settings that were tried for `fit`, on 10⁶ codes in a quarter of the memory
+`python -m benchmarks.scale cap`   building the index of 10⁶ codes in 1 GB, 512 MB and 256 MB of memory
+`python -m benchmarks.scale coefficients`   the figures from which `ingest plan` estimates
 """
 
 import json
@@ -28,7 +28,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.codes import codes_like_real
-from benchmarks.memory import children, taken_mb
+from benchmarks.memory import children, process_memory_mb
 from benchmarks.served import Served, cgroup, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
@@ -39,21 +39,25 @@ from ingest.sources import open_source
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
+# Queries, of which the first half warms up and the second half is measured.
 _QUERIES = 4000
+# Codes stored at a time.
 _BATCH = 1024
+# Different thumbnails, which the entries use in turn.
 _THUMBNAILS = 1000
+# Time between two samples of memory, in seconds.
 _SAMPLE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A gallery that was built, and what that took.
+    """A gallery, and the cost of building it.
 
     Attributes:
-        shard: Its folder.
+        shard: Folder of the gallery.
         load_s: Time to store the codes.
         index_s: Time to build the index.
-        index_mb: The most resident memory of the index build: in all, and what can't be given back to the disk.
+        index_mb: Peak memory of the index build: all resident memory, and anonymous memory alone.
         disk_mb: Size on disk.
     """
 
@@ -65,13 +69,13 @@ class Built:
 
 
 def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
-    """Store codes in a gallery as a load does, and build its index."""
+    """Store codes in a new gallery as a load does, and build its index."""
     shutil.rmtree(folder, ignore_errors=True)
     begun = time.perf_counter()
     spec = _store(folder, codes, stored, stages)
     load_s = time.perf_counter() - begun
     begun = time.perf_counter()
-    with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("indexing", None), _watched() as peak:
+    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("indexing", None), _watched() as peak:
         gallery.index()
     index_s = time.perf_counter() - begun
     disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("*")) / 2**20
@@ -79,12 +83,11 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
 
 
 def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, first: int = 0) -> GallerySpec:
-    """Store codes with keys, labels, hashes and thumbnails, beside those that are there; the first is of this row."""
-    PROFILES[stored.name] = stored
+    """Add codes with keys, labels, hashes and thumbnails to a gallery; `first` is the row of the first code."""
     folder.mkdir(parents=True, exist_ok=True)
     thumbnails = _thumbnails()
-    spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name)
-    with closing(EdgeGallery(folder, spec)) as gallery, stages.stage("storing", len(codes)) as advance:
+    spec = GallerySpec("scale", "mnist", "f" * 64, 128)
+    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
             batch = enumerate(codes[start : start + _BATCH], first + start)
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
@@ -103,14 +106,14 @@ def _entry(row: int, code: NDArray[np.float32], thumbnails: list[bytes]) -> Entr
 
 @contextmanager
 def _watched() -> Iterator[list[float]]:
-    """Yield the most memory that this process's children take, in MB: resident, and anonymous."""
+    """Yield the peak memory of this process's children in MB, updated meanwhile: [resident, anonymous]."""
     peak, ended = [0.0, 0.0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(_SAMPLE_S):
             for child in children(os.getpid()):
                 for index, field in enumerate(("VmRSS", "RssAnon")):
-                    peak[index] = max(peak[index], taken_mb(child, field))
+                    peak[index] = max(peak[index], process_memory_mb(child, field))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -122,22 +125,23 @@ def _watched() -> Iterator[list[float]]:
 
 
 def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple[Path, Path]:
-    """Write queries and the exact answers to their second half; return the two files."""
+    """Return two files: the queries, and the exact answers to their second half. Missing ones are written."""
     queries = codes_like_real(folder, "test", _QUERIES, stages)
     answers = folder / f"nearest-{len(codes)}.npy"
     if not answers.exists():
-        asked = queries[_QUERIES // 2 :]
-        best = np.full((len(asked), 5), -1)
-        distance = np.full((len(asked), 5), np.inf, np.float32)
+        measured = queries[_QUERIES // 2 :]
+        best = np.full((len(measured), 5), -1)
+        distance = np.full((len(measured), 5), np.inf, np.float32)
         with stages.stage("exact answers", len(codes)) as advance:
             for start in range(0, len(codes), 50_000):
                 part = np.asarray(codes[start : start + 50_000])
-                squares = np.einsum("ij,ij->i", part, part) - 2 * (asked @ part.T)  # (q, part), less the query's own
+                # squared distances minus the query's own square, which does not change the order
+                squares = np.einsum("ij,ij->i", part, part) - 2 * (measured @ part.T)  # (q, part)
                 near = np.argpartition(squares, 4, axis=1)[:, :5]
                 both = np.concatenate([distance, np.take_along_axis(squares, near, 1)], axis=1)
                 rows = np.concatenate([best, near + start], axis=1)
-                kept = np.argsort(both, axis=1)[:, :5]
-                best, distance = np.take_along_axis(rows, kept, 1), np.take_along_axis(both, kept, 1)
+                nearest = np.argsort(both, axis=1)[:, :5]
+                best, distance = np.take_along_axis(rows, nearest, 1), np.take_along_axis(both, nearest, 1)
                 advance(len(part))
         np.save(answers, best)
     return folder / f"codes-test-{_QUERIES}.npy", answers
@@ -160,16 +164,18 @@ LEVERS = {
     "4 bits, ef 128, 2 ×": replace(_DISK, oversampling=2),
     "4 bits, ef 128, 3 ×: `disk`": _DISK,
 }
-"""What was tried for galleries larger than memory."""
+"""The profiles that were tried for galleries larger than memory."""
 
+# Numbers of codes of `grow`.
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
+# Memory limits of `fit`, in MB; 0 for no limit.
 _FITS = (0, 1024, 512)
-# Memory for indexing and full codes in a segment, both in MB.
+# Pairs of `cap`: memory limit of the index build, and largest segment by its full codes, both in MB.
 _CAPS = ((1024, 4096), (512, 128), (256, 64))
-# What a process takes before it has opened a gallery.
+# Memory of a process before it opens a gallery, in MB.
 _BASE_MB = 64
 
-# Files of a shard, by what is in them.
+# Files of a shard by their content.
 _PARTS = {
     "codes_bytes": "vector_storage/matrix.dat",
     "shortened_bytes": "vector_storage/quantized.*",
@@ -177,32 +183,32 @@ _PARTS = {
     "ids_bytes": "id_tracker.*",
     "payload_bytes": "payload_*/**/*",
 }
-# Images that one process of 2 cores encodes and stores in a second: `python -m benchmarks.loading`.
+# Images per second that one process encodes and stores on 2 cores, measured by `python -m benchmarks.loading`.
 _LOADED_PER_S = 8_800
 
 _HEAD = """\
-| what | load/s | index s | index MB | anonymous | disk MB | inside MB | open s | cold ms | p50 ms | p99 ms | recall@5 |
+| gallery | load/s | index s | index MB | anon MB | disk MB | limit MB | open s | cold ms | p50 ms | p99 ms | recall@5 |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
-FolderOption = Annotated[Path, typer.Option(help="Keeps codes and galleries: 8 GB for 4,000,000.")]
-CountOption = Annotated[int, typer.Option(help="How many codes.")]
+FolderOption = Annotated[Path, typer.Option(help="Folder for codes and galleries: 8 GB for 4,000,000 codes.")]
+CountOption = Annotated[int, typer.Option(help="Number of codes.")]
 
 
 @app.command("try")
 def try_levers(
     folder: FolderOption, count: CountOption = 1_000_000, lever: Annotated[list[str] | None, typer.Option()] = None
 ) -> None:
-    """Build a gallery with each lever, and serve it in a quarter and in an eighth of the memory of its codes' 2 GB."""
+    """Build a gallery with each profile that was tried, and search it with the limits of `fit`, scaled to its size."""
     print(_machine())
     print(_HEAD)
     for name in lever or LEVERS:
-        for memory_mb in (_BASE_MB + count * (whole - _BASE_MB) // 4_000_000 for whole in (1024, 512)):
+        for memory_mb in (_BASE_MB + count * (limit_mb - _BASE_MB) // 4_000_000 for limit_mb in (1024, 512)):
             _row(folder, name, LEVERS[name], count, memory_mb)
 
 
 @app.command()
 def grow(folder: FolderOption, profile: str = "balanced", out: Path = Path("docs/scale.png")) -> None:
-    """Build and serve galleries of 10,000 to 4,000,000 codes, from as much memory as there is."""
+    """Build and search galleries of 10,000 to 4,000,000 codes without a memory limit."""
     print(_machine())
     print(_HEAD)
     rows = [_row(folder, f"{count:,}", PROFILES[profile], count, 0) for count in _GROWTH]
@@ -211,7 +217,7 @@ def grow(folder: FolderOption, profile: str = "balanced", out: Path = Path("docs
 
 @app.command()
 def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "disk") -> None:
-    """Serve 4,000,000 codes from as much memory as there is, from 1 GB and from 512 MB."""
+    """Search 4,000,000 codes without a memory limit, in 1 GB and in 512 MB."""
     print(_machine())
     print(_HEAD)
     for memory_mb in _FITS:
@@ -220,9 +226,9 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
 
 @app.command()
 def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
-    """Build the index inside a memory cgroup, one segment after the other as they fill, of one size and another."""
+    """Build the index segment by segment in a memory cgroup, for several limits and segment sizes."""
     print(_machine())
-    print("| codes | inside MB | segments of MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
+    print("| codes | limit MB | segment MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
     for memory_mb, segment_mb in _CAPS:
         stored = replace(PROFILES["disk"], name="cap", max_segment_mb=segment_mb)
         shard = folder / "cap"
@@ -234,15 +240,15 @@ def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
             )
             queries, answers = questions(folder, codes, stages)
             served = serve(shard, stored, queries, answers, 0) if index_s else None
-        seen = f"{index_s:.0f} | {served.p50_ms:.2f} | {served.recall_at_5:.4f}" if served else "killed | |"
-        print(f"| {count:,} | {memory_mb} | {segment_mb} | {seen} |", flush=True)
+        figures = f"{index_s:.0f} | {served.p50_ms:.2f} | {served.recall_at_5:.4f}" if served else "killed | |"
+        print(f"| {count:,} | {memory_mb} | {segment_mb} | {figures} |", flush=True)
         shutil.rmtree(shard)
 
 
 def _index_in_parts(
     shard: Path, codes: NDArray[np.float32], stored: Profile, memory_mb: int, part: int, stages: Stages
 ) -> float:
-    """Store so many codes at a time, index them inside the memory, and return the time of the latter; 0 if killed."""
+    """Store and index `part` codes at a time in limited memory; return the time of indexing, or 0 if it was killed."""
     seconds = 0.0
     for start in range(0, len(codes), part):
         _store(shard, codes[start : start + part], stored, stages, start)
@@ -257,21 +263,21 @@ def _index_in_parts(
 
 @app.command()
 def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
-    """Measure each profile, and record what `ingest plan` reckons with, ingest/coefficients.json."""
+    """Measure each profile, and write ingest/coefficients.json, from which `ingest plan` estimates."""
     recorded = {}
     for stored in PROFILES.values():
         with Stages() as stages:
             codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
-            made = _built(folder, codes, stored, stages)
+            built = _built(folder, codes, stored, stages)
             queries, answers = questions(folder, codes, stages)
-            served = serve(made.shard, stored, queries, answers, 0)
+            served = serve(built.shard, stored, queries, answers, 0)
         assert served
-        sizes = {part: sum(_blocks(made.shard, pattern)) / count for part, pattern in _PARTS.items()}
+        sizes = {part: sum(_blocks(built.shard, pattern)) / count for part, pattern in _PARTS.items()}
         recorded[stored.name] = {
             **{part: round(size, 1) for part, size in sizes.items()},
             "base_bytes": round(served.anonymous_mb * 2**20),
             "load_per_s": _LOADED_PER_S,
-            "index_us": round(made.index_s / count * 1e6 / (np.log10(count) / 6), 1),
+            "index_us": round(built.index_s / count * 1e6 / (np.log10(count) / 6), 1),
             "cores": os.cpu_count(),
         }
         print(stored.name, recorded[stored.name], f"recall@5 {served.recall_at_5:.4f}, p50 {served.p50_ms:.2f} ms")
@@ -286,19 +292,19 @@ def _row(folder: Path, name: str, stored: Profile, count: int, memory_mb: int) -
     with Stages() as stages:
         codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
         queries, answers = questions(folder, codes, stages)
-        made = _built(folder, codes, stored, stages)
+        built = _built(folder, codes, stored, stages)
         with stages.stage("searching", None):
-            served = serve(made.shard, stored, queries, answers, memory_mb)
+            served = serve(built.shard, stored, queries, answers, memory_mb)
     print(
-        f"| {name} | {count / made.load_s:,.0f} | {made.index_s:.0f} | {made.index_mb[0]:,.0f} "
-        f"| {made.index_mb[1]:,.0f} | {made.disk_mb:,.0f} "
-        f"| {memory_mb or 'all'} | {_served(served)} |",
+        f"| {name} | {count / built.load_s:,.0f} | {built.index_s:.0f} | {built.index_mb[0]:,.0f} "
+        f"| {built.index_mb[1]:,.0f} | {built.disk_mb:,.0f} "
+        f"| {memory_mb or 'all'} | {_figures(served)} |",
         flush=True,
     )
-    return made, served
+    return built, served
 
 
-def _served(served: Served | None) -> str:
+def _figures(served: Served | None) -> str:
     if served is None:
         return "killed | | | |"
     return (
@@ -308,33 +314,36 @@ def _served(served: Served | None) -> str:
 
 
 def _built(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
-    """Build a gallery, or find it where an earlier run built the same."""
+    """Build a gallery, unless an earlier run left an identical one."""
     shard = folder / f"{stored.quantised}-m{stored.m}-{stored.codes}-{stored.graph}-{stored.ids}-{len(codes)}"
     record = shard.with_suffix(".json")
-    # what only a search needs does not tell two galleries apart
-    wanted = {**asdict(stored), "name": "", "meaning": "", "ef": 0, "oversampling": 0}
-    if record.exists() and json.loads(record.read_text())["profile"] == wanted:
+    # settings that only a search uses do not change the files
+    profile = {**asdict(stored), "name": "", "meaning": "", "ef": 0, "oversampling": 0}
+    if record.exists() and json.loads(record.read_text())["profile"] == profile:
         return Built(shard, **json.loads(record.read_text())["built"])
-    made = build(shard, codes, stored, stages)
-    figures = {**asdict(made)}
+    built = build(shard, codes, stored, stages)
+    figures = asdict(built)
     del figures["shard"]
-    record.write_text(json.dumps({"profile": wanted, "built": figures}))
-    return made
+    record.write_text(json.dumps({"profile": profile, "built": figures}))
+    return built
 
 
 def _plot(rows: list[tuple[Built, Served | None]], out: Path) -> None:
-    """Draw how each cost grows, both axes in powers of ten."""
+    """Draw each cost against the number of codes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = [served for _, served in rows if served]
+    searched = [served for _, served in rows if served]
     panels: dict[str, tuple[str, list[list[float]]]] = {
-        "codes stored a second": ("linear", [[n / made.load_s for n, (made, _) in zip(_GROWTH, rows, strict=True)]]),
-        "indexing, s": ("log", [[made.index_s for made, _ in rows]]),
-        "on disk, MB": ("log", [[made.disk_mb for made, _ in rows]]),
-        "search, ms": ("linear", [[served.p50_ms for served in found], [served.p99_ms for served in found]]),
+        "codes stored per second": (
+            "linear",
+            [[count / built.load_s for count, (built, _) in zip(_GROWTH, rows, strict=True)]],
+        ),
+        "indexing, s": ("log", [[built.index_s for built, _ in rows]]),
+        "on disk, MB": ("log", [[built.disk_mb for built, _ in rows]]),
+        "search, ms": ("linear", [[served.p50_ms for served in searched], [served.p99_ms for served in searched]]),
     }
     figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 3.6), constrained_layout=True)
     for axis, (title, (scale, lines)) in zip(axes, panels.items(), strict=True):

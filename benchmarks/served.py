@@ -1,6 +1,7 @@
-"""Serve codes from a gallery inside a memory cgroup: `python -m benchmarks.served JOB.json` is the process inside.
+"""Searches in a gallery by a process inside a memory cgroup. Needs Linux and root.
 
-Linux alone, as root. The page cache is dropped before, so the first searches are cold.
+`serve` drops the page cache, so that the first searches are cold, and runs `python -m benchmarks.served JOB` inside the
+cgroup. JOB is the JSON text of its arguments.
 """
 
 import json
@@ -17,25 +18,26 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
-from benchmarks.memory import taken_mb
+from benchmarks.memory import process_memory_mb
 from gallery import GallerySpec, Query
 from gallery.edge.shard import EdgeGallery
-from gallery.profiles import PROFILES, Profile
+from gallery.profiles import Profile
 
+# Searches that count as cold.
 _COLD = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a process that served a gallery saw.
+    """The measurements of a process that searched a gallery.
 
     Attributes:
-        open_s: Time to open the gallery, cold.
-        cold_ms: Median of the first 100 searches.
-        p50_ms: Median of the warm searches.
-        p99_ms: Of a hundred warm searches, one took longer.
-        recall_at_5: The part of the exact five nearest that the warm searches found.
-        anonymous_mb: Memory that can't be given back to the disk.
+        open_s: Time to open the gallery with a cold page cache.
+        cold_ms: Median latency of the first 100 searches.
+        p50_ms: Median latency of the warm searches.
+        p99_ms: 99th percentile of the latency of the warm searches.
+        recall_at_5: Share of the exact five nearest that the warm searches found.
+        anonymous_mb: Anonymous memory of the process, which Linux can't reclaim by dropping pages of files.
     """
 
     open_s: float
@@ -47,17 +49,17 @@ class Served:
 
 
 def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb: int) -> Served | None:
-    """Search a gallery in a process that has `memory_mb` for itself and its part of the page cache.
+    """Search a gallery in a process with limited memory.
 
     Args:
-        shard: The gallery's shard.
-        stored: Its profile.
-        queries: (n, 128) codes, .npy; the second half is measured.
-        nearest: (n / 2, 5) rows of the exact answers to that half, .npy.
-        memory_mb: The cgroup's limit; 0 for none.
+        shard: Folder of the gallery's shard.
+        stored: Profile of the gallery.
+        queries: .npy file of codes, (n, 128). The first half warms up, the second half is measured.
+        nearest: .npy file with the rows of the exact five nearest to each query of the second half, (n / 2, 5).
+        memory_mb: Limit of the cgroup in MB, for the process and its share of the page cache; 0 for no limit.
 
     Returns:
-        None where the process was killed because that was not enough.
+        The measurements, or None if the process was killed because the memory was not enough.
     """
     job = {
         "shard": str(shard),
@@ -76,37 +78,36 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
 
 
 def _inside(job: dict[str, Any]) -> Served:
-    kinds = get_type_hints(Profile)  # JSON has only the enums' values
+    kinds = get_type_hints(Profile)  # JSON holds the values of enums as text
     stored = Profile(**{name: kinds[name](value) for name, value in job["profile"].items()})
-    PROFILES[stored.name] = stored
     queries, nearest = np.load(str(job["queries"])), np.load(str(job["nearest"]))
     begun = time.perf_counter()
-    gallery = EdgeGallery(Path(str(job["shard"])), GallerySpec("scale", "mnist", "f" * 64, 128, profile=stored.name))
+    gallery = EdgeGallery(Path(str(job["shard"])), GallerySpec("scale", "mnist", "f" * 64, 128), stored)
     open_s = time.perf_counter() - begun
-    times, found = [], []
+    times, results = [], []
     for code in queries:
         begun = time.perf_counter()
         hits = gallery.search(Query(code))
         times.append((time.perf_counter() - begun) * 1e3)
-        found.append({int(hit.key.rpartition("/")[2]) for hit in hits})
+        results.append({int(hit.key.rpartition("/")[2]) for hit in hits})
     half = len(queries) // 2
     warm = np.array(times[half:])
-    right = sum(len(hits & set(rows)) for hits, rows in zip(found[half:], nearest.tolist(), strict=True))
-    anonymous_mb = taken_mb(os.getpid(), "RssAnon")
+    found_count = sum(len(hits & set(rows)) for hits, rows in zip(results[half:], nearest.tolist(), strict=True))
+    anonymous_mb = process_memory_mb(os.getpid(), "RssAnon")
     gallery.close()
     return Served(
         open_s,
         float(np.median(times[:_COLD])),
         float(np.median(warm)),
         float(np.quantile(warm, 0.99)),
-        right / nearest.size,
+        found_count / nearest.size,
         anonymous_mb,
     )
 
 
 @contextmanager
 def cgroup(memory_mb: int) -> Iterator[Callable[[], object] | None]:
-    """Yield what a new process calls to be in a cgroup of so much memory; None for no limit."""
+    """Yield the `preexec_fn` with which a new process enters a cgroup of this much memory; None for no limit."""
     if not memory_mb:
         yield None
         return
@@ -122,7 +123,7 @@ def cgroup(memory_mb: int) -> Iterator[Callable[[], object] | None]:
 
 
 def drop_caches() -> None:
-    """Make Linux forget all files that it holds in memory."""
+    """Drop Linux's page cache."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
 

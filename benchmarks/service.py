@@ -1,13 +1,12 @@
-"""How fast the service is, beside the article's way: `python -m benchmarks.service` (or `make bench`).
+"""Speed of the service, compared with the article's method: `python -m benchmarks.service` (or `make bench`).
 
-Everything is measured in one run, client and service on the same machine. The article's way is Keras `predict` on one
-image, then scikit-learn `kneighbors` over the same 60,000 codes. Medians.
+One run measures everything, with client and service on the same machine, and prints medians. The article's method is
+Keras `predict` on one image, then scikit-learn `kneighbors` over the same 60,000 codes.
 """
 
 import io
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -20,21 +19,23 @@ from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
-import numpy as np
 from PIL import Image
 
+from benchmarks.memory import process_memory_mb
 from encoder_service.client import Client
 from encoder_service.encoder import load_encoder
 from encoder_service.images import normalise
 from ingest.sources import open_source
 
 _BIN = Path(sys.executable).parent
+# Concurrent searches in the measurement of throughput.
 _IN_FLIGHT = 32
+# Turns of the comparison: in each, the article's method searches once, and each of our encoders 20 times.
 _ROUNDS = 30
 
 
 def main() -> None:
-    """Load MNIST, measure, print."""
+    """Load MNIST, run the measurements and print them."""
     queries = [_png(item.image()) for item in open_source("mnist", "test", limit=1000)]
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
@@ -43,12 +44,12 @@ def main() -> None:
         print(f"ingest load mnist, whole process      {load_s:8.2f} s   {60_000 / load_s:,.0f} images/s")
         query_file = Path(folder, "query.png")
         query_file.write_bytes(queries[7])
-        search = ("encoder-service", "search", str(query_file), "--json", "--name", "mnist", "--store", store)
+        search = ("encoder-service", "search", str(query_file), "--json", "--gallery", "mnist", "--store", store)
         print(f"search FILE --json, whole process     {_median_ms(lambda: _command(*search), 7) / 1e3:8.2f} s")
-        _command("ingest", "load", "mnist", "--store", store, "--name", "seed", "--encoder", "seed")
+        _command("ingest", "load", "mnist", "--store", store, "--gallery", "seed", "--encoder", "seed")
         with _service(store) as (pid, address), Client(address) as client:
             _measure_searches(client, queries)
-            print(f"resident memory, two galleries open   {_resident_mb(pid):8.0f} MB")
+            print(f"resident memory, two galleries open   {process_memory_mb(pid):8.0f} MB")
             _compare_with_article(client, queries)
 
 
@@ -57,14 +58,14 @@ def _measure_searches(client: Client, queries: list[bytes]) -> None:
     for query in queries:
         search(query)
     times = [_seconds(partial(search, query)) * 1e3 for query in queries]
-    print(f"one search over gRPC, PNG in, 5 out   {median(times):8.2f} ms  p99 {quantiles(times, n=100)[98]:.2f}")
+    print(f"one search over gRPC, PNG, 5 hits     {median(times):8.2f} ms  p99 {quantiles(times, n=100)[98]:.2f}")
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         together_s = _seconds(lambda: list(pool.map(search, queries)))
     print(f"searches a second, {_IN_FLIGHT} in flight      {len(queries) / together_s:8.0f}")
 
 
 def _compare_with_article(client: Client, queries: list[bytes]) -> None:
-    """Take turns, so that whatever else the machine does slows both."""
+    """Compare in turns, so that other load on the machine slows both sides alike."""
     article = _article_search()
     article()
     article_s: list[float] = []
@@ -73,7 +74,7 @@ def _compare_with_article(client: Client, queries: list[bytes]) -> None:
         article_s.append(_seconds(article))
         for name, times in ours_s.items():
             times += [_seconds(partial(client.search, query, name)) for query in queries[:20]]
-    print(f"in turns: the article's way           {median(article_s) * 1e3:8.2f} ms")
+    print(f"in turns: the article's method        {median(article_s) * 1e3:8.2f} ms")
     for name, times in ours_s.items():
         ratio = median(article_s) / median(times)
         print(f"          one search, encoder {name:<8}{median(times) * 1e3:8.2f} ms  {ratio:.0f} times as fast")
@@ -93,7 +94,7 @@ def _article_search() -> Callable[[], object]:
 
 @contextmanager
 def _service(store: str) -> Iterator[tuple[int, str]]:
-    """Start the service, print how long it took, give its process id and address."""
+    """Start the service and print how long that took; yield its process id and address."""
     begun = time.perf_counter()
     command = [str(_BIN / "encoder-service"), "serve", "--port", "0", "--store", store]
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -120,12 +121,6 @@ def _seconds(call: Callable[[], object]) -> float:
 
 def _command(name: str, *arguments: str) -> None:
     subprocess.run([_BIN / name, *arguments], check=True, capture_output=True)
-
-
-def _resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    return int(found[1]) / 1024 if found else float(np.nan)
 
 
 def _png(image: Image.Image) -> bytes:

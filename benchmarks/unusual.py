@@ -1,8 +1,8 @@
-"""What `query_percentile` and `distance_percentile` say of strangers: `python -m benchmarks.unusual`.
+"""Detection of out-of-distribution queries: `python -m benchmarks.unusual`.
 
-Loads MNIST and Fashion-MNIST, and searches each with unseen images of its own, with noise, with pieces of photographs,
-with the other's images, and with printed letters that look like no digit. Prints the part of each that lies above the
-99th percentile.
+Loads MNIST and Fashion-MNIST, and searches each with unseen images of its own, with noise, pieces of photographs,
+printed letters that look like no digit, and images of the other dataset. Prints the share of each kind that
+`query_percentile`, `distance_percentile` or either of them puts above 99.
 """
 
 import string
@@ -23,19 +23,23 @@ from encoder_service.searcher import Searcher, SearchRequest
 from gallery import SearchOptions, open_store
 from ingest.sources import open_source
 
+# Letters that are left out because they look like digits.
 _LIKE_DIGITS = "OIlSZoszqgbi"
+# Fonts of the letters: those that ship with Matplotlib.
 _FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "STIXGeneral", "STIXGeneralItalic")
+# Size of a letter, in pixels: about that of a digit of MNIST.
 _SIZE = 22
+# Images of each kind, except letters.
 _COUNT = 2000
 
 
 def main() -> None:
-    """Load, search, print."""
+    """Load both datasets, run the searches, and print the shares."""
     digits, clothes = _images("mnist/test"), _images("fashion-mnist/test")
-    strangers = {"noise": _noise(), "pieces of photographs": _pieces(), "printed letters unlike digits": _letters()}
+    foreign = {"noise": _noise(), "pieces of photographs": _pieces(), "printed letters unlike digits": _letters()}
     queries = {
-        "mnist": {"unseen digits": digits, **strangers, "clothes": clothes},
-        "fashion-mnist": {"unseen clothes": clothes, **strangers, "digits": digits},
+        "mnist": {"unseen digits": digits, **foreign, "clothes": clothes},
+        "fashion-mnist": {"unseen clothes": clothes, **foreign, "digits": digits},
     }
     with TemporaryDirectory() as folder:
         store = f"edge:{folder}"
@@ -50,13 +54,13 @@ def main() -> None:
                         _measure(searcher, kind, pictures)
 
 
-def _measure(searcher: Searcher, what: str, pictures: Sequence[Image.Image]) -> None:
+def _measure(searcher: Searcher, kind: str, pictures: Sequence[Image.Image]) -> None:
     results = [searcher.search(SearchRequest(picture, SearchOptions(limit=1))) for picture in pictures]
     error = np.array([result.query_percentile for result in results], float) > 99
     distance = np.array([result.hits[0].distance_percentile for result in results], float) > 99
     either = np.array([result.is_unusual for result in results])
     shares = (f"{100 * flags.mean():.1f} %" for flags in (error, distance, either))
-    print("{:<42}{:>8}{:>10}{:>8}".format(f"{len(pictures):,} {what}", *shares), flush=True)
+    print("{:<42}{:>8}{:>10}{:>8}".format(f"{len(pictures):,} {kind}", *shares), flush=True)
 
 
 def _images(source: str) -> list[Image.Image]:
@@ -65,11 +69,11 @@ def _images(source: str) -> list[Image.Image]:
 
 def _noise() -> list[Image.Image]:
     pixels = np.random.default_rng(0).integers(0, 256, (_COUNT, 28, 28), np.uint8)
-    return [Image.fromarray(one) for one in pixels]
+    return [Image.fromarray(image) for image in pixels]
 
 
 def _pieces() -> list[Image.Image]:
-    """Cut pieces of 112 × 112 pixels out of scikit-learn's two photographs, and make them grey and small."""
+    """Cut pieces of 112 × 112 pixels from scikit-learn's two photographs, and scale them to 28 × 28 in grey."""
     chance = np.random.default_rng(0)
     pieces = []
     for photograph in load_sample_images().images:

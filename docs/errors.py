@@ -1,46 +1,83 @@
-"""Every limit and error, from the code: `python docs/errors.py` prints docs/errors.md."""
+"""Generate docs/errors.md, the page on limits and errors, from the code: `python docs/errors.py`."""
 
 from collections.abc import Iterator
 from dataclasses import fields
 
-import training.errors  # noqa: F401 (its errors are found as subclasses)
+# these two modules define further errors, which are found as subclasses
+import ingest.errors  # noqa: F401
+import training.errors  # noqa: F401
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
-from encoder_service.status import status_for
-from gallery.errors import InvalidInputError, LookalikeError, NotFoundError, UnavailableError
-from ingest.errors import StoppedError
+from encoder_service.status import ERRORS, status_for
+from gallery.errors import LookalikeError
 
-# Never raised themselves; and StoppedError is no mistake: a command that was stopped exits with 130.
-_BASES = (InvalidInputError, NotFoundError, UnavailableError, StoppedError)
+_LIMITS = """\
+# Limits and errors
+
+This page is generated from the code by `make docs`.
+
+## Limits
+
+`GetEncoder` reports the limits in force under the names below. The values are the defaults.
+
+| name | limit | what it limits | beyond it |
+| --- | --- | --- | --- |"""
+
+_ERRORS = """
+## Errors
+
+An expected error has one line as its message: what was expected, what was found, and what to do. Any other error is a
+bug in Lookalike. The service then answers INTERNAL and logs the traceback, and a command ends with exit code 1.
+
+Errors without a gRPC status occur only in commands.
+
+| error | meaning | gRPC status | exit code |
+| --- | --- | --- | --- |"""
+
+_CLIENT = """
+A Python client raises one class per status. Any other status becomes a `ServiceError`.
+
+| gRPC status | error of the client |
+| --- | --- |"""
+
+_EXIT_CODES = """
+## Exit codes
+
+| exit code | meaning |
+| --- | --- |
+| 0 | The command succeeded. A search without hits is a success. |
+| 1 | An unexpected error, which is a bug in Lookalike. |
+| 2 | Unknown or invalid options. |
+| 3 | Wrong input. The same command would fail again. |
+| 4 | The named gallery, image, encoder or source does not exist. |
+| 5 | Something that the command needs can't be used: it is missing, locked, broken, out of reach or forbidden. |
+| 130 | The user stopped the command with Ctrl-C. |"""
 
 
 def main() -> None:
     """Print the page."""
-    print("# Limits and errors\n")
-    print("Made from the code by `make docs`.\n")
-    print("## Limits\n")
-    print("`GetEncoder` tells them too.\n")
-    print("| limit | the most | beyond it |\n| --- | --- | --- |")
-    for one in fields(LIMITS):
-        print(f"| {one.metadata['unit']} | {getattr(LIMITS, one.name):,} | {one.metadata['beyond']} |")
-    print(f"| concurrent calls of one connection | {MAX_CALLS_PER_CONNECTION} | the client waits |")
-    print(f"| accepted calls that no handler has picked up | {MAX_PENDING_CALLS} | CANCELLED, from gRPC itself |")
-    print("\n## Errors\n")
-    print(
-        "What is not in this table is a fault of Lookalike's: INTERNAL, exit code 1, and a line in the service's log.\n"
-    )
-    print("| error | what it means | gRPC status | exit code |\n| --- | --- | --- | --- |")
-    for error in sorted(set(_below(LookalikeError)), key=lambda one: (one.exit_code, one.__name__)):
+    print(_LIMITS)
+    for limit in fields(LIMITS):
+        value = getattr(LIMITS, limit.name)
+        print(f"| `{limit.name}` | {value:,} | {limit.metadata['unit']} | {limit.metadata['beyond']} |")
+    print(f"| not reported | {MAX_CALLS_PER_CONNECTION} | concurrent calls of one connection | the client waits |")
+    pending = "accepted calls that no handler has picked up"
+    print(f"| not reported | {MAX_PENDING_CALLS} | {pending} | CANCELLED, from gRPC itself |")
+    print(_ERRORS)
+    for error in sorted(set(_subclasses(LookalikeError)), key=lambda error: (error.exit_code, error.__name__)):
         meaning = (error.__doc__ or "").splitlines()[0]
-        # errors that only a command meets have no status of their own
-        shown = status_for(error).name if error.__module__.startswith(("gallery", "encoder_service")) else "—"
-        print(f"| {error.__name__} | {meaning} | {shown} | {error.exit_code} |")
+        in_service = error.__module__.startswith(("gallery", "encoder_service"))
+        status = status_for(error).name if in_service else "—"
+        print(f"| `{error.__name__}` | {meaning} | {status} | {error.exit_code} |")
+    print(_CLIENT)
+    for status, error in ERRORS.items():
+        print(f"| {status.name} | `{error.__name__}` |")
+    print(_EXIT_CODES)
 
 
-def _below(error: type[LookalikeError]) -> Iterator[type[LookalikeError]]:
-    for kind in error.__subclasses__():
-        if kind not in _BASES:
-            yield kind
-        yield from _below(kind)
+def _subclasses(error: type[LookalikeError]) -> Iterator[type[LookalikeError]]:
+    for subclass in error.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ A call executes in its turn, and a batch has one turn for each image. The images
 a bounded number of pixels together, whichever calls and streams they belong to.
 """
 
+import ctypes
 import io
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from PIL import Image
@@ -21,6 +22,10 @@ from gallery.deadline import check_wanted
 _MAX_PIXELS = LIMITS.max_image_pixels
 # Pixels up to which an image does not wait for others. All default calls and streams together could hold 12 million.
 _MAX_SMALL_PIXELS = 250_000
+# The parameter of glibc's `mallopt` that sets the size from which memory comes from the system by itself, and this size
+# in bytes. Setting it keeps glibc from raising it.
+_M_MMAP_THRESHOLD = -3
+_MIN_MAPPED_BYTES = 1024 * 1024
 # Seconds between two checks whether the caller of a waiting image is still there.
 _POLL_S = 0.1
 
@@ -164,6 +169,16 @@ class PixelBudget:
         self._waiting.popleft()
         self._used += pixels
         self._changed.notify_all()  # the next one may fit, too
+
+
+def return_memory() -> None:
+    """Make the C library return the memory of decoded images to the system as soon as they are freed.
+
+    By default, glibc keeps what it has freed for each thread. Twelve clients that sent large images, one of which was
+    decoded at a time, left 4 GB with the service instead of 0.9 GB.
+    """
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MIN_MAPPED_BYTES)
 
 
 _budget = PixelBudget(_MAX_PIXELS, _MAX_SMALL_PIXELS)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
+from encoder_service.errors import quoted
 from encoder_service.limits import LIMITS, UNUSUAL_PERCENTILE
 from encoder_service.rpc.addresses import joined
 from encoder_service.rpc.config import Config, ignore_kubernetes_variables
@@ -36,9 +37,7 @@ from gallery.errors import InvalidInputError, KeyNotFoundError, NotFoundError
 if TYPE_CHECKING:
     from encoder_service.client import Client
 
-app = terminal.new_app(
-    "Find the pictures that look like yours: serve the search over gRPC, or search from the terminal."
-)
+app = terminal.new_app("Search images by example, over gRPC or from the terminal.")
 
 _LIMITS = (
     "Limits: "
@@ -68,7 +67,7 @@ _ConfigOption = Annotated[
     Path | None,
     typer.Option(
         envvar="LOOKALIKE_CONFIG",
-        help="TOML file of settings, named as these flags with _ for -. Flags and environment variables win over it.",
+        help="TOML file of settings, named as the flags with _ for -. Flags and environment variables take precedence.",
         callback=_read_settings,
         is_eager=True,
     ),
@@ -165,6 +164,12 @@ def search(
     name: Annotated[str, typer.Option(hidden=True, help="Former name of --gallery.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number of hits.")] = DEFAULT_LIMIT,
     out: Annotated[Path | None, typer.Option(help="PNG file to write, with the query beside its hits.")] = None,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is", help="Search for the image as it is, though its encoder could bring it to its data's form."
+        ),
+    ] = False,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
@@ -178,7 +183,7 @@ def search(
     """
     query = _query(image)
     options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
-    request = SearchRequest(query.subject, options)
+    request = SearchRequest(query.subject, options, as_is)
     try:
         if address:
             with terminal.connect(address, token_file, ca_file, cert_file) as client:
@@ -187,7 +192,7 @@ def search(
             result = _search_store(store, encoder, gallery or name, request)
     except KeyNotFoundError as error:
         raise KeyNotFoundError(
-            f"'{image}' is not a file, an image of a dataset or the key of a stored image: {error}"
+            f"{quoted(image)} is not a file, an image of a dataset or the key of a stored image: {error}"
         ) from error
     if out:
         _write_sheet(out, image, query.subject, result)
@@ -217,7 +222,7 @@ class _Query(NamedTuple):
 
 def _query(text: str) -> _Query:
     if text == "-":
-        return _Query(sys.stdin.buffer.read())
+        return _Query(sys.stdin.buffer.read(LIMITS.max_image_bytes + 1))
     if os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
         return _Query(images.read(Path(text)))
     for plugin in entry_points(group=IMAGES_GROUP):
@@ -229,12 +234,12 @@ def _query(text: str) -> _Query:
 
 def _search_service(client: "Client", gallery: str, request: SearchRequest) -> SearchResult:
     try:
-        return client.search(request.subject, gallery, request.options)
+        return client.search(request.subject, gallery, request.options, request.as_is)
     except NotFoundError as error:
         spec = client.gallery(gallery)  # raises if it is the gallery that does not exist
         if not isinstance(request.subject, Key):
             raise
-        raise KeyNotFoundError(f"no image '{request.subject.value}' in gallery '{spec.name}'") from error
+        raise KeyNotFoundError(f"no image {quoted(request.subject.value)} in gallery '{spec.name}'") from error
 
 
 def _search_store(store: str, encoder: str, gallery: str, request: SearchRequest) -> SearchResult:
@@ -256,6 +261,7 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
         "search_ms": round(result.search_ms, 3),
         "reconstruction_error": result.reconstruction_error,
         "query_percentile": result.query_percentile,
+        "prepared": result.prepared,
         "hits": [
             {
                 "key": hit.key,
@@ -284,11 +290,12 @@ def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) 
 
 
 def _print_hits(result: SearchResult, query: str) -> None:
-    """Print hits as a table on stdout."""
+    """Print hits as a table on stdout. Names and labels are what others wrote, and never markup."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"looks like {query}", title_justify="left", title_style="bold")
+    table = Table(title=Text(f"looks like {terminal.printable(query)}", "bold"), title_justify="left")
     table.add_column("", justify="right", style="dim")
     table.add_column("key")
     table.add_column("label")
@@ -296,16 +303,19 @@ def _print_hits(result: SearchResult, query: str) -> None:
     table.add_column("percentile", justify="right")
     for rank, hit in enumerate(result.hits, start=1):
         percentile = "" if hit.distance_percentile is None else f"{hit.distance_percentile:.0f}"
-        table.add_row(str(rank), hit.key, hit.label, f"{hit.distance:.3f}", percentile)
-    console = Console()
+        key, label = (Text(terminal.printable(text)) for text in (hit.key, hit.label))
+        table.add_row(str(rank), key, label, f"{hit.distance:.3f}", percentile)
+    console = Console(markup=False)
     console.print(table)
+    if result.prepared:
+        console.print(f"prepared: {result.prepared} (--as-is searches for the image as it is)", highlight=False)
     if result.is_unusual:
         console.print(
             f"No close match: this query looks less like the gallery than {UNUSUAL_PERCENTILE} % of its own images do.",
             style="yellow",
         )
     console.print(
-        f"gallery {result.gallery} v{result.version}, encoder {result.encoder}; "
+        f"gallery {result.gallery} v{result.version}, encoder {terminal.printable(result.encoder)}; "
         f"encode {result.encode_ms:.2f} ms, search {result.search_ms:.2f} ms",
         style="dim",
         highlight=False,

@@ -100,7 +100,13 @@ class Client:
         self._search = search_pb2_grpc.SearchServiceStub(self._channel)
         self._gallery = gallery_pb2_grpc.GalleryServiceStub(self._channel)
 
-    def search(self, subject: Subject, gallery: str = "", options: SearchOptions = SearchOptions()) -> SearchResult:
+    def search(
+        self,
+        subject: Subject,
+        gallery: str = "",
+        options: SearchOptions = SearchOptions(),
+        as_is: bool = False,
+    ) -> SearchResult:
         """Find the stored images that are most similar to a subject.
 
             client.search(Path("digit.png"))
@@ -111,13 +117,14 @@ class Client:
                 stored image.
             gallery: Name of the gallery; empty for the service's only one.
             options: The number of hits, the stored images that may answer, and what a hit carries.
+            as_is: Whether to search for an image without bringing it to the form of the encoder's data.
 
         Raises:
             InvalidInputError: The subject or an option is invalid. ImageError if it is a file that can't be read.
             NotFoundError: No gallery has this name, or no image has this key.
             EncoderMismatchError: The service does not have the encoder that made the gallery.
         """
-        message = wire.search_request_to_proto(SearchRequest(subject, options), gallery)
+        message = wire.search_request_to_proto(SearchRequest(subject, options, as_is), gallery)
         return wire.search_result_from_proto(self._call(self._search.Search, message))
 
     def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:

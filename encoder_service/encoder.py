@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from PIL import Image
 
 from encoder_service import images
 from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
+from encoder_service.framing import frame_digit
+from gallery.errors import InvalidInputError
 from gallery.files import user_data_folder
 from gallery.formats import check_format
 from gallery.types import check_codes
@@ -26,6 +29,7 @@ MODELS = Path(__file__).parent / "models"
 """The folder of the shipped encoders. The encoders that the user trained are in `user_models()`."""
 
 _CARD = "encoder.json"
+_DIGIT_FRAMING = "digit"
 # Newest format of a model card that this release reads.
 _FORMAT = 1
 # Inputs per run, where LiteRT is fastest. What remains of a call's inputs runs one by one.
@@ -43,7 +47,10 @@ class EncoderSpec:
         decoder_sha256: SHA-256 of decoder.tflite, 64 hex digits.
         input_shape: (height, width, channels) of an input, channels 1 or 3.
         code_size: Numbers per code.
-        background: Grey level under transparent parts of an image, 0 (black) to 255 (white).
+        background: Grey level under transparent parts of an image, 0 (black) to 255 (white). Content that would hardly
+            differ from it is laid on the opposite level.
+        framing: Rule that brings query images to the form of the encoder's data: "digit" for `framing.frame_digit`,
+            "" for none. Codes of stored images do not depend on it, so it is not part of equality.
     """
 
     name: str
@@ -52,6 +59,7 @@ class EncoderSpec:
     input_shape: tuple[int, int, int]
     code_size: int
     background: int
+    framing: str = field(default="", compare=False)
 
 
 class Encoder:
@@ -96,6 +104,21 @@ class Encoder:
         """Turn n images into this encoder's inputs, (n, *input_shape) float32 in [0, 1]; see `images.normalise`."""
         return images.normalise(pictures, self.spec.input_shape, self.spec.background)
 
+    def frame(self, picture: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+        """Bring a query image to the form of the encoder's data, if the encoder has a rule for that.
+
+        Args:
+            picture: Mode L, RGB or RGBA.
+
+        Returns:
+            An image, and what was done, such as ("inverted", "centred"). If nothing had to be done or the encoder has
+            no rule, the image itself and nothing.
+        """
+        if self.spec.framing != _DIGIT_FRAMING:
+            return picture, ()
+        framed, done = frame_digit(images.flattened(picture, self.spec.background, channels=1))
+        return (framed, done) if done else (picture, ())
+
     def encode_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Normalise n images and encode them into codes, (n, code_size) float32."""
         return self.encode(self.normalise(pictures))
@@ -136,7 +159,11 @@ class Encoder:
 
 
 def user_models() -> Path:
-    """Return the folder of the encoders that the user trained."""
+    """Return the folder of the encoders that the user trained.
+
+    Raises:
+        InvalidInputError: The user has no home folder.
+    """
     return user_data_folder() / "models"
 
 
@@ -153,7 +180,10 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
     """
     if os.sep in name or "/" in name:
         return Encoder(Path(name))
-    own = user_models() / name
+    try:
+        own = user_models() / name
+    except InvalidInputError:  # no home folder, so no encoders of the user's own
+        return Encoder(MODELS / name)
     return Encoder(own if (own / _CARD).exists() else MODELS / name)
 
 
@@ -210,7 +240,7 @@ class _Session:
 
 @cache
 def _absorb_greeting() -> None:
-    """Keep LiteRT's greeting off stderr. LiteRT writes it with a process's first interpreter and can't be told not to.
+    """Keep LiteRT's greeting off stderr. LiteRT writes it with a process's first interpreter, and has no option for it.
 
     A process loads its first encoder before it serves, so no other thread logs while stderr points at /dev/null.
     """
@@ -237,9 +267,12 @@ def _read_spec(folder: Path) -> EncoderSpec:
             input_shape=tuple(card["input_shape"]),
             code_size=int(card["code_size"]),
             background=int(card["background"]),
+            framing=str(card.get("framing", "")),
         )
     except (FileNotFoundError, NotADirectoryError):
-        cards = (*MODELS.glob(f"*/{_CARD}"), *user_models().glob(f"*/{_CARD}"))
+        cards = list(MODELS.glob(f"*/{_CARD}"))
+        with suppress(InvalidInputError):  # no home folder
+            cards += user_models().glob(f"*/{_CARD}")
         names = ", ".join(sorted({card.parent.name for card in cards}))
         raise EncoderNotFoundError(f"no encoder '{folder.name}': expected one of {names}, or a folder's path") from None
     except OSError as error:

@@ -70,3 +70,9 @@ def at(item: str) -> Iterator[None]:
         yield
     except LookalikeError as error:
         raise error.at(item) from error
+
+
+def quoted(name: str) -> str:
+    """Return a name that a user gave in quotes, cut to 200 bytes of UTF-8 so that a message stays one line."""
+    content = name.encode("utf-8", "replace")
+    return f"'{name}'" if len(content) <= 200 else f"'{content[:197].decode('utf-8', 'ignore')}…'"

@@ -1,10 +1,12 @@
-"""The galleries that a process searches. Each is opened with its encoder at its first use, and stays open."""
+"""The galleries that a process searches. Each is opened with its encoder on first use, and stays open."""
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import EncoderNotFoundError, RequestError
@@ -12,24 +14,44 @@ from encoder_service.searcher import Searcher
 from encoder_service.version_watcher import VersionWatcher
 from encoder_service.writer import GalleryWriter
 from gallery import Gallery, GallerySpec, Store
-from gallery.errors import EncoderMismatchError, GalleryNotFoundError, LookalikeError
+from gallery.deadline import check_wanted
+from gallery.errors import (
+    EncoderMismatchError,
+    GalleryNotFoundError,
+    LookalikeError,
+    StoreDamagedError,
+    StoreUnusableError,
+    UnavailableError,
+)
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+
+# Times that a write follows a gallery to a newer version, and seconds between two: a server may take a moment to
+# describe a version that has just gone live.
+_FOLLOWED = 20
+_FOLLOW_EVERY_S = 0.1
+# Seconds between two attempts to open the galleries that could not be opened. Their files may have to be read for it.
+_REOPEN_EVERY_S = 5.0
 
 
 class Galleries:
     """The open galleries of one store, by name. Safe to use from several threads."""
 
     def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
-        """Open nothing yet.
+        """Create the object without opening a gallery.
 
         Args:
             store: The store of the galleries.
-            encoder: An encoder that is loaded already. A gallery of another encoder has its own loaded by name.
+            encoder: An encoder that is already loaded. Other encoders are loaded by name when a gallery needs them.
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
         self._open: dict[str, OpenGallery] = {}
+        # by gallery, the error of the last attempt to open it, until an attempt succeeds
+        self._failures: dict[str, LookalikeError] = {}
+        self._reopen_at = 0.0
         self._default = ""
         self._lock = threading.Lock()
         # Held while a gallery is opened, which takes time. Calls to open galleries only need `_lock`.
@@ -66,31 +88,63 @@ class Galleries:
             if is_retired:
                 gallery.close()
 
+    def write(self, name: str, operation: Callable[[GalleryWriter], T]) -> T:
+        """Modify a gallery, and return only when the version that is live has been modified.
+
+        If a newer version has gone live meanwhile, the operation is repeated on it: the older one is no longer
+        searched, and would keep the modification to itself.
+
+        Args:
+            name: Name of the gallery; empty for the store's only gallery.
+            operation: Modifies the gallery. It may be called several times.
+
+        Returns:
+            The result of the last call of `operation`.
+
+        Raises:
+            UnavailableError: The newer version can't be opened. The modification may not be searched.
+            LookalikeError: As `use` and `operation` do.
+        """
+        for _ in range(_FOLLOWED):
+            with self.use(name) as gallery:
+                result = operation(gallery.writer)
+                spec = gallery.spec
+            if self._store.live_version(spec.name) == spec.version:
+                return result
+            check_wanted()
+            if not self._follow(spec.name):
+                time.sleep(_FOLLOW_EVERY_S)
+        raise UnavailableError(f"gallery '{spec.name}' has a version newer than v{spec.version}: try again later")
+
     def list(self) -> "list[GallerySpec]":
         """Return the specs of the live galleries, sorted by name. Open galleries are counted anew."""
         self._check_store()
         return [self._counted(spec) for spec in self._store.list()]
 
+    def overview(self) -> "dict[str, GallerySpec | None]":
+        """Return each gallery's spec by its name, counted anew if it is open; None if the gallery can't be searched."""
+        specs = {spec.name: spec for spec in (*self._open_specs(), *self.list())}
+        with self._lock:
+            return {name: None if name in self._failures else specs.get(name) for name in self._store.names()}
+
     def open_all(self) -> None:
         """Open every gallery, so that no first search has to wait for it. Log those that can't be opened."""
-        specs = self._store.list()
-        if not specs:
+        names = self._store.names()
+        if not names:
             _log.warning("no gallery in %s yet: build one with `ingest load mnist`", self._store.url)
-        for spec in specs:
-            try:
-                with self.searcher(spec.name):
-                    pass
-            except LookalikeError as error:  # one bad gallery must not keep the others from being served
-                _log.warning("gallery '%s' can't be opened: %s", spec.name, error)
+        for name in names:
+            self._try_to_open(name)
+        self._reopen_at = time.monotonic() + _REOPEN_EVERY_S
 
     def follow(self, report: Callable[[bool], None]) -> None:
-        """Start to move to newer versions soon after they go live. Calls in flight finish on the old version.
+        """Start switching to newer versions soon after they go live. Calls in flight finish on the old version.
 
         Args:
-            report: Called with False when the store stops answering, and with True when it answers again. In between,
-                calls fail at once.
+            report: Called with whether searches can be answered, at once and whenever this changes. They can't while
+                the store does not answer, in which time calls fail at once, nor while no gallery can be opened. A store
+                without galleries has nothing that could not be searched.
         """
-        self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, report)
+        self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, self._reopen, report)
         self._watcher.start()
 
     def close(self) -> None:
@@ -122,33 +176,84 @@ class Galleries:
             gallery = self._acquire(name)  # another thread may have opened it while this one waited for the lock
             if gallery:
                 return gallery
-            gallery = self._open_version(self._store.spec(name))
+            try:
+                gallery = self._open_version(self._store.spec(name))
+            except GalleryNotFoundError:
+                with self._lock:
+                    self._failures.pop(name, None)
+                raise
+            except LookalikeError as error:
+                with self._lock:
+                    self._failures[name] = error
+                raise
             gallery.users = 1
             with self._lock:
                 self._open[name] = gallery
+                self._failures.pop(name, None)
             return gallery
+
+    def _try_to_open(self, name: str) -> None:
+        """Open a gallery unless it is open. One that can't be opened must not keep the others from being served."""
+        with self._lock:
+            before = self._failures.get(name)
+        try:
+            with self.searcher(name):
+                pass
+        except LookalikeError as error:
+            if str(error) != str(before):
+                _log.warning("gallery '%s' can't be opened: %s", name, error)
+        else:
+            if before:
+                _log.info("gallery '%s' is open now", name)
+
+    def _reopen(self) -> bool:
+        """Try again to open what could not be opened, and return whether there is anything to search, or no gallery."""
+        if time.monotonic() >= self._reopen_at:
+            for name in list(self._failures):
+                self._try_to_open(name)
+            self._reopen_at = time.monotonic() + _REOPEN_EVERY_S
+        with self._lock:
+            return bool(self._open) or not self._failures
 
     def _counted(self, spec: GallerySpec) -> GallerySpec:
         with self._lock:
             is_open = spec.name in self._open
         if not is_open:
             return spec
-        with self.use(spec.name) as gallery:
-            is_live = gallery.spec.version == spec.version
-            return gallery.counted_spec() if is_live else spec
+        try:
+            with self.use(spec.name) as gallery:
+                is_live = gallery.spec.version == spec.version
+                return gallery.counted_spec() if is_live else spec
+        except (StoreDamagedError, StoreUnusableError, GalleryNotFoundError) as error:
+            _log.warning("gallery '%s' can't be counted: %s", spec.name, error)
+            return spec
 
     def _open_specs(self) -> Sequence[GallerySpec]:
         with self._lock:
             return [gallery.spec for gallery in self._open.values()]
 
+    def _follow(self, name: str) -> bool:
+        """Move to the live version of an open gallery, and return whether it could be done yet.
+
+        Unlike the watcher, this does not read the version's files first: the caller of a write is waiting.
+        """
+        live = self._store.spec(name)
+        if live.count:  # see `VersionWatcher`
+            self._move_to(live)
+        return bool(live.count)
+
     def _move_to(self, spec: GallerySpec) -> None:
         """Replace an open gallery by another version. The old version is closed by its last user."""
-        new = self._open_version(spec)
-        with self._lock:
-            old = self._open[spec.name]
-            self._open[spec.name] = new
-            old.is_replaced = True
-            is_retired = old.is_retired
+        with self._opening:
+            with self._lock:
+                old = self._open[spec.name]
+            if old.spec.version == spec.version:  # another thread has been quicker
+                return
+            new = self._open_version(spec)
+            with self._lock:
+                self._open[spec.name] = new
+                old.is_replaced = True
+                is_retired = old.is_retired
         if is_retired:
             old.close()
         _log.info("gallery '%s' is at v%d now", spec.name, spec.version)
@@ -176,7 +281,7 @@ class Galleries:
         return self._encoders[spec.fingerprint]
 
     def _only_name(self) -> str:
-        names = [spec.name for spec in self._store.list()]
+        names = self._store.names()
         if not names:
             raise GalleryNotFoundError("no gallery: build one with `ingest load mnist`", place=self._store.url)
         if len(names) > 1:
@@ -213,7 +318,7 @@ class OpenGallery:
 
     @property
     def is_retired(self) -> bool:
-        """Whether a newer version has replaced this one and the last user is done."""
+        """True once a newer version has replaced this one and the last user is done."""
         return self.is_replaced and not self.users
 
     def counted_spec(self) -> GallerySpec:

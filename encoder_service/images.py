@@ -1,4 +1,4 @@
-"""The only image decoder and the only normaliser, shared by training and serving."""
+"""Read, normalise and write images: the only normaliser, shared by training and serving."""
 
 import hashlib
 import io
@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from encoder_service.decoding import check_pixel_count as check_pixel_count
+from encoder_service.decoding import decode as decode
 from encoder_service.errors import ImageError, ImageTooLargeError
 from encoder_service.limits import LIMITS
 
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
-# Pillow runs Ghostscript on EPS, which must never happen with untrusted input. IPTC files may embed EPS.
-_REFUSED_FORMATS = {"EPS", "IPTC"}
+# Grey levels by which a transparent image's content must differ from the ground under it, and the part that must.
+_CONTRAST, _CONTRASTING_PART = 48, 0.25
 
 
 def silence_pillow() -> None:
@@ -45,42 +47,6 @@ def read(path: Path) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Image.Image:
-    """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel.
-
-    Args:
-        data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels.
-
-    Returns:
-        An image of mode L, RGB or, where it has transparency, RGBA.
-
-    Raises:
-        ImageTooLargeError: The file exceeds a limit; its pixels have not been decoded.
-        ImageError: The file is empty, truncated or not an image.
-    """
-    if not data:
-        raise ImageError("image: expected the bytes of an image file, got none")
-    if len(data) > LIMITS.max_image_bytes:
-        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_bytes:,} bytes, got {len(data):,}")
-    try:
-        image = Image.open(io.BytesIO(data))
-        check_pixel_count(*image.size)
-        if image.format in _REFUSED_FORMATS:
-            raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
-        image.load()
-        return _eight_bit(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"image: expected at most {LIMITS.max_image_pixels:,} pixels, got far more") from None
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many types
-        reason = str(error).splitlines()[0] if str(error) and "BytesIO" not in str(error) else "no known format"
-        raise ImageError(
-            f"image: expected a whole image file, such as PNG or JPEG, got {len(data):,} bytes that can't be "
-            f"decoded ({reason})"
-        ) from error
-
-
 def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
     """Make an image from an array of pixels.
 
@@ -99,19 +65,6 @@ def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def check_pixel_count(width: int, height: int) -> None:
-    """Reject an image whose size alone, in pixels, exceeds the limit.
-
-    Raises:
-        ImageTooLargeError: The image has more than 64 million pixels.
-    """
-    if width * height > LIMITS.max_image_pixels:
-        raise ImageTooLargeError(
-            f"image: expected at most {LIMITS.max_image_pixels:,} pixels, "
-            f"got {width:,} × {height:,} = {width * height:,}"
-        )
-
-
 def sha256(content: bytes | Image.Image | NDArray[np.uint8]) -> str:
     """Return the content hash by which an unchanged image is recognised, 64 hex digits.
 
@@ -126,8 +79,8 @@ def normalise(
 ) -> NDArray[np.float32]:
     """Turn images into an encoder's inputs.
 
-    Each image is composited over the background where it is transparent, converted to grey or RGB, cropped around its
-    centre to the input's proportions and scaled to its size. An image of the right size and mode stays unchanged.
+    Each image is flattened (see `flattened`), cropped around its centre to the input's proportions and scaled to its
+    size. An image of the right size and mode stays unchanged.
 
     Args:
         images: n images of mode L, RGB or RGBA, as `decode` returns them.
@@ -165,32 +118,32 @@ def png(image: Image.Image) -> bytes:
 
 
 def _fitted(image: Image.Image, width: int, height: int, channels: int, background: int) -> Image.Image:
-    if image.mode == "RGBA":
-        canvas = Image.new("RGBA", image.size, (background, background, background, 255))
-        image = Image.alpha_composite(canvas, image)
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
+    image = flattened(image, background, channels)
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return image
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide(np.asarray(image))
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    if image.mode == "1":
-        return image.convert("L")
-    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+def flattened(image: Image.Image, background: int, channels: int) -> Image.Image:
+    """Lay an image on a ground where it is transparent, and convert it to grey or RGB.
+
+    Args:
+        image: Mode L, RGB or RGBA.
+        background: Grey level of the ground, 0 to 255. Content that would hardly differ from it, as black ink on
+            black, is laid on the opposite level.
+        channels: 1 for grey, 3 for RGB.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == "RGBA":
+        ground = background if _contrasts(image, background, mode) else 255 - background
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (ground, ground, ground, 255)), image)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _from_wide(values: NDArray[np.generic]) -> Image.Image:
-    """Scale 16-bit grey by 1/257, and floats in [0, 1] by 255, to 8 bits."""
-    wide = np.nan_to_num(values.astype(np.float32), copy=False)  # in place, as there may be 64 million values
-    largest = wide.max()
-    full_scale = 1.0 if values.dtype.kind == "f" and largest <= 1 else 65535.0 if largest > 255 else 255.0
-    wide *= np.float32(255 / full_scale)
-    np.rint(wide, out=wide)
-    return Image.fromarray(wide.clip(0, 255, out=wide).astype(np.uint8))
+def _contrasts(image: Image.Image, background: int, mode: str) -> bool:
+    """Return whether at least a quarter of what is visible of an RGBA image differs from a grey background."""
+    sample = image.resize([min(side, 256) for side in image.size], Image.Resampling.NEAREST)
+    opacity = np.asarray(sample.getchannel("A"), np.float32)
+    colours = np.asarray(sample.convert("RGB").convert(mode), np.int16).reshape(*opacity.shape, -1)
+    differs = (np.abs(colours - background) > _CONTRAST).any(2)
+    return bool(opacity[differs].sum() >= _CONTRASTING_PART * opacity.sum())

@@ -7,11 +7,15 @@ from gallery import MAX_LIMIT
 MAX_CALLS_PER_CONNECTION = 8
 """Concurrent calls of one connection. gRPC makes the client hold back further calls, so they are not rejected."""
 MAX_PENDING_CALLS = 32
-"""Accepted calls that no handler has picked up. gRPC itself cancels more (CANCELLED), before Python runs.
+"""Accepted calls that no handler has picked up. gRPC itself cancels further calls (CANCELLED), before Python runs.
 
 As many calls run or queue at once by default, so that a burst of these is never cancelled."""
 UNUSUAL_PERCENTILE = 99
 """A query is unusual if its error or the distance of its nearest hit is above this percentile of the gallery's own."""
+
+EXACT_DISTANCE = 1e-3
+"""A hit this near or nearer is the query itself, to within rounding. Different images are about a thousand times as far
+apart."""
 
 
 def _limit(default: int, unit: str, beyond: str = "INVALID_ARGUMENT") -> int:
@@ -28,7 +32,7 @@ class Limits:
 
     max_image_bytes: int = _limit(10 * 1024 * 1024, "bytes of one image file")
     max_image_pixels: int = _limit(64_000_000, "pixels of one image, checked before it is decoded")
-    max_hit_count: int = _limit(MAX_LIMIT, "hits of one search; labels or keys of a filter; keys of one DeleteImages")
+    max_hit_count: int = _limit(MAX_LIMIT, "hits, labels or excluded keys of one search, or keys of one DeleteImages")
     max_batch_count: int = _limit(256, "searches of one BatchSearch")
     max_batch_hit_count: int = _limit(10_000, "hits of all searches of one BatchSearch together")
     max_message_bytes: int = _limit(64 * 1024 * 1024, "bytes of one message", "RESOURCE_EXHAUSTED, from gRPC itself")

@@ -12,12 +12,12 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
-from encoder_service.errors import at
-from encoder_service.limits import UNUSUAL_PERCENTILE
-from gallery import Gallery, Hit, Query, SearchOptions
+from encoder_service.errors import at, quoted
+from encoder_service.limits import EXACT_DISTANCE, UNUSUAL_PERCENTILE
+from gallery import Calibration, Gallery, Hit, Query, SearchOptions
 from gallery.deadline import check_wanted
 from gallery.errors import InvalidInputError, KeyNotFoundError
-from gallery.types import check_codes
+from gallery.types import check_comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class SearchRequest:
     Attributes:
         subject: The query. An image is of mode L, RGB or RGBA, a code is (code_size,) float32 and finite.
         options: The number of hits, the stored images that may answer, and what a hit carries.
+        as_is: Whether to search for an image as it is, even if the encoder has a rule that brings queries to the form
+            of its data.
 
     Raises:
         InvalidInputError: The subject has another type. A string is rejected, as it could be a path or a key.
@@ -45,6 +47,7 @@ class SearchRequest:
 
     subject: Subject
     options: SearchOptions = SearchOptions()
+    as_is: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
@@ -71,6 +74,8 @@ class SearchResult:
             not an image.
         query_percentile: Percentage of the gallery's own images with a smaller error, 0 to 100. Above 99, the query
             is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
+        prepared: What brought a query image to the form of the encoder's data, such as "inverted, centred"; empty if
+            nothing was done.
     """
 
     hits: tuple[Hit, ...]
@@ -83,13 +88,17 @@ class SearchResult:
     query_thumbnail_png: bytes = b""
     reconstruction_error: float | None = None
     query_percentile: float | None = None
+    prepared: str = ""
 
     @property
     def is_unusual(self) -> bool:
         """Whether the query is probably unlike anything in the gallery.
 
-        True if the query's error or its nearest hit's distance is above the 99th percentile of the gallery's own.
+        True if the query's error or its nearest hit's distance is above the 99th percentile of the gallery's own, and
+        the query itself is not a hit.
         """
+        if self.hits and self.hits[0].distance <= EXACT_DISTANCE:
+            return False
         nearest = self.hits[0].distance_percentile if self.hits else None
         return any(
             percentile is not None and percentile > UNUSUAL_PERCENTILE
@@ -97,12 +106,26 @@ class SearchResult:
         )
 
 
+# A query that had to be framed is also searched as it is. The latter counts if its nearest hit is nearer than this part
+# of the other's: then the gallery holds this very picture, or others in the same form.
+_AS_IS_PART = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class _ImageQuery:
-    """A query image as an encoder's input, (height, width, channels)."""
+    """A query image as an encoder's input, (height, width, channels).
+
+    Attributes:
+        options: The search's options.
+        input: The image as it is.
+        framed: The image in the form of the encoder's data; None if it has that form already.
+        prepared: What brought it to that form.
+    """
 
     options: SearchOptions
     input: NDArray[np.float32]
+    framed: NDArray[np.float32] | None = None
+    prepared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,7 @@ class _CodeQuery:
     code: NDArray[np.float32]
     error: float | None = None
     thumbnail_png: bytes = b""
+    prepared: str = ""
 
 
 class Searcher:
@@ -161,42 +185,48 @@ class Searcher:
         subject, options = request.subject, request.options
         match subject:
             case Path():
-                return self._image_query(images.read(subject), options)
+                return self._image_query(images.read(subject), request)
             case bytes() | Image.Image():
-                return self._image_query(subject, options)
+                return self._image_query(subject, request)
             case Key():
                 return self._key_query(subject.value, options)
             case _:
-                return _CodeQuery(options, check_codes(subject[None], self._gallery.spec.code_size)[0])
+                return _CodeQuery(options, check_comparable(subject[None], self._gallery.spec.code_size)[0])
 
-    def _image_query(self, image: bytes | Image.Image, options: SearchOptions) -> _ImageQuery:
+    def _image_query(self, image: bytes | Image.Image, request: SearchRequest) -> _ImageQuery:
         with decoded(image) as picture:
-            return _ImageQuery(options, self._encoder.normalise([picture])[0])
+            query = _ImageQuery(request.options, self._encoder.normalise([picture])[0])
+            if request.as_is:
+                return query
+            framed, done = self._encoder.frame(picture)
+            if not done:
+                return query
+            return replace(query, framed=self._encoder.normalise([framed])[0], prepared=", ".join(done))
 
     def _key_query(self, key: str, options: SearchOptions) -> _CodeQuery:
         entry = self._gallery.get([key])[0]
         if entry is None:
-            raise KeyNotFoundError(f"no image '{key}' in gallery '{self._gallery.spec.name}'")
+            raise KeyNotFoundError(f"no image {quoted(key)} in gallery '{self._gallery.spec.name}'")
         options = replace(options, exclude_keys=(*options.exclude_keys, key))
         return _CodeQuery(options, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
 
     def _search(self, queries: Sequence[_ImageQuery | _CodeQuery], begun: float) -> list[SearchResult]:
-        encoded = self._encode(queries)
+        candidates = self._encode(queries)
         encoded_at = time.perf_counter()
         check_wanted()
-        hit_lists = self._gallery.search_batch([Query(query.code, query.options) for query in encoded])
+        hit_lists = iter(
+            self._gallery.search_batch(
+                [Query(query.code, query.options) for alternatives in candidates for query in alternatives]
+            )
+        )
+        answers = [_nearer([(query, next(hit_lists)) for query in alternatives]) for alternatives in candidates]
         searched_at = time.perf_counter()
         spec = self._gallery.spec
         calibration = spec.calibration
         has_images = any(isinstance(query, _ImageQuery) for query in queries)
         return [
             SearchResult(
-                hits=tuple(
-                    replace(hit, distance_percentile=calibration.distance_percentile(hit.distance))
-                    if calibration
-                    else hit
-                    for hit in hits
-                ),
+                hits=tuple(_with_percentile(hit, calibration) for hit in hits) if calibration else tuple(hits),
                 gallery=spec.name,
                 version=spec.version,
                 encoder=spec.encoder,
@@ -208,20 +238,50 @@ class Searcher:
                 query_percentile=calibration.error_percentile(query.error)
                 if calibration and query.error is not None
                 else None,
+                prepared=query.prepared,
             )
-            for hits, query in zip(hit_lists, encoded, strict=True)
+            for query, hits in answers
         ]
 
-    def _encode(self, queries: Sequence[_ImageQuery | _CodeQuery]) -> list[_CodeQuery]:
-        """Encode all query images in one run, and measure their reconstruction errors."""
-        inputs = [query.input for query in queries if isinstance(query, _ImageQuery)]
-        codes_and_errors = self._codes_and_errors(np.stack(inputs)) if inputs else iter(())
-        return [
-            _CodeQuery(query.options, *next(codes_and_errors)) if isinstance(query, _ImageQuery) else query
-            for query in queries
-        ]
+    def _encode(self, queries: Sequence[_ImageQuery | _CodeQuery]) -> list[list[_CodeQuery]]:
+        """Encode all query images in one run, and measure their reconstruction errors.
+
+        Returns:
+            For each query, itself or, if it is an image that had to be framed, the framed one and the one as it is.
+        """
+        inputs = []
+        for query in queries:
+            if isinstance(query, _ImageQuery):
+                inputs += [query.input] if query.framed is None else [query.framed, query.input]
+        encoded = self._codes_and_errors(np.stack(inputs)) if inputs else iter(())
+        candidates = []
+        for query in queries:
+            if isinstance(query, _CodeQuery):
+                candidates.append([query])
+            elif query.framed is None:
+                candidates.append([_CodeQuery(query.options, *next(encoded))])
+            else:
+                framed = _CodeQuery(query.options, *next(encoded), prepared=query.prepared)
+                candidates.append([framed, _CodeQuery(query.options, *next(encoded))])
+        return candidates
 
     def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
         codes = self._encoder.encode(inputs)
         errors = self._encoder.reconstruction_errors(inputs, codes)
         return zip(codes, errors.tolist(), strict=True)
+
+
+def _nearer(answers: Sequence[tuple[_CodeQuery, Sequence[Hit]]]) -> tuple[_CodeQuery, Sequence[Hit]]:
+    """Return the only answer or, of those to a framed query and to the same query as it is, the one that counts."""
+    framed, as_is = answers[0], answers[-1]
+    if not as_is[1]:
+        return framed
+    if not framed[1] or as_is[1][0].distance < _AS_IS_PART * framed[1][0].distance:
+        return as_is
+    return framed
+
+
+def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:
+    """Return the hit with its percentile. Nothing is nearer than the query itself, not even its copies."""
+    is_exact = hit.distance <= EXACT_DISTANCE
+    return replace(hit, distance_percentile=0.0 if is_exact else calibration.distance_percentile(hit.distance))

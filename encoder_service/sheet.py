@@ -1,10 +1,17 @@
 """The contact sheet: an image of a query and its hits, each with label and distance."""
 
 import io
-from collections.abc import Sequence
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import groupby, islice
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from encoder_service.images import flattened
 from gallery import Hit
 
 # Sizes in pixels: the side of a tile, the gap between tiles, and the heights of the text below and above a tile.
@@ -13,7 +20,26 @@ _GAP = 16
 _CAPTION = 46
 _HEADING = 34
 _COLUMNS = 6
-_BACKGROUND, _TEXT, _FAINT_TEXT, _EMPTY_TILE = "#ffffff", "#1c1c22", "#70707c", "#ececf0"
+# Grey level of an empty tile.
+_TILE_LEVEL = 236
+_BACKGROUND, _TEXT, _FAINT_TEXT, _EMPTY_TILE = "#ffffff", "#1c1c22", "#70707c", (_TILE_LEVEL, _TILE_LEVEL, _TILE_LEVEL)
+
+
+# Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic and Georgian, for what Pillow's own font of ASCII lacks.
+_SHIPPED_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
+# Where systems keep fonts. They are read only for characters that the shipped font lacks, such as Chinese ones.
+_FONT_FOLDERS = (
+    Path("/usr/share/fonts"),
+    Path("/usr/local/share/fonts"),
+    Path("~/.local/share/fonts"),
+    Path("~/.fonts"),
+    Path("/Library/Fonts"),
+    Path("/System/Library/Fonts"),
+    Path("C:/Windows/Fonts"),
+)
+_MAX_SYSTEM_FONTS = 500
+
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_sheet(query: Image.Image | None, query_name: str, hits: Sequence[Hit]) -> Image.Image:
@@ -45,33 +71,87 @@ def _draw_cell(
 ) -> None:
     x = _GAP + index % _COLUMNS * (_TILE + _GAP)
     y = index // _COLUMNS * (_HEADING + _TILE + _CAPTION)
-    draw.text((x, y + 10), _shortened(draw, title, 17), _TEXT, ImageFont.load_default(17))
+    _draw_text(draw, x, y + 26, title, _TEXT, 17)
     draw.rectangle((x, y + _HEADING, x + _TILE, y + _HEADING + _TILE), _EMPTY_TILE)
     if image:
         image = _scaled(image)
-        corner = (x + (_TILE - image.width) // 2, y + _HEADING + (_TILE - image.height) // 2)
-        sheet.paste(image, corner, image if image.mode == "RGBA" else None)
+        sheet.paste(image, (x + (_TILE - image.width) // 2, y + _HEADING + (_TILE - image.height) // 2))
     for number, line in enumerate(lines):
-        position = (x, y + _HEADING + _TILE + 5 + number * 18)
-        draw.text(position, _shortened(draw, line, 13), _FAINT_TEXT, ImageFont.load_default(13))
+        _draw_text(draw, x, y + _HEADING + _TILE + 17 + number * 18, line, _FAINT_TEXT, 13)
 
 
 def _scaled(image: Image.Image) -> Image.Image:
     """Scale an image to the tile: tiny ones by a whole factor with hard edges, larger ones smoothly."""
     if image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("RGB")
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     longest = max(image.size)
     factor = _TILE // longest if longest <= _TILE // 3 else _TILE / longest
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    return image.resize(size, Image.Resampling.NEAREST if longest <= _TILE // 3 else Image.Resampling.LANCZOS)
+    image = image.resize(size, Image.Resampling.NEAREST if longest <= _TILE // 3 else Image.Resampling.LANCZOS)
+    return flattened(image, _TILE_LEVEL, channels=3)
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """Replace the middle of a text that is wider than a tile by an ellipsis."""
-    font = ImageFont.load_default(size)
-    text = text.encode("utf-8", "replace").decode().replace("\n", " ")
+def _draw_text(draw: ImageDraw.ImageDraw, x: float, baseline: float, text: str, colour: str, size: int) -> None:
+    """Draw a line of text, at most as wide as a tile: of a longer one, the middle is replaced by an ellipsis."""
+    # formatting characters, such as joiners, have no picture
+    shown = (character for character in unicodedata.normalize("NFC", text) if unicodedata.category(character) != "Cf")
+    text = "".join(" " if character.isspace() else character for character in shown)
     short, keep = text, len(text)
-    while draw.textlength(short, font) > _TILE and keep > 2:
+    while sum(font.getlength(run) for font, run in _runs(short, size)) > _TILE and keep > 2:
         keep -= 1
         short = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
-    return short
+    for font, run in _runs(short, size):
+        draw.text((x, baseline), run, colour, font, anchor="ls")
+        x += font.getlength(run)
+
+
+def _runs(text: str, size: int) -> Iterator[tuple[_Font, str]]:
+    """Split a text into parts that one font can draw, with "?" for characters that no font has."""
+    for font in _own_fonts(size):
+        if all(_has(font, character) for character in text):
+            yield font, text
+            return
+    fonts = [_font_of(character, size) for character in text]
+    drawn = ["?" if font is None else character for font, character in zip(fonts, text, strict=True)]
+    for font, part in groupby(zip(fonts, drawn, strict=True), key=lambda pair: pair[0] or _own_fonts(size)[0]):
+        yield font, "".join(character for _, character in part)
+
+
+@cache
+def _font_of(character: str, size: int) -> _Font | None:
+    """Return the first font that has a character; None if no font has it."""
+    return next((font for font in _fonts(size) if _has(font, character)), None)
+
+
+def _fonts(size: int) -> Iterator[_Font]:
+    yield from _own_fonts(size)
+    for path in _system_fonts():
+        try:
+            yield ImageFont.truetype(path, size)
+        except OSError:  # damaged, or of a single size, as are fonts of emoji
+            continue
+
+
+@cache
+def _own_fonts(size: int) -> tuple[_Font, _Font]:
+    return ImageFont.load_default(size), ImageFont.truetype(_SHIPPED_FONT, size)
+
+
+@cache
+def _system_fonts() -> list[Path]:
+    """Return the system's font files, those first whose names promise many scripts."""
+    paths = (
+        path
+        for folder in _FONT_FOLDERS
+        if folder.parts[0] != "~" or "HOME" in os.environ
+        for path in folder.expanduser().rglob("*.[to]t[cf]")
+    )
+    return sorted(islice(paths, _MAX_SYSTEM_FONTS), key=lambda path: not re.search("CJK|Noto|Uni|Droid", path.name))
+
+
+@cache
+def _has(font: _Font, character: str) -> bool:
+    """Return whether a font has a character, by comparing its picture with that of one that no font has."""
+    if not character.isprintable():
+        return False
+    return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder_service import images
+from encoder_service.rpc.addresses import joined
 from gallery.errors import InvalidInputError, LookalikeError
 from gallery.files import replace_file
 
@@ -30,7 +32,7 @@ EncoderOption = Annotated[
     typer.Option(
         "--encoder",
         envvar="LOOKALIKE_ENCODER",
-        help="Encoder by name, or its folder's path; by default, the one of the gallery or the source.",
+        help="Name or folder of the encoder. Default: the encoder of the gallery or the source.",
     ),
 ]
 TokenFileOption = Annotated[
@@ -50,7 +52,7 @@ CertFileOption = Annotated[
     typer.Option(
         "--cert-file",
         envvar="LOOKALIKE_CERT_FILE",
-        help="PEM file of our own certificate and its key, in any order, for a service that requires one (mTLS).",
+        help="PEM file of the client's certificate and its key, in either order, for a service with mTLS.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -73,7 +75,7 @@ def run(app: Callable[[], None]) -> None:
     try:
         app()
     except LookalikeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
         # the process that reads our output, such as `head`, has closed it
@@ -81,32 +83,63 @@ def run(app: Callable[[], None]) -> None:
         raise SystemExit(0) from None
 
 
+def printable(text: str) -> str:
+    r"""Return a text that others wrote, such as a file name or a label, for a terminal.
+
+    Control characters, which could move the cursor or hide text, and broken characters become escapes such as \x1b.
+    """
+    return "".join(_escaped(character) if _is_unsafe(character) else character for character in text)
+
+
+def _is_unsafe(character: str) -> bool:
+    # joiners, which emoji and some scripts are written with, are formatting characters too, and harmless
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_file: Path | None) -> "Client":
     """Return a client of a running service.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT, where HOST may be an IPv6 address with or without brackets; or unix:PATH.
         token_file: File with the token to send; None sends no token.
         ca_file: PEM file of the authority that signed the service's certificate; None for no TLS.
         cert_file: PEM file of the caller's own certificate and its key; None sends no certificate.
 
     Raises:
-        InvalidInputError: A file can't be read, or the address is malformed.
+        InvalidInputError: A file can't be read, the token file has no token, or the address is malformed.
     """
     import grpc
 
     from encoder_service.client import Client
 
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InvalidInputError(f"service {address!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+    if not address.startswith("unix:"):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InvalidInputError(f"service {address!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+        address = joined(host, int(port))
     if cert_file and not ca_file:
         raise InvalidInputError("--cert-file: expected --ca-file with it")
-    token = _read(token_file).decode().strip() if token_file else ""
+    token = _token(token_file) if token_file else ""
     own = _read(cert_file) if cert_file else None
     # gRPC finds the key and the certificate in the same file
     credentials = grpc.ssl_channel_credentials(_read(ca_file), own, own) if ca_file else None
     return Client(address, token=token, credentials=credentials)
+
+
+def _token(path: Path) -> str:
+    try:
+        token = _read(path).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not all(" " < character < "\x7f" for character in token):  # what a header can carry
+        raise InvalidInputError(
+            "expected one token of ASCII letters, digits and signs, got other text", place=f"--token-file {path}"
+        )
+    return token
 
 
 def _read(path: Path) -> bytes:

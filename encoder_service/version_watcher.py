@@ -1,4 +1,4 @@
-"""Watch a store: whether it answers, and whether an open gallery has a newer version."""
+"""Watch a store: whether it answers, whether galleries can be opened, and whether an open one has a newer version."""
 
 import logging
 import threading
@@ -11,23 +11,24 @@ from gallery.errors import EncoderMismatchError, LookalikeError, StoreDamagedErr
 
 _log = logging.getLogger(__name__)
 
-# Seconds between two looks at the store. A gallery's new version is served about this long after it goes live.
+# Seconds between two polls of the store. A gallery's new version is served about this long after it goes live.
 _INTERVAL_S = 0.5
-# Seconds before a version that is damaged, or of an encoder that is missing, is tried again: reading all of a large
-# version every half second would slow the service down.
+# Seconds until a version that is damaged, or whose encoder is missing, is tried again: reading all of a large version
+# every half second would slow the service down.
 _RETRY_BAD_VERSION_S = 30.0
-# Seconds that `stop` waits for the current look. The thread is a daemon, so a store that hangs can't keep the process.
+# Seconds that `stop` waits for the current poll. The thread is a daemon, so a hung store can't keep the process alive.
 _STOP_TIMEOUT_S = 2.0
 
 
 class VersionWatcher:
-    """A thread that polls a store. It reports an outage, and moves each open gallery to its newest version."""
+    """A thread that polls a store. It reports outages, opens galleries, and moves each to its newest version."""
 
     def __init__(
         self,
         store: Store,
         open_specs: Callable[[], Sequence[GallerySpec]],
         move_to: Callable[[GallerySpec], None],
+        reopen: Callable[[], bool],
         report: Callable[[bool], None],
     ) -> None:
         """Prepare the thread without starting it.
@@ -36,32 +37,39 @@ class VersionWatcher:
             store: The store to poll.
             open_specs: Returns the specs of the galleries that are open.
             move_to: Opens another version of an open gallery in place of the current one.
-            report: Called with False when the store stops answering, and with True when it answers again.
+            reopen: Tries again to open the galleries that could not be opened, now and then, and returns whether
+                searches can be answered as far as this depends on galleries.
+            report: Called with whether searches can be answered, at the start and whenever this changes.
         """
         self._store = store
         self._open_specs = open_specs
         self._move_to = move_to
+        self._reopen = reopen
         self._report = report
         self._outage: UnavailableError | None = None
+        self._is_searchable = True
+        self._reported: bool | None = None
         # by gallery, the last version that could not be opened and the time at which to try it again
         self._bad_versions: dict[str, tuple[int, float]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="version-watcher", daemon=True)
 
     def start(self) -> None:
-        """Start polling."""
+        """Report whether searches can be answered, and start polling."""
+        self._is_searchable = self._reopen()
+        self._report_change()
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop polling, and wait up to two seconds for the current look at the store to end."""
+        """Stop polling, and wait up to two seconds for the current poll to end."""
         self._stopping.set()
         self._thread.join(_STOP_TIMEOUT_S)
 
     def check_store(self) -> None:
-        """Fail at once, without asking the store, while the store is known not to answer.
+        """Fail at once, without a call to the store, if the last poll got no answer.
 
         Raises:
-            UnavailableError: The store did not answer the last time.
+            UnavailableError: The store did not answer the last poll.
         """
         outage = self._outage
         if outage:
@@ -73,7 +81,9 @@ class VersionWatcher:
                 self._look_at_store()
                 if self._outage is None:
                     self._look_at_galleries()
-            except Exception:  # the thread must survive: the next look may succeed
+                    self._is_searchable = self._reopen()
+                self._report_change()
+            except Exception:  # the thread must survive: the next poll may succeed
                 _log.exception("looking for new versions failed")
 
     def _look_at_store(self) -> None:
@@ -85,15 +95,20 @@ class VersionWatcher:
             self._outage = error
         if (before is None) != (self._outage is None):
             _log.warning("%s", self._outage or f"store {self._store.url} answers again")
-            self._report(self._outage is None)
 
     def _look_at_galleries(self) -> None:
         for spec in self._open_specs():
             if not self._stopping.is_set():
                 self._look_at(spec)
 
+    def _report_change(self) -> None:
+        can_answer = self._outage is None and self._is_searchable
+        if can_answer != self._reported:
+            self._reported = can_answer
+            self._report(can_answer)
+
     def _look_at(self, current: GallerySpec) -> None:
-        """Move to the live version of a gallery if it is another, unless it failed to open a short while ago."""
+        """Move to the live version of a gallery if it is not the open one, unless it recently failed to open."""
         name, version = current.name, 0
         bad_version, retry_at = self._bad_versions.get(name, (-1, 0.0))
         try:
@@ -105,6 +120,8 @@ class VersionWatcher:
             if not is_current and live.count and not is_waiting:
                 self._move(live)
         except LookalikeError as error:
+            if any((spec.name, spec.version) == (name, version) for spec in self._open_specs()):
+                return  # a write has moved there meanwhile, and has modified the files that were being compared
             if version != bad_version:
                 _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
             is_lasting = isinstance(error, StoreDamagedError | EncoderMismatchError)

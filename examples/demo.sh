@@ -24,8 +24,8 @@ while ! address=$(sed -n 's/^serving on //p' "$log" | grep .); do
 done
 echo "serving on $address"
 
-echo "== encoder-service search $query --address $address --name mnist --out demo.png"
-encoder-service search "$query" --address "$address" --name mnist --out demo.png
+echo "== encoder-service search $query --address $address --gallery mnist --out demo.png"
+encoder-service search "$query" --address "$address" --gallery mnist --out demo.png
 
 cat <<'END'
 

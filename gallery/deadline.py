@@ -1,5 +1,6 @@
-"""How long a caller still waits, known to whatever works for it without being handed through every call."""
+"""The caller's deadline and patience, kept in context variables so that they need not be passed through every call."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,23 +16,31 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
+    """The caller that the current work is for.
+
+    Attributes:
+        ends: Deadline on the monotonic clock, in seconds; None for no deadline.
+        is_waiting: Returns whether the caller still waits.
+    """
+
     ends: float | None = None
-    waits: Callable[[], bool] = _always
+    is_waiting: Callable[[], bool] = _always
 
 
 _caller: ContextVar[_Caller] = ContextVar("caller")
-_NOBODY = _Caller()
+_UNBOUNDED = _Caller()
+_end_of_waits: ContextVar[threading.Event | None] = ContextVar("end_of_waits", default=None)
 
 
 @contextmanager
-def deadline(seconds: float | None, waits: Callable[[], bool] = _always) -> Iterator[None]:
-    """Give everything in the block at most so many seconds.
+def deadline(seconds: float | None, is_waiting: Callable[[], bool] = _always) -> Iterator[None]:
+    """Bound the time of everything in the block.
 
     Args:
-        seconds: How many; None for no bound.
-        waits: Tells whether the caller is still there.
+        seconds: Time from now; None for no deadline.
+        is_waiting: Returns whether the caller still waits for the result.
     """
-    token = _caller.set(_Caller(None if seconds is None else time.monotonic() + seconds, waits))
+    token = _caller.set(_Caller(None if seconds is None else time.monotonic() + seconds, is_waiting))
     try:
         yield
     finally:
@@ -39,19 +48,35 @@ def deadline(seconds: float | None, waits: Callable[[], bool] = _always) -> Iter
 
 
 def seconds_left() -> float | None:
-    """Return what is left of the caller's time, 0 or less when it is over; None for no bound."""
-    ends = _caller.get(_NOBODY).ends
+    """Return the seconds until the caller's deadline, 0 or less once it has passed; None for no deadline."""
+    ends = _caller.get(_UNBOUNDED).ends
     return None if ends is None else ends - time.monotonic()
 
 
 def check_wanted() -> None:
-    """Stop work that nobody waits for any more; called before each step that costs something.
+    """Stop work whose result nobody waits for any more. Call it before each expensive step.
 
     Raises:
-        TooLateError: The caller's time is over, or it has gone away.
+        TooLateError: The deadline has passed, or the caller has gone.
     """
-    caller = _caller.get(_NOBODY)
+    caller = _caller.get(_UNBOUNDED)
     if caller.ends is not None and caller.ends <= time.monotonic():
-        raise TooLateError("the caller's time was over before it could be answered")
-    if not caller.waits():
-        raise TooLateError("the caller has gone away")
+        raise TooLateError("the caller's deadline passed before the answer was ready")
+    if not caller.is_waiting():
+        raise TooLateError("the caller has gone")
+
+
+@contextmanager
+def waits_end_with(stop: threading.Event) -> Iterator[None]:
+    """End every wait in the block for a server that can't be reached once `stop` is set. Calls are still made."""
+    token = _end_of_waits.set(stop)
+    try:
+        yield
+    finally:
+        _end_of_waits.reset(token)
+
+
+def may_wait() -> bool:
+    """Return whether the caller still agrees to wait for a server that can't be reached."""
+    stop = _end_of_waits.get()
+    return stop is None or not stop.is_set()

@@ -2,7 +2,7 @@
 
     LookalikeError
     ├── InvalidInputError               the caller's mistake: fix the input
-    │   ├── InvalidCodeError            a code with NaN, infinity or the wrong size
+    │   ├── InvalidCodeError            a code with NaN, infinity, too large a norm or the wrong size
     │   ├── InvalidQueryError           a limit, bound or name out of its range
     │   └── BackupError                 a backup that is incomplete or can't be written
     ├── NotFoundError                   the named thing does not exist
@@ -14,7 +14,7 @@
         ├── OverloadedError             more work than can be accepted
         ├── NewerFormatError            a file that a newer release wrote
         └── StoreError                  any failure of a store
-            ├── StoreUnusableError      the store's place can't be read or written
+            ├── StoreUnusableError      its folder or file can't be read or written
             ├── StoreFullError          its disk is full
             ├── StoreLockedError        another process holds it
             ├── StoreDamagedError       its files are missing or altered
@@ -23,7 +23,7 @@
             ├── StoreSlowError          the server did not answer in time (also a TooLateError)
             └── StoreBusyError          the server is overloaded (also an OverloadedError)
 
-Each message is one line: what was expected, what was found, and what to do.
+Each message is one line that says what was expected, what was found, and what to do.
 """
 
 from copy import copy
@@ -50,7 +50,7 @@ class LookalikeError(Exception):
     summary: ClassVar[str] = ""
 
     def __init__(self, message: str, *, place: str = "") -> None:
-        """Take the message and the place, which `str` puts in front of it."""
+        """Create the error. `str` puts the place in front of the message."""
         super().__init__(message)
         self.message = message
         self.place = place
@@ -72,7 +72,7 @@ class InvalidInputError(LookalikeError):
 
 
 class InvalidCodeError(InvalidInputError):
-    """A code has the wrong size, or a number in it is not finite."""
+    """A code has the wrong size, a number that is not finite, or too large a norm for distances to be computed."""
 
 
 class InvalidQueryError(InvalidInputError):

@@ -1,4 +1,4 @@
-"""Exact search in memory, with NumPy: the ground truth for the other galleries, and a test's quick store."""
+"""Exact search in memory, with NumPy: the ground truth for the other galleries, and a quick store for tests."""
 
 import shutil
 import tempfile
@@ -11,84 +11,107 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gallery.errors import BackupError, GalleryNotFoundError
-from gallery.types import (
-    DEFAULT_PLACEMENT,
-    Calibration,
-    Entry,
-    GallerySpec,
-    Hit,
-    Placement,
-    Query,
-    check_codes,
-    check_name,
-)
+from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
+from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
 
-_QUERIES_AT_ONCE = 256
-# Distances from dot products round at about 1e-3 near 0: this many more candidates are measured again.
+# Queries whose distances are computed together: a float32 matrix of 61 MB for 60,000 entries.
+_QUERY_BATCH = 256
+# Candidates measured again beyond the limit: distances from dot products have rounding errors of about 1e-3 near 0.
 _SPARE = 16
 
 
 class ExactGallery:
     """A gallery in memory that compares a query with every code."""
 
-    def __init__(self, spec: GallerySpec) -> None:
-        """Begin empty."""
+    def __init__(self, spec: GallerySpec, contents: "_Contents | None" = None) -> None:
+        """Begin with the contents of an existing version, or empty if `contents` is None."""
         self._spec = spec
-        self._entries: dict[str, Entry] = {}
-        self._table: _Table | None = None
+        self._contents = contents or _Contents(spec.code_size)
 
     @property
     def spec(self) -> GallerySpec:
-        """What the gallery is."""
+        """The description of the version."""
         return self._spec
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Store entries, replacing those of the same keys."""
+        """Store entries, replacing those with the same keys."""
         for entry in entries:
-            check_codes(entry.code[None], self._spec.code_size)
-        self._entries.update((entry.key, entry) for entry in entries)
-        self._table = None
+            check_comparable(entry.code[None], self._spec.code_size)
+        self._contents.upsert(entries)
 
     def search(self, query: Query) -> list[Hit]:
         """Return the nearest entries, nearest first."""
         return self.search_batch([query])[0]
 
     def search_batch(self, queries: Sequence[Query]) -> list[list[Hit]]:
-        """Return the hits of each query, in the same order."""
+        """Return the hits of each query, in the order of the queries."""
         for query in queries:
-            check_codes(query.code[None], self._spec.code_size)
-        table = self._table = self._table or _Table(list(self._entries.values()), self._spec.code_size)
+            check_comparable(query.code[None], self._spec.code_size)
+        table = self._contents.table()
         hits: list[list[Hit]] = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            hits += table.search(queries[start : start + _QUERIES_AT_ONCE])
+        for start in range(0, len(queries), _QUERY_BATCH):
+            hits += table.search(queries[start : start + _QUERY_BATCH])
         return hits
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        """Return the entry of each key; None where there is none."""
-        return [self._entries.get(key) for key in keys]
+        """Return the entry of each key; None for a key without an entry."""
+        return [self._contents.entries.get(key) for key in keys]
 
     def scroll(self, batch_count: int = 1000) -> Iterator[list[Entry]]:
         """Yield all entries in batches."""
-        entries = list(self._entries.values())
+        entries = list(self._contents.entries.values())
         for start in range(0, len(entries), batch_count):
             yield entries[start : start + batch_count]
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the entries of these keys."""
-        for key in keys:
-            self._entries.pop(key, None)
-        self._table = None
+        """Remove the entries with these keys."""
+        self._contents.delete(keys)
 
     def count(self) -> int:
-        """Count the entries."""
-        return len(self._entries)
+        """Return the number of entries."""
+        return len(self._contents.entries)
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
 
 
+class _LiveGallery(ExactGallery):
+    """A version as `ExactStore.open` returns it: a change by its user, such as a service, is recorded."""
+
+    def upsert(self, entries: Sequence[Entry]) -> None:
+        self._contents.modified_by_service = True
+        super().upsert(entries)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        self._contents.modified_by_service = True
+        super().delete(keys)
+
+
+class _Contents:
+    """The entries of one version, which all of its open galleries share."""
+
+    def __init__(self, code_size: int) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.modified_by_service = False
+        self._code_size = code_size
+        self._table: _Table | None = None
+
+    def upsert(self, entries: Sequence[Entry]) -> None:
+        self.entries.update((entry.key, entry) for entry in entries)
+        self._table = None
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.entries.pop(key, None)
+        self._table = None
+
+    def table(self) -> "_Table":
+        table = self._table = self._table or _Table(list(self.entries.values()), self._code_size)
+        return table
+
+
 class _Table:
-    """The entries as arrays, fixed at one moment."""
+    """The entries at one moment, as arrays."""
 
     def __init__(self, entries: list[Entry], code_size: int) -> None:
         self.entries = entries
@@ -99,7 +122,7 @@ class _Table:
 
     def search(self, queries: Sequence[Query]) -> list[list[Hit]]:
         codes = np.stack([query.code for query in queries])  # (q, code_size)
-        # |a - b|² less the query's own |b|², which changes no order
+        # |a - b|² without the query's |b|², which is the same for all entries and so does not change their order
         order = self.squares - 2 * (codes @ self.codes.T)  # (q, n)
         return [self._nearest(query, row) for query, row in zip(queries, order, strict=True)]
 
@@ -107,12 +130,12 @@ class _Table:
         order[[self.rows[key] for key in query.options.exclude_keys if key in self.rows]] = np.inf
         if query.options.labels:
             order[~np.isin(self.labels, query.options.labels)] = np.inf
-        wanted = min(query.options.limit + _SPARE, len(order))
-        rows = np.argpartition(order, wanted - 1)[:wanted] if wanted else np.empty(0, np.intp)
+        candidates = min(query.options.limit + _SPARE, len(order))
+        rows = np.argpartition(order, candidates - 1)[:candidates] if candidates else np.empty(0, np.intp)
         rows = rows[np.isfinite(order[rows])]
         distances = np.linalg.norm(self.codes[rows] - query.code, axis=1)
         if query.options.max_distance is not None:
-            near = distances <= query.options.max_distance
+            near = distances <= min(query.options.max_distance, MAX_DISTANCE)
             rows, distances = rows[near], distances[near]
         best = np.argsort(distances, kind="stable")[: query.options.limit]
         return [self._hit(rows[i], distances[i], query.options.with_thumbnails) for i in best]
@@ -123,100 +146,126 @@ class _Table:
 
 
 class ExactBuild:
-    """The next version of a gallery in memory."""
+    """A version of a gallery in memory, being built."""
 
     reopen = None
-    modified_by_service = False
 
-    def __init__(self, store: "ExactStore", gallery: ExactGallery) -> None:
-        """Prepare a build; `publish` makes it the live version."""
-        self.gallery = gallery
+    def __init__(self, store: "ExactStore", spec: GallerySpec, contents: _Contents) -> None:
+        """Prepare the version; `publish` makes it the live one."""
+        self.gallery = ExactGallery(spec, contents)
+        self.local_folder = store.version_folder(spec)
+        self._contents = contents
         self._store = store
-        self.local_folder = store.local_folder(gallery.spec.name)
+
+    @property
+    def modified_by_service(self) -> bool:
+        """True if a service has modified the version since it was published."""
+        return self._contents.modified_by_service
 
     def index(self) -> None:
         """Do nothing: exact search has no index."""
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
         """Make this the live version."""
-        return self._store.swap(self.gallery, calibration)
+        spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
+        self._store.publish(spec, self._contents)
+        return spec
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
 
 
 class ExactStore:
-    """Galleries in this process's memory, gone when it ends."""
+    """Galleries in this process's memory, which end with it."""
 
     url = "exact:"
 
     def __init__(self) -> None:
         """Begin empty."""
-        self._live: dict[str, ExactGallery] = {}
+        self._live: dict[str, tuple[GallerySpec, _Contents]] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="lookalike-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     def check(self) -> None:
-        """Do nothing: memory is always there."""
+        """Do nothing: memory always answers."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, sorted."""
+        return sorted(self._live)
 
     def list(self) -> list[GallerySpec]:
-        """Return what the galleries are, by name."""
-        return [self._live[name].spec for name in sorted(self._live)]
+        """Return the descriptions of all galleries, by name."""
+        return [self._live[name][0] for name in self.names()]
 
     def spec(self, name: str) -> GallerySpec:
-        """Return what the live version of a gallery is."""
-        return self.open(name).spec
+        """Return the description of a gallery."""
+        return self._find(name)[0]
+
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version."""
+        return self.spec(name).version
 
     def open(self, name: str) -> ExactGallery:
-        """Return the live version of a gallery."""
-        if name not in self._live:
-            raise GalleryNotFoundError(f"no gallery '{check_name(name)}' in {self.url}")
-        return self._live[name]
+        """Open a gallery."""
+        return _LiveGallery(*self._find(name))
 
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
     ) -> ExactBuild:
-        """Begin or extend a gallery."""
+        """Begin a gallery or its next version, or extend the live one."""
         placement.require_default(self.url)
         live = self._live.get(spec.name)
         if live and not rebuild:
-            live._spec = live.spec.extended_by(spec)
-            return ExactBuild(self, live)
-        return ExactBuild(self, ExactGallery(replace(spec, version=live.spec.version + 1 if live else 1)))
+            live_spec, contents = live
+            return ExactBuild(self, live_spec.extended_by(spec), contents)
+        version = live[0].version + 1 if live else 1
+        return ExactBuild(self, replace(spec, version=version), _Contents(spec.code_size))
 
-    def swap(self, gallery: ExactGallery, calibration: Calibration | None) -> GallerySpec:
-        """Make a gallery the live version of its name."""
-        gallery._spec = replace(gallery.spec, count=gallery.count(), calibration=calibration)
-        self._live[gallery.spec.name] = gallery
-        return gallery.spec
+    def publish(self, spec: GallerySpec, contents: _Contents) -> None:
+        """Make a version the live one of its name."""
+        contents.modified_by_service = False
+        self._live[spec.name] = (spec, contents)
 
-    def local_folder(self, name: str) -> Path:
-        """Return a folder that goes with this process."""
-        folder = self._folder / name
-        folder.mkdir(exist_ok=True)
+    def version_folder(self, spec: GallerySpec) -> Path:
+        """Return the folder for other files of a version. It is removed when this process ends."""
+        folder = self._folder / spec.name / f"v{spec.version}"
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def local_folder(self, name: str) -> Path:
+        """Return the folder for other files of a gallery's live version."""
+        return self.version_folder(self.spec(name))
+
     def modified_by_service(self, name: str) -> bool:
-        """Tell whether a service has changed the live version."""
-        return self.open(name).spec.count != self.open(name).count()
+        """Return whether a service has modified the gallery since it was published."""
+        return self._find(name)[1].modified_by_service
 
     def differences(self, name: str) -> Sequence[str]:
-        """Do nothing: memory has no files."""
+        """Return nothing: memory has no files to compare."""
+        self._find(name)
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Do nothing: no version outlives its successor."""
+        """Do nothing: publishing a version discards the previous one."""
+        self._find(name)
         return []
 
     def backup(self, name: str, file: Path) -> GallerySpec:
-        """Refuse: there are no files."""
-        raise BackupError(f"gallery '{name}' is in memory and has no files to keep: load it into --store edge:DIR")
+        """Reject every call, because memory has no files to back up."""
+        raise BackupError(f"gallery '{name}' is in memory and has no files to back up: load it into --store edge:DIR")
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
-        """Refuse: memory holds no files."""
-        raise BackupError(f"backup {file}: memory can't take its files: restore it into --store edge:DIR")
+        """Reject every call, because a backup consists of files."""
+        raise BackupError("can't be restored into memory: restore it into --store edge:DIR", place=f"backup {file}")
 
     def drop(self, name: str) -> None:
         """Remove a gallery."""
-        self.open(name)
+        self._find(name)
         del self._live[name]
+
+    def _find(self, name: str) -> tuple[GallerySpec, _Contents]:
+        if name not in self._live:
+            names = ", ".join(sorted(self._live))
+            hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
+            raise GalleryNotFoundError(f"no gallery '{check_name(name)}': {hint}", place=f"store {self.url}")
+        return self._live[name]

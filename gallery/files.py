@@ -1,6 +1,8 @@
-"""Two things a folder of galleries needs from the file system: replacing a file whole, and holding a lock."""
+"""Files and folders: atomic replacement, free space, locks between processes, and the folder of the user's data."""
 
+import errno
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +12,28 @@ from typing import BinaryIO, TextIO
 import portalocker
 from platformdirs import user_data_path
 
-from gallery.errors import StoreLockedError
+from gallery.errors import InvalidInputError, StoreFullError, StoreLockedError, StoreUnusableError
 
 
 def user_data_folder() -> Path:
-    """Return the folder of this user's galleries, encoders, ledgers and fetched datasets."""
-    return user_data_path("lookalike", appauthor=False)
+    """Return the folder that holds this user's galleries, encoders and ledgers.
+
+    Raises:
+        InvalidInputError: The user has no home folder, as in a container that runs under an unknown user id.
+    """
+    try:
+        return user_data_path("lookalike", appauthor=False)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            "expected a home folder, got none: set HOME, or name a store with --store edge:DIR"
+        ) from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write that takes the place of `path` when the block ends well.
+    """Yield a file to write, and replace `path` with it if the block ends without an error.
 
-    A reader, or a crash, meets the old content or the new, never a part.
+    The replacement is atomic: a reader, also one after a crash, finds either the old content or the new.
     """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -36,35 +47,64 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole, or leave what was there."""
+    """Replace the content of a file atomically."""
     with replacing(path) as file:
         file.write(content)
 
 
-class Lock:
-    """A lock that one process holds until it lets go or dies, in a file that says who it is."""
+@contextmanager
+def file_errors(place: str) -> Iterator[None]:
+    """Raise the system's errors in the block as errors of this project.
 
-    def __init__(self, path: Path, what: str) -> None:
-        """Take the lock.
+    Args:
+        place: The store or folder that errors name if the system names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = os.fsdecode(error.filename) if error.filename else place
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFullError("the disk is full: make space and run the same command again", place=place) from error
+        raise StoreUnusableError(
+            f"can't be used: {error.strerror or error}: name another store with --store", place=place
+        ) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Check that the disk of a folder, which need not exist yet, has free space.
+
+    Args:
+        folder: The folder.
+        needed: Bytes that must be free.
+
+    Raises:
+        StoreFullError: The disk has less space.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise StoreFullError(
+            f"the disk is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: make space and run the "
+            "same command again",
+            place=str(folder),
+        )
+
+
+class Lock:
+    """A lock between processes, held until it is closed or its process dies. Its file names the holder."""
+
+    def __init__(self, path: Path, subject: str) -> None:
+        """Take the lock without waiting.
 
         Args:
-            path: The lock's file; made if missing, and left behind.
-            what: What is locked, for the message: "gallery 'mnist'".
+            path: The lock file. It is created if missing, and never removed.
+            subject: The locked thing, for the error: "gallery 'mnist'".
 
         Raises:
             StoreLockedError: Another process holds it.
         """
-        self._file: TextIO = path.open("a+", encoding="utf-8")
-        try:
-            portalocker.lock(self._file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        except (portalocker.LockException, BlockingIOError):
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise StoreLockedError(
-                f"{what} is in use by {holder}: wait for it or stop it; a running service is asked with "
-                "`encoder-service search … --address`, and added to with `ingest load … --service`"
-            ) from None
+        self._file: TextIO = path.open("a+", encoding="utf-8", errors="replace")
+        _take(self._file, portalocker.LockFlags.EXCLUSIVE, subject)
         self._file.truncate(0)
         self._file.write(
             f"process {os.getpid()} ({Path(sys.argv[0]).name} {' '.join(sys.argv[1:2])})".replace(" )", ")")
@@ -72,5 +112,40 @@ class Lock:
         self._file.flush()
 
     def close(self) -> None:
-        """Let go; doing it twice is fine."""
+        """Release the lock. Closing it twice is harmless."""
         self._file.close()
+
+
+@contextmanager
+def shared_lock(path: Path, subject: str) -> Iterator[None]:
+    """Keep others from taking a `Lock` during the block. The lock file is not written, and need not exist.
+
+    Args:
+        path: The lock file.
+        subject: The locked thing, for the error: "gallery 'mnist'".
+
+    Raises:
+        StoreLockedError: Another process holds the lock.
+    """
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # then no process has ever taken the lock
+        yield
+        return
+    with file:
+        _take(file, portalocker.LockFlags.SHARED, subject)
+        yield
+
+
+def _take(file: TextIO, kind: portalocker.LockFlags, subject: str) -> None:
+    """Lock a file without waiting, or close it."""
+    try:
+        portalocker.lock(file, kind | portalocker.LockFlags.NON_BLOCKING)
+    except (portalocker.LockException, BlockingIOError):
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise StoreLockedError(
+            f"{subject} is in use by {holder}: wait for it or stop it; to search a running service use "
+            "`encoder-service search … --address`, to add images to it `ingest load … --service`"
+        ) from None

@@ -1,33 +1,55 @@
-"""Format numbers of the files that Lookalike writes, so that an older release can refuse a newer file in words.
+"""Format numbers in the files that Lookalike writes, so that an older release can reject a newer file in words.
 
-Release 0.1.0 wrote no number: a file without one has format 1.
+Release 0.1.0 wrote no numbers. A file without a number therefore has format 1.
 """
 
+import json
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from gallery.errors import NewerFormatError
 
 FORMAT_KEY = "format"
+"""The key of the format number in a JSON object."""
 
 
-def check_format(facts: Mapping[str, Any], newest: int, what: str) -> None:
-    """Refuse the content of a JSON file whose format is newer than this release knows.
-
-    Args:
-        facts: The file's content; its number is under `FORMAT_KEY`.
-        newest: The newest format that this release reads.
-        what: The file, for the message.
+def parse_object(content: bytes) -> Mapping[str, Any]:
+    """Parse a file that should hold one JSON object, whatever it really holds.
 
     Raises:
-        NewerFormatError: The number is larger than `newest`.
+        ValueError: The content is not a JSON object, or is nested too deeply.
     """
-    check_format_number(facts.get(FORMAT_KEY, 1), newest, what)
+    try:
+        parsed = json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"expected a JSON object, got {reprlib.repr(parsed)}")
+    return parsed
 
 
-def check_format_number(number: object, newest: int, what: str) -> None:
-    """Refuse a format number that is newer than this release knows; see `check_format`."""
-    if isinstance(number, int) and number > newest:
+def check_format(content: Mapping[str, Any], newest: int, place: str) -> None:
+    """Reject a JSON object whose format is newer than this release can read.
+
+    Args:
+        content: The object, with its format number under `FORMAT_KEY`.
+        newest: The newest format that this release can read.
+        place: The file or collection that holds the object, for the error.
+
+    Raises:
+        NewerFormatError: The format is newer than `newest`.
+    """
+    check_format_number(content.get(FORMAT_KEY, 1), newest, place)
+
+
+def check_format_number(number: object, newest: int, place: str) -> None:
+    """Reject a format number that is newer than this release can read; see `check_format`.
+
+    Every release writes an integer. Any other type is taken for a newer release's too.
+    """
+    if not isinstance(number, int) or number > newest:
         raise NewerFormatError(
-            f"made by a newer Lookalike: expected format {newest} or older, got {number}: upgrade Lookalike", place=what
+            f"made by a newer Lookalike: expected format {newest} or older, got {number!r}: upgrade Lookalike",
+            place=place,
         )

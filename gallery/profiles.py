@@ -1,34 +1,39 @@
-"""What is kept where: the one table of storage profiles, with the same meaning on Qdrant Edge and on a server.
+"""Storage profiles: where the parts of a gallery are kept and how they are searched, on Edge and on a server alike.
 
-`benchmarks/scale.py` measures them, and docs/scaling.md says what each costs.
+`benchmarks/scale.py` measures the profiles, and docs/scaling.md says what each costs.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from gallery.errors import InvalidQueryError
+from gallery.types import SearchOptions
 
 DEFAULT_PROFILE = "balanced"
-ACORN_SELECTIVITY = 0.5
-"""A filter that leaves a larger part of the gallery is searched as if there were none, and filtered after."""
+"""The profile of a gallery unless its builder chooses another."""
+
+# Largest fraction of a gallery that a filter may leave for ACORN to be used: broader filters need only the graph.
+_ACORN_SELECTIVITY = 0.5
 
 
 class Memory(StrEnum):
-    """Where a part of a gallery is kept besides the disk."""
+    """Memory in which a part of a gallery is kept, in addition to the disk."""
 
     COLD = "cold"
-    """Read from the disk when needed, and kept while there is room."""
+    """Read from disk on demand, and cached while memory is free."""
     CACHED = "cached"
-    """Read into memory when the gallery is opened, and given up when there is no room."""
+    """Read into the page cache when the gallery is opened, and evicted under memory pressure."""
     PINNED = "pinned"
-    """In memory always."""
+    """Always in memory."""
 
 
 class Quantised(StrEnum):
-    """How codes are shortened for the first pass of a search; the nearest are then compared in full."""
+    """Quantisation of the codes for the first pass of a search. The nearest candidates are then compared in full."""
 
     NONE = "none"
+    """32 bits a number, and a single pass."""
     INT8 = "int8"
+    """8 bits a number, scalar quantisation."""
     TURBO4 = "turbo4"
     """4 bits a number, Qdrant's TurboQuant."""
     TURBO2 = "turbo2"
@@ -37,22 +42,22 @@ class Quantised(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How a gallery is stored and searched.
+    """Settings for storing and searching a gallery.
 
     Attributes:
-        name: What it is called.
-        meaning: When to choose it, in a line.
-        codes: Where the full codes are, 512 bytes each.
-        graph: Where the search graph is.
-        payload: Where keys, labels and thumbnails are.
-        ids: Where the way from a point's id to its place is.
-        quantised: How codes are shortened.
-        shortened: Where the shortened codes are.
+        name: The profile's name.
+        meaning: One line that says when to choose it.
+        codes: Where the full codes are kept, 512 bytes each.
+        graph: Where the search graph is kept.
+        payload: Where keys, labels and thumbnails are kept.
+        ids: Where the table from point ids to positions is kept.
+        quantised: How codes are quantised.
+        shortened: Where the quantised codes are kept.
         m: Neighbours of a point in the graph.
-        ef_construct: Candidates looked at when a point is put into the graph.
-        max_segment_mb: The most full codes, in MB, that one graph spans.
-        ef: Candidates that a search keeps, at least.
-        oversampling: How many times the hits wanted are compared in full.
+        ef_construct: Candidates compared when a point is inserted into the graph.
+        max_segment_mb: Largest size, in MB of full codes, of one segment; each segment has a graph of its own.
+        ef: Lower bound on the candidates that a search keeps.
+        oversampling: Candidates compared in full, as a multiple of the search's limit.
     """
 
     name: str
@@ -68,6 +73,22 @@ class Profile:
     max_segment_mb: int
     ef: int
     oversampling: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """Parameters of one search of the index.
+
+    Attributes:
+        ef: Candidates that the graph search keeps.
+        oversampling: Candidates compared in full, as a multiple of the search's limit.
+        acorn_selectivity: Largest fraction of the gallery that the filter may leave for ACORN to be used; None to
+            search without ACORN.
+    """
+
+    ef: int
+    oversampling: float
+    acorn_selectivity: float | None = None
 
 
 PROFILES = {
@@ -126,8 +147,19 @@ def find_profile(name: str) -> Profile:
     """Return a profile by name.
 
     Raises:
-        InvalidQueryError: There is none of that name.
+        InvalidQueryError: No profile has this name.
     """
     if name not in PROFILES:
         raise InvalidQueryError(f"profile: expected one of {', '.join(PROFILES)}, got {name!r}")
     return PROFILES[name]
+
+
+def search_plan(profile: Profile, options: SearchOptions) -> SearchPlan | None:
+    """Return the parameters to search the index with, or None to compare the query with every code in full."""
+    if options.exact:
+        return None
+    ef = max(profile.ef, options.limit)
+    if options.labels:
+        # The graph has no links within a label, so ACORN also looks at neighbours' neighbours.
+        return SearchPlan(2 * ef, profile.oversampling, _ACORN_SELECTIVITY)
+    return SearchPlan(ef, profile.oversampling)

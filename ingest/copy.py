@@ -1,4 +1,4 @@
-"""A gallery from one store to another, codes and all: nothing is encoded again."""
+"""Copying a gallery from one store to another. Nothing is encoded again."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -11,34 +11,36 @@ from gallery.errors import StoreDamagedError
 from ingest.loading.ledger import FILE, Ledger
 from ingest.progress import Stages
 
+# Entries read and written at once.
 _BATCH = 1024
+# Entries of the copy that are compared and searched for before it goes live.
 _VERIFIED = 64
-# Another index, or another processor, may round a distance.
+# Relative distance that still counts as 0: another index or processor may round differently.
 _ROUNDING = 1e-4
 
 
 def copy(source: Store, target: Store, name: str, stages: Stages, profile: str = "") -> tuple[GallerySpec, int]:
-    """Copy a gallery's live version, and make the copy the live one of its name when it has been verified.
+    """Copy a gallery's live version, verify the copy and make it live.
 
-    A copy that was cut off is gone on with.
+    An interrupted copy is resumed.
 
     Args:
-        source: Where the gallery is.
-        target: Where it is to be; a gallery of that name there is replaced, as by a rebuild.
-        name: The gallery.
-        stages: Shows how far it is.
-        profile: How it is to be stored; empty for as it is.
+        source: The store that has the gallery.
+        target: The store that receives the copy. A gallery of this name is replaced, as by a rebuild.
+        name: Name of the gallery.
+        stages: Displays the progress.
+        profile: Storage profile of the copy; "" for the original's.
 
     Returns:
-        The copy, and how many entries had to be written.
+        The copy, and the number of entries that had to be written.
 
     Raises:
-        GalleryNotFoundError: There is no such gallery.
-        StoreDamagedError: The copy is not like the original; it does not go live.
+        GalleryNotFoundError: The source has no gallery of this name.
+        StoreDamagedError: The copy differs from the original. It does not go live.
     """
     spec = source.spec(name)
-    wanted = replace(spec, version=0, count=0, calibration=None, profile=profile or spec.profile)
-    with closing(source.open(name)) as original, closing(target.build(wanted, rebuild=True)) as build:
+    copy_spec = replace(spec, version=0, count=0, calibration=None, profile=profile or spec.profile)
+    with closing(source.open(name)) as original, closing(target.build(copy_spec, rebuild=True)) as build:
         with stages.stage("copying", original.count()) as advance:
             written = 0
             resumed = build.gallery.count() > 0
@@ -48,7 +50,7 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
                 written += len(new)
                 advance(len(batch))
         if build.gallery.count() != original.count():
-            _remove_strangers(original, build.gallery)
+            _remove_extra(original, build.gallery)
         with stages.stage("indexing", None):
             build.index()
         with stages.stage("verifying", None):
@@ -56,34 +58,38 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
         if (source.local_folder(name) / FILE).exists():
             with closing(Ledger(source.local_folder(name))) as ledger:
                 ledger.copy_to(build.local_folder)
+            if source.modified_by_service(name):
+                with closing(Ledger(build.local_folder)) as copied_ledger:
+                    copied_ledger.match(build.gallery.scroll())
         return build.publish(spec.calibration), written
 
 
-def _missing(batch: list[Entry], there: Gallery) -> list[Entry]:
-    found = there.get([entry.key for entry in batch])
-    return [entry for entry, other in zip(batch, found, strict=True) if not (other and _same(entry, other))]
+def _missing(batch: list[Entry], copied: Gallery) -> list[Entry]:
+    """Return the entries of a batch that the copy lacks or has in another state."""
+    copies = copied.get([entry.key for entry in batch])
+    return [entry for entry, other in zip(batch, copies, strict=True) if not (other and _same(entry, other))]
 
 
-def _same(one: Entry, other: Entry) -> bool:
-    return (one.sha256, one.label) == (other.sha256, other.label) and np.array_equal(one.code, other.code)
+def _same(entry: Entry, other: Entry) -> bool:
+    return (entry.sha256, entry.label) == (other.sha256, other.label) and np.array_equal(entry.code, other.code)
 
 
-def _remove_strangers(original: Gallery, copied: Gallery) -> None:
-    """Remove what a copy that was cut off had taken over and the original has lost since."""
+def _remove_extra(original: Gallery, copied: Gallery) -> None:
+    """Remove entries that an interrupted copy had written and the original has lost since."""
     for batch in list(copied.scroll(_BATCH)):
         keys = [entry.key for entry in batch]
-        copied.delete([key for key, found in zip(keys, original.get(keys), strict=True) if found is None])
+        copied.delete([key for key, entry in zip(keys, original.get(keys), strict=True) if entry is None])
 
 
 def _verify(original: Gallery, copied: Gallery) -> None:
-    """Compare the counts and a sample of the entries, and search for each of those."""
+    """Compare the counts and a sample of the entries, and search for each entry of the sample."""
     name = original.spec.name
     if copied.count() != original.count():
         raise StoreDamagedError(
-            f"the copy of '{name}' has {copied.count():,} images, and the original {original.count():,}: copy again"
+            f"the copy of '{name}': expected {original.count():,} images, got {copied.count():,}: copy it again"
         )
     for batch in islice(original.scroll(_VERIFIED), 1):
         for entry, other in zip(batch, copied.get([entry.key for entry in batch]), strict=True):
             hits = copied.search(Query(entry.code))
             if other is None or not _same(entry, other) or hits[0].distance > _ROUNDING * np.linalg.norm(entry.code):
-                raise StoreDamagedError(f"the copy of '{name}' does not have {entry.key} as it was: copy again")
+                raise StoreDamagedError(f"the copy of '{name}' differs from the original in {entry.key}: copy it again")

@@ -1,11 +1,11 @@
-"""What can go wrong with sources, as further leaves of the tree in `gallery.errors`.
+"""The errors of sources and loads, as further leaves of the tree in `gallery.errors`.
 
 LookalikeError
-└── StoppedError              the user stopped a load
+├── StoppedError              the user stopped a load
+└── GalleryUnsoundError       `ingest check` found something wrong
 InvalidInputError
 ├── SourceError               a source that is not what it should be
-├── RejectedError             too many of its images are bad
-└── GalleryUnsoundError       `ingest check` found something wrong
+└── RejectedError             too many bad images in a source
 NotFoundError
 └── SourceNotFoundError       no source of that name
 UnavailableError
@@ -16,7 +16,15 @@ from gallery.errors import InvalidInputError, LookalikeError, NotFoundError, Una
 
 
 class StoppedError(LookalikeError):
-    """A load was stopped by the user before its end."""
+    """The user stopped a load before its end."""
+
+    exit_code = 130  # 128 + SIGINT, as a shell reports a command that was ended by Ctrl-C
+
+
+class GalleryUnsoundError(LookalikeError):
+    """A gallery does not match its ledger, its manifest or its sources."""
+
+    exit_code = 3
 
 
 class SourceError(InvalidInputError):
@@ -24,15 +32,11 @@ class SourceError(InvalidInputError):
 
 
 class RejectedError(InvalidInputError):
-    """More of a source's images are bad than was allowed."""
-
-
-class GalleryUnsoundError(InvalidInputError):
-    """A gallery is not what its ledger, its manifest or its sources say."""
+    """More of a source's images are bad than the user allows."""
 
 
 class SourceNotFoundError(NotFoundError):
-    """There is no source of that name."""
+    """No dataset, file or folder has the name of the source."""
 
 
 class SourceUnavailableError(UnavailableError):

@@ -1,4 +1,4 @@
-"""How well a gallery answers: its encoder's part by labels, its index's part against exact search."""
+"""Evaluation of a gallery: precision of its encoder, by labels, and recall of its index, against exact search."""
 
 import io
 from collections import defaultdict
@@ -17,8 +17,11 @@ from ingest.errors import SourceError
 from ingest.progress import Stages
 from ingest.sources import Source
 
+# Hits of each query: the k of precision@k and of the other figures.
 _NEIGHBOURS = 5
+# Queries searched for at once.
 _BATCH = 64
+# Queries shown in the report.
 _WORST = 10
 
 
@@ -28,8 +31,8 @@ class Answered:
 
     Attributes:
         query: The query as an entry: key, code, label, thumbnail.
-        hits: Its nearest, by exact search.
-        recall: Which part of them the index found.
+        hits: The nearest entries by exact search, nearest first.
+        recall: Share of these hits that the index found, 0 to 1.
     """
 
     query: Entry
@@ -38,26 +41,26 @@ class Answered:
 
     @property
     def right(self) -> list[bool]:
-        """Which hits have the query's label."""
+        """For each hit, whether it has the query's label."""
         return [hit.label == self.query.label for hit in self.hits]
 
     @property
     def average_precision(self) -> float:
-        """Mean of precision@k over the ranks k, 1 to 5, that hold a right hit; a wrong rank counts 0."""
+        """Mean over the ranks k, 1 to 5, of precision@k if the hit at k is right and 0 if it is wrong."""
         right = self.right
         return sum(sum(right[: k + 1]) / (k + 1) for k in range(len(right)) if right[k]) / _NEIGHBOURS
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What an evaluation found.
+    """Result of an evaluation.
 
-    The precisions and the average precision are the encoder's doing: they are of exact search. The recall is the
-    index's: which part of the exact hits it finds.
+    The precisions are of exact search, so they measure the encoder alone. The recall measures the index: the share of
+    the exact hits that it finds.
 
     Attributes:
         encoder: Name of the encoder.
-        gallery_count: Images in the gallery.
+        gallery_count: Number of images in the gallery.
         answered: Each query with its hits.
     """
 
@@ -66,15 +69,15 @@ class Evaluation:
     answered: Sequence[Answered]
 
     def as_dict(self) -> dict[str, object]:
-        """Return the figures, ready for JSON."""
+        """Return the figures as JSON-serialisable values."""
         by_label: dict[str, list[Answered]] = defaultdict(list)
-        for one in self.answered:
-            by_label[one.query.label].append(one)
+        for answer in self.answered:
+            by_label[answer.query.label].append(answer)
         return {
-            "precision_at_1": _mean(one.right[:1] == [True] for one in self.answered),
+            "precision_at_1": _mean(answer.right[:1] == [True] for answer in self.answered),
             "precision_at_5": _precision(self.answered),
-            "map_at_5": _mean(one.average_precision for one in self.answered),
-            "recall_at_5": _mean(one.recall for one in self.answered),
+            "map_at_5": _mean(answer.average_precision for answer in self.answered),
+            "recall_at_5": _mean(answer.recall for answer in self.answered),
             "query_count": len(self.answered),
             "gallery_count": self.gallery_count,
             "encoder": self.encoder,
@@ -82,40 +85,44 @@ class Evaluation:
         }
 
     def worst(self) -> list[Answered]:
-        """Return the queries with the fewest right hits, the nearest wrong ones first."""
-        ranked = sorted(self.answered, key=lambda one: (sum(one.right), one.hits[0].distance if one.hits else 0.0))
+        """Return the ten queries with the fewest right hits; among equals, those with the nearest first hit."""
+        ranked = sorted(
+            self.answered, key=lambda answer: (sum(answer.right), answer.hits[0].distance if answer.hits else 0.0)
+        )
         return ranked[:_WORST]
 
 
 def evaluate(
     gallery: Gallery, encoder: Encoder, queries: Source | None, sample: int | None, stages: Stages
 ) -> Evaluation:
-    """Search a gallery for labelled images and compare what comes back.
+    """Search a gallery for labelled images, and compare the labels of the hits.
 
-    A query that the gallery holds under the same key never answers itself.
+    A query never finds itself: the entry with its key is left out.
 
     Args:
-        gallery: What to search.
-        encoder: The one that made the gallery's codes.
-        queries: Labelled images; None takes them from the gallery itself.
-        sample: At most so many queries, spread evenly; None for all.
-        stages: Shows how far it is.
+        gallery: The gallery to search.
+        encoder: The encoder that made the gallery's codes.
+        queries: Labelled images; None for the gallery's own.
+        sample: Maximum number of queries, spread evenly over all; None for all.
+        stages: Displays the progress.
 
     Raises:
         SourceError: No query has a label, or the gallery is empty.
     """
     total = (queries.count or 0) if queries is not None else gallery.count()
     step = max(1, total // sample) if sample else 1
-    every = _from_source(queries, encoder, step) if queries is not None else _from_gallery(gallery, step)
+    candidates = _from_source(queries, encoder, step) if queries is not None else _from_gallery(gallery, step)
     answered: list[Answered] = []
-    wanted = -(-total // step) if sample is None else min(sample, total or sample)
-    with stages.stage("searching", wanted or None, "queries") as advance:
-        entries = islice((entry for entry in every if entry.label), wanted or None)
+    count = -(-total // step) if sample is None else min(sample, total or sample)
+    with stages.stage("searching", count or None, "queries") as advance:
+        entries = islice((entry for entry in candidates if entry.label), count or None)
         while batch := list(islice(entries, _BATCH)):
             answered += _answer(gallery, batch)
             advance(len(batch))
-    if not answered or not any(one.hits for one in answered):
-        raise SourceError("expected queries with labels and a gallery with images, got none: name some with --queries")
+    if not answered or not any(answer.hits for answer in answered):
+        raise SourceError(
+            "expected queries with labels and a gallery with images, got none: name labelled images with --queries"
+        )
     return Evaluation(gallery.spec.encoder, gallery.count(), answered)
 
 
@@ -124,7 +131,7 @@ def _from_source(source: Source, encoder: Encoder, step: int) -> Iterable[Entry]
         try:
             image = item.image()
         except ImageError:
-            continue  # a query that is no image asks nothing
+            continue
         yield Entry(item.key, encoder.encode_images([image])[0], item.label or "", item.sha256, thumbnail_png(image))
 
 
@@ -145,21 +152,21 @@ def _answer(gallery: Gallery, batch: list[Entry]) -> list[Answered]:
         )
 
     return [
-        Answered(entry, truth, _recall(truth, found))
-        for entry, truth, found in zip(batch, hits(exact=True), hits(exact=False), strict=True)
+        Answered(entry, exact_hits, _recall(exact_hits, index_hits))
+        for entry, exact_hits, index_hits in zip(batch, hits(exact=True), hits(exact=False), strict=True)
     ]
 
 
-def _recall(truth: list[Hit], found: list[Hit]) -> float:
-    """Return which part of the exact hits was found; one as near as the farthest of them is as good."""
-    if not truth:
+def _recall(exact_hits: list[Hit], index_hits: list[Hit]) -> float:
+    """Return the share of the exact hits that the index found. Another hit at the farthest distance counts as found."""
+    if not exact_hits:
         return 1.0
-    farthest = truth[-1].distance * (1 + 1e-5) + 1e-6
-    return sum(hit.distance <= farthest for hit in found) / len(truth)
+    farthest = exact_hits[-1].distance * (1 + 1e-5) + 1e-6
+    return sum(hit.distance <= farthest for hit in index_hits) / len(exact_hits)
 
 
 def _precision(answered: Sequence[Answered]) -> float:
-    return _mean(sum(one.right) / _NEIGHBOURS for one in answered)
+    return _mean(sum(answer.right) / _NEIGHBOURS for answer in answered)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -167,5 +174,5 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def picture(entry: Entry) -> Image.Image | None:
-    """Return an entry's thumbnail as an image; None where it has none."""
+    """Return an entry's thumbnail as an image; None if it has no thumbnail."""
     return Image.open(io.BytesIO(entry.thumbnail_png)) if entry.thumbnail_png else None

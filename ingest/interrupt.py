@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as a wish to stop rather than a blow."""
+"""Turn Ctrl-C and SIGTERM into a request to stop gracefully."""
 
 import signal
 import threading
@@ -9,22 +9,22 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signal(say: Callable[[str], None]) -> Iterator[threading.Event]:
-    """Yield an event that is set by the first Ctrl-C or SIGTERM; the second Ctrl-C interrupts as usual.
+    """Yield an event that the first Ctrl-C or SIGTERM sets. A second one raises KeyboardInterrupt.
 
     Args:
-        say: Tells the user that it was heard.
+        say: Prints a line that confirms the first signal to the user.
     """
     stop = threading.Event()
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    def request_stop(signum: int, frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        say("stopping after the images in hand; once more to stop now")
+        say("stopping after the images in flight; press Ctrl-C again to stop at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""How much machine a gallery takes, from what `benchmarks/scale.py` measured and coefficients.json records."""
+"""Estimates of the machines that a gallery needs, from coefficients.json, which `benchmarks/scale.py` measures."""
 
 import json
 import math
@@ -7,28 +7,30 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from rich.filesize import decimal
+
 from gallery.errors import InvalidInputError
 from gallery.profiles import Memory, find_profile
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-# What the system, the server's own code and searches under way are left of a node's memory.
+# Fraction of a node's RAM for the gallery; the rest is for the OS, the server and running searches.
 _USABLE = 0.8
-# A rebuild stands beside the live version until it is cleaned away, and merging segments needs room once more.
-_DISK_ROOM = 2.0
+# Free disk space to keep, in sizes of the gallery: one for a rebuild beside the live version, one to merge segments.
+_FREE_DISK = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a gallery takes.
+    """Machines that a gallery needs.
 
     Attributes:
-        ram_bytes: Memory that keeps searches off the disk, on all nodes together.
-        disk_bytes: The gallery on disk, on all nodes together, without the room for a rebuild.
-        load_s: Time to encode and store on one loading machine of 2 cores.
-        index_s: Time to build the index, all nodes at work.
-        nodes: How many nodes.
-        fewest_nodes: How many have the memory.
-        formula: How each was reckoned, a line each.
+        ram_bytes: Memory with which searches need not wait for the disk, in bytes, of all nodes together.
+        disk_bytes: Size of the gallery on disk, in bytes, on all nodes together, without the space for a rebuild.
+        load_s: Seconds to encode and store, on one loading machine of 2 cores.
+        index_s: Seconds to build the index, with all nodes working.
+        nodes: Number of nodes.
+        fewest_nodes: The fewest nodes with enough memory.
+        formula: Formula of each figure, one line each.
     """
 
     ram_bytes: float
@@ -41,88 +43,92 @@ class Plan:
 
 
 def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, replicas: int) -> Plan:
-    """Reckon what a gallery of so many images takes.
+    """Estimate the machines that a gallery needs.
 
     Args:
-        images: How many.
-        profile_name: How it is stored.
-        ram_bytes: Memory of a node.
-        nodes: How many nodes; None for as few as have the memory.
-        replicas: How many nodes hold each code.
+        images: Number of images.
+        profile_name: Name of the gallery's storage profile.
+        ram_bytes: Memory of a node, in bytes.
+        nodes: Number of nodes; None for the fewest with enough memory.
+        replicas: Number of nodes that hold each code.
 
     Raises:
-        InvalidInputError: A number is out of its range, or there is no such profile.
+        InvalidInputError: A number is out of its range, or no profile has this name.
     """
-    stored = find_profile(profile_name)
-    measured = _coefficients()[stored.name]
-    placed = {
-        "full codes": (stored.codes, measured["codes_bytes"]),
-        "shortened codes": (stored.shortened, measured["shortened_bytes"]),
-        "graph": (stored.graph, measured["graph_bytes"]),
-        "ids": (stored.ids, measured["ids_bytes"]),
-        "payload": (stored.payload, measured["payload_bytes"]),
+    profile = find_profile(profile_name)
+    measured = _coefficients()[profile.name]
+    sizes = {
+        "full codes": (profile.codes, measured["codes_bytes"]),
+        "shortened codes": (profile.shortened, measured["shortened_bytes"]),
+        "graph": (profile.graph, measured["graph_bytes"]),
+        "ids": (profile.ids, measured["ids_bytes"]),
+        "payload": (profile.payload, measured["payload_bytes"]),
     }
-    kept = {part: size for part, (where, size) in placed.items() if where is not Memory.COLD and size}
+    in_memory = {part: size for part, (memory, size) in sizes.items() if memory is not Memory.COLD and size}
     base = measured["base_bytes"]
-    of_codes = images * replicas * sum(kept.values())
+    images_ram = images * replicas * sum(in_memory.values())
     usable = ram_bytes * _USABLE - base
     if usable <= 0:
         raise InvalidInputError(f"--ram {as_bytes(ram_bytes)}: expected more than {as_bytes(base / _USABLE)} a node")
-    fewest = max(replicas, math.ceil(of_codes / usable))
+    fewest = max(replicas, math.ceil(images_ram / usable))
     count = nodes or fewest
     if count < replicas:
-        raise InvalidInputError(f"--nodes {count}: expected at least {replicas}, as many as there are replicas")
-    ram = of_codes + count * base
-    disk = images * replicas * sum(size for _, size in placed.values())
-    each = images * replicas / count
-    growth = max(1.0, math.log10(max(each, 10.0)) / 6)
-    load_s = images / measured["load_per_s"]
-    index_s = each * measured["index_us"] / 1e6 * growth
-    sizes = " + ".join(f"{size:,.0f} {part}" for part, size in kept.items())
+        raise InvalidInputError(f"--nodes {count}: expected at least {replicas}, the number of replicas")
+    image_disk = sum(size for _, size in sizes.values())
+    images_a_node = images * replicas / count
+    growth = max(1.0, math.log10(max(images_a_node, 10.0)) / 6)
     return Plan(
-        ram,
-        disk,
-        load_s,
-        index_s,
-        count,
-        fewest,
-        (
-            f"RAM   = images × replicas × ({sizes}) bytes + nodes × {as_bytes(base)}",
-            f"disk  = images × replicas × {disk / images / replicas:,.0f} bytes; keep {_DISK_ROOM:g} times that free "
-            "of all else, for a rebuild beside it",
-            f"load  = images / {measured['load_per_s']:,.0f} a second, one loading process; --workers N divides it",
-            f"index = images × replicas / nodes × {measured['index_us']:.0f} µs × log10(of those) / 6, "
-            f"{measured['cores']} cores a node",
-            f"nodes = RAM of the images / ({_USABLE:g} × {as_bytes(ram_bytes)} - {as_bytes(base)}), rounded up, and "
-            f"no fewer than the replicas: {fewest:,}",
-        ),
+        ram_bytes=images_ram + count * base,
+        disk_bytes=images * replicas * image_disk,
+        load_s=images / measured["load_per_s"],
+        index_s=images_a_node * measured["index_us"] / 1e6 * growth,
+        nodes=count,
+        fewest_nodes=fewest,
+        formula=_formula(measured, in_memory, image_disk, ram_bytes, fewest),
+    )
+
+
+def _formula(
+    measured: dict[str, Any], in_memory: dict[str, float], image_disk: float, ram_bytes: float, fewest: int
+) -> tuple[str, ...]:
+    """Return the formula of each figure, in the order in which the command prints the figures."""
+    parts = " + ".join(f"{size:,.0f} {part}" for part, size in in_memory.items())
+    base = as_bytes(measured["base_bytes"])
+    return (
+        f"RAM   = images × replicas × ({parts}) bytes + nodes × {base}",
+        f"disk  = images × replicas × {image_disk:,.0f} bytes; keep {_FREE_DISK:g} times as much free, for a rebuild",
+        f"load  = images / {measured['load_per_s']:,.0f} a second, in one process; --workers N divides it",
+        f"index = n × {measured['index_us']:.0f} µs × log10(n) / 6, with n = images × replicas / nodes and "
+        f"{measured['cores']} cores a node",
+        f"nodes = RAM of the images / ({_USABLE:g} × {as_bytes(ram_bytes)} - {base}), rounded up, and at least as many "
+        f"as replicas: {fewest:,}",
     )
 
 
 def amount(text: str, what: str) -> float:
-    """Read a number with K, M, B, G or T after it, and perhaps "B" for bytes: `100M`, `16GB`.
+    """Parse a number with an optional suffix K, M, B, G or T, and an optional "B" for bytes: `100M`, `16GB`.
+
+    Args:
+        text: The number as the user wrote it.
+        what: Name of the option, for the message.
 
     Raises:
-        InvalidInputError: It is none, or not above 0.
+        InvalidInputError: The text is not such a number, or the number is below 1.
     """
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMBGT]?)B?", text.strip().replace(",", ""), re.IGNORECASE)
-    value = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMBGT]?)B?", text.strip().replace(",", ""), re.IGNORECASE)
+    value = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
     if value < 1:
         raise InvalidInputError(f"{what} {text!r}: expected a number above 0 such as 60000, 100M, 1B or 16GB")
     return value
 
 
 def as_bytes(size: float) -> str:
-    """Write a size for people: "1.9 GB"."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB" if size < 1000 else f"{size:,.0f} TB"
+    """Format a size in bytes for people: "1.9 GB"."""
+    return decimal(round(size))
 
 
 def as_time(seconds: float) -> str:
-    """Write a time for people: "3.2 h"."""
+    """Format a time in seconds for people: "3.2 h"."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length * 1.5:
             return f"{seconds / length:,.1f} {unit}"
@@ -130,7 +136,7 @@ def as_time(seconds: float) -> str:
 
 
 def _coefficients() -> dict[str, dict[str, Any]]:
-    recorded: dict[str, dict[str, Any]] = json.loads(
+    coefficients: dict[str, dict[str, Any]] = json.loads(
         resources.files("ingest").joinpath("coefficients.json").read_text()
     )
-    return recorded
+    return coefficients

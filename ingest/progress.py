@@ -1,4 +1,4 @@
-"""Progress on stderr: bars at a terminal, plain lines anywhere else."""
+"""Progress on stderr: bars on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -21,31 +21,37 @@ from rich.text import Text
 
 
 class Advance(Protocol):
-    """Tells that so many more are done, and where that has become clearer, of how many."""
+    """Reports progress of a stage."""
 
     def __call__(self, count: int, total: int | None = None) -> None:
-        """Show it."""
+        """Report that `count` more items are done.
+
+        Args:
+            count: Number of items done since the last call.
+            total: Number of all items, if it is known better now; None leaves it as it is.
+        """
         ...
 
 
+# Seconds between two lines of one stage: a log stays short, and a reader still sees that the job is alive.
 _LINE_EVERY_S = 2.0
 
 
 class Stages:
-    """Shows how far each stage of a job is. Use it in a `with`; stages may run at once."""
+    """Displays the progress of a job's stages, which may run concurrently. A context manager."""
 
     def __init__(self) -> None:
-        """Choose bars or lines by what stderr is."""
+        """Choose bars if stderr is a terminal, and lines otherwise."""
         self._bars: Progress | None = _bars() if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Stages":
-        """Begin to draw."""
+        """Start drawing the bars."""
         if self._bars:
             self._bars.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Leave the last state standing."""
+        """Stop drawing, and leave the bars as they are."""
         if self._bars:
             self._bars.stop()
 
@@ -58,15 +64,15 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-        """Show one stage while the block runs.
+        """Display one stage while the block runs.
 
         Args:
-            name: What is being done: "encoding".
-            total: How many there are to do; None where the stage can't tell how far it is.
-            unit: What is counted.
+            name: Name of the stage, such as "loading".
+            total: Number of items to do; None if it is unknown.
+            unit: The items, in the plural.
 
         Yields:
-            A function to call with how many more are done.
+            A function that reports progress.
         """
         if self._bars is None:
             lines = _Lines(name, total, unit)
@@ -85,11 +91,11 @@ class Stages:
 
 
 class _Lines:
-    """A stage as plain lines, one every two seconds and one at its end."""
+    """A stage displayed as lines: one every two seconds, and one at the end."""
 
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self._name, self._total, self._unit = name, total, unit
-        self._begun = self._told = time.monotonic()
+        self._begun = self._printed = time.monotonic()
         self._done = 0
         if total is None:
             print(f"{name} …", file=sys.stderr, flush=True)
@@ -98,9 +104,9 @@ class _Lines:
         self._done += count
         self._total = total or self._total
         now = time.monotonic()
-        if now - self._told < _LINE_EVERY_S:
+        if now - self._printed < _LINE_EVERY_S:
             return
-        self._told = now
+        self._printed = now
         rate = self._done / (now - self._begun)
         line = f"{self._name} {self._done:,}"
         if self._total:
@@ -120,7 +126,7 @@ class _Lines:
 
 
 class _Rate(ProgressColumn):
-    """Finished steps a second, over the whole stage."""
+    """Items done a second, averaged over the whole stage."""
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time or task.elapsed

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing else: the figures, and the worst queries as pictures."""
+"""The report of an evaluation: one self-contained HTML file with the figures and the worst queries as pictures."""
 
 import base64
 from html import escape
@@ -36,11 +36,11 @@ def html(spec: GallerySpec, evaluation: Evaluation) -> str:
 <html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>
 <h1>{title}</h1>
 <p>{figures["query_count"]:,} queries against {figures["gallery_count"]:,} images, encoder {escape(spec.encoder)}.
-The precisions are of exact search: what they lack is the encoder's doing. The recall is the index's.</p>
+The precisions are of exact search and measure the encoder. The recall measures the index.</p>
 {_table(rows)}
 <h2>precision@5 by label</h2>
 {_table(labels)}
-<h2>The queries that fail worst</h2>
+<h2>The worst queries</h2>
 {"".join(map(_figure, evaluation.worst()))}
 </html>
 """
@@ -51,7 +51,7 @@ def _table(rows: dict[str, str]) -> str:
     return f"<table>{cells}</table>"
 
 
-def _figure(one: Answered) -> str:
-    name = f"{one.query.key} is {one.query.label}"
-    image = png(draw_sheet(picture(one.query), name, one.hits))
+def _figure(answer: Answered) -> str:
+    name = f"{answer.query.key} is {answer.query.label}"
+    image = png(draw_sheet(picture(answer.query), name, answer.hits))
     return f'<img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'

@@ -1,4 +1,4 @@
-"""The digits in tests/data, as the pieces that tests need."""
+"""The digits of tests/data, as a source, as a gallery and as entries."""
 
 import gzip
 import io
@@ -30,9 +30,10 @@ def read(stem: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 class Digits:
-    """A source of the 400 train digits, or the first of them."""
+    """A source of the first `count` of 400 train digits. It can't be opened by its place."""
 
-    name = "digits/train"
+    name = place = "digits/train"
+    notes = ()
 
     def __init__(self, count: int = 400) -> None:
         self._images, self._labels = (part[:count] for part in read("train"))
@@ -49,15 +50,16 @@ def build(store: Store, encoder: Encoder, name: str = "digits", count: int = 400
         name, encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size, sources=("digits/train",)
     )
     with closing(store.build(spec, rebuild=rebuild)) as building:
-        return load_and_publish(building, Digits(count), "digits", encoder, Stages())[0]
+        return load_and_publish(building, Digits(count), encoder, Stages())[0]
 
 
 def png(image: Image.Image) -> bytes:
+    """Return the image as a PNG file."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
 def entries(codes: NDArray[np.float32], labels: str = "ab") -> list[Entry]:
-    """Make entries `k0`, `k1`, … with labels in turn."""
+    """Return entries `k0`, `k1`, …, labelled with the letters in turn."""
     return [Entry(f"k{i}", code, labels[i % len(labels)], f"{i:064x}", b"png%d" % i) for i, code in enumerate(codes)]

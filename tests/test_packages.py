@@ -1,4 +1,4 @@
-"""What holds for each package as a whole: its public names, and what importing it loads."""
+"""Each package as a whole: its public names, and the modules that importing it loads."""
 
 import importlib
 import inspect
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PACKAGES = ["gallery", "encoder_service"]
+PACKAGES = ["gallery", "encoder_service", "ingest", "training"]
 
 
 @pytest.mark.parametrize("name", PACKAGES)

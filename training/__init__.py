@@ -1,6 +1,8 @@
-"""Training autoencoders: the only place that imports TensorFlow."""
+"""Training autoencoders: the only package that imports TensorFlow.
 
-import os
+`import training` itself does not. From Python, call `training.recipes.train_and_export`.
+"""
 
-# TensorFlow is chatty on stderr; its errors come through as exceptions all the same.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from training.errors import CollapseError, ParityError, RecipeError, TrainingError
+
+__all__ = ["CollapseError", "ParityError", "RecipeError", "TrainingError"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -16,42 +17,52 @@ from training.errors import RecipeError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-app = typer.Typer(
-    help="Train encoders. Needs TensorFlow: pip install 'lookalike[train]'.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
-)
+_HELP = "Train encoders. Needs TensorFlow: pip install '.[train]' in a clone of Lookalike."
+
+app = terminal.new_app(_HELP)
 
 
-@app.callback()
+@app.callback(help=_HELP)
 def autoencoder() -> None:
-    """Train encoders. Needs TensorFlow: pip install 'lookalike[train]'."""
+    """Keep `train` a subcommand, although it is the only one."""
 
 
 @app.command()
 def train(
-    source: Annotated[str, typer.Argument(help="mnist, fashion-mnist, or a folder of images.")],
-    name: Annotated[str, typer.Option(help="Name of the encoder, kept in the user's models folder.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder for the encoder instead; its name is the encoder's.")] = None,
-    arch: Annotated[str, typer.Option(help="Architecture: contrastive, or seed.")] = "contrastive",
+    source: Annotated[
+        str, typer.Argument(help="mnist, fashion-mnist, or the path of a folder, archive or array of images.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the encoder, which is saved in the user's models folder.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Save the encoder in this folder instead. Its name is the folder's name.")
+    ] = None,
+    arch: Annotated[str, typer.Option(help="Architecture: contrastive or seed.")] = "contrastive",
     size: Annotated[
-        int, typer.Option(min=0, help="Height and width of the encoder's inputs, in pixels; 0 for the source's own.")
+        int,
+        typer.Option(
+            min=0, help="Height and width of the encoder's inputs, in pixels. 0: 28 for a dataset, 64 for a path."
+        ),
     ] = 0,
-    channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour; 0 for the source's own.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="How often every image is seen; the recipe's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Random seed: the same one gives the same weights.")] = 7,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on at most so many images.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
+    channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour. 0: 1 for a dataset, 3 for a path.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training images. Default: as in the recipe.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
+    ] = 7,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to train on.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted training.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train an encoder without labels, and write it with its model card and pictures. Ctrl-C keeps the best so far.
+    """Train an encoder without labels.
 
-    A dataset's inputs are 28 pixels and grey; a folder's are 64 pixels and in colour.
+    Writes the encoder, its model card and pictures of the training. Ctrl-C ends the training early and keeps the best
+    epoch so far. A training that is killed can be resumed with --resume.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise RecipeError("training needs TensorFlow, which is not installed: pip install 'lookalike[train]'")
+        raise RecipeError(
+            "training needs TensorFlow, which is not installed: pip install '.[train]' in a clone of Lookalike"
+        )
     if not (name or out):
         raise RecipeError("expected --name for the user's models folder, or --out FOLDER, got neither")
     if not (out or _NAME.fullmatch(name)):
@@ -63,6 +74,8 @@ def train(
     shape = {"size": size or (28 if is_dataset else 64), "channels": channels or (1 if is_dataset else 3)}
     if shape["channels"] not in (1, 3):
         raise RecipeError(f"channels: expected 1 or 3, got {channels}")
+    # TensorFlow reads this when it is imported. It logs hints on this machine's processor otherwise; errors are raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from training.recipes import train_and_export
 
     card = train_and_export(source, arch, folder, **shape, seed=seed, epochs=epochs, limit=limit, resume=resume)
@@ -71,7 +84,7 @@ def train(
         return
     metrics = card["metrics"]
     print(f"{folder}: encoder {card['name']} ({card['fingerprint'][:8]}…), epoch {card['epochs']['kept']} kept")
-    print(f"test MSE {metrics['test_mse']:.5f}, where the mean image gives {metrics['mean_image_mse']:.5f}")
+    print(f"test MSE {metrics['test_mse']:.5f}; the mean image as every answer has {metrics['mean_image_mse']:.5f}")
 
 
 def main() -> None:

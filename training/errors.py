@@ -1,21 +1,29 @@
-"""What can go wrong in training, as further leaves of the tree in `gallery.errors`.
+"""The errors of training; they extend the tree of `gallery.errors`.
 
+LookalikeError
+└── TrainingError         the training has no usable result
+    ├── CollapseError     the model gives the same answer for every image
+    └── ParityError       the exported files differ from the trained model
 InvalidInputError
-├── RecipeError       no such architecture, or too little to train on
-├── CollapseError     the model answers the same for every image
-└── ParityError       the exported files don't give what the trained model gives
+└── RecipeError           an unknown architecture, or too few images
 """
 
-from gallery.errors import InvalidInputError
+from gallery.errors import InvalidInputError, LookalikeError
 
 
 class RecipeError(InvalidInputError):
-    """The training that was asked for can't be done."""
+    """The requested training is impossible, for example because there are too few images."""
 
 
-class CollapseError(InvalidInputError):
+class TrainingError(LookalikeError):
+    """The training ended without a usable encoder; nothing is exported."""
+
+    exit_code = 3
+
+
+class CollapseError(TrainingError):
     """The model learned to give the same answer for every image; nothing is exported."""
 
 
-class ParityError(InvalidInputError):
-    """The exported files don't give the trained model's codes; nothing is exported."""
+class ParityError(TrainingError):
+    """The exported files give other results than the trained model; nothing is exported."""

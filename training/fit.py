@@ -1,4 +1,4 @@
-"""The training loop. No labels come in here."""
+"""The training loop. It never sees labels."""
 
 import json
 import time
@@ -15,39 +15,41 @@ from numpy.typing import NDArray
 from ingest.progress import Advance, Stages
 from training.errors import CollapseError, RecipeError
 from training.model import Autoencoder
-from training.negatives import strange
+from training.negatives import out_of_distribution
 from training.views import VIEWS
 
-# A model whose error is above this part of the best constant answer's has learned next to nothing.
+# Largest allowed MSE, as a fraction of the best constant answer's. A model above it has learned next to nothing.
 _COLLAPSED = 0.8
-# It has this many steps to get below, and a code dimension this little spread (of the widest) is dead.
+# Training steps before the first check for a collapse, so that a slow start is not taken for one.
 _PATIENCE_STEPS = 600
+# A code dimension whose standard deviation is below this fraction of the widest dimension's is dead.
 _DEAD = 1e-3
-
-_HELD_OUT = 2048
-"""How many held-out images the loss is followed on."""
+# Held-out images on which the loss is measured after each epoch: enough for a stable mean, few enough to be quick.
+_MEASURED = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How an architecture is trained: Adam, warmed up, then down a cosine to zero.
+    """Settings for training an architecture with Adam, whose learning rate warms up and then decays to 0 on a cosine.
 
-    The loss is `reconstruct` times the binary cross-entropy of what the decoder gives back, and `contrast` times the
-    cross-entropy of telling, by code alone, which of a batch's views show the same image (the NT-Xent loss of
-    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020).
+    The loss is a weighted sum of three terms:
+
+    - the binary cross-entropy between images and their reconstructions;
+    - the NT-Xent loss of Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020:
+      the cross-entropy of finding, by code alone, the other view of the same image in the batch;
+    - the binary cross-entropy between black and the reconstructions of out-of-distribution images.
 
     The article's own recipe, squared error behind a sigmoid, mostly ends in an all-black answer.
 
     Attributes:
-        epochs: How often every training image is seen.
-        batch: Images of one step.
-        learning_rate: The highest it gets.
-        views: Name of the invariances, one of `VIEWS`.
-        reconstruct: Weight of the reconstruction.
-        contrast: Weight of the contrast; 0 leaves it out.
-        temperature: Sharpness of the contrast; smaller is sharper.
-        strange: Weight of giving back nothing of what is like none of the data (see `training.negatives`); 0 leaves it
-            out.
+        epochs: Passes over the training images.
+        batch: Images per step.
+        learning_rate: Peak learning rate.
+        views: Name of the random augmentations, one of `VIEWS`.
+        reconstruct: Weight of the reconstruction loss.
+        contrast: Weight of the NT-Xent loss; 0 leaves it out.
+        temperature: Temperature of the NT-Xent loss; a smaller one is sharper.
+        negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 leaves it out.
     """
 
     epochs: int
@@ -57,35 +59,41 @@ class Recipe:
     reconstruct: float = 1.0
     contrast: float = 0.0
     temperature: float = 0.2
-    strange: float = 0.0
+    negatives: float = 0.0
 
 
 @dataclass(slots=True)
 class History:
-    """What each epoch came to.
+    """The figures of each epoch so far.
 
     Attributes:
-        train_loss: Mean loss of the epoch's steps.
-        loss: Loss on held-out images, which the best epoch is chosen by.
-        mse: Mean squared error of held-out images' reconstructions.
-        seconds: How long it took.
-        interrupted: Whether the user stopped it.
+        train_loss: Mean loss over the steps of the epoch.
+        loss: Loss on held-out images after the epoch. The epoch with the smallest one is kept.
+        mse: Mean squared error of the reconstructions of held-out images after the epoch.
+        seconds: Duration of the epoch.
     """
 
     train_loss: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     mse: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    interrupted: bool = False
 
     @property
     def best(self) -> int:
-        """The epoch, from 1, with the smallest loss on held-out images."""
+        """The epoch with the smallest loss on held-out images, counted from 1."""
         return 1 + int(np.argmin(self.loss))
 
 
 def fix_seed(seed: int) -> None:
-    """Make building and training give the same weights each time on the same machine."""
+    """Make building and training a model reproducible.
+
+    The same seed gives the same weights on the same machine with the same number of CPU cores, however busy they are.
+    Another processor or number of cores rounds differently.
+
+    This resets the global state of Keras. Otherwise a second training in this process would number its layers from
+    where the first one ended, and their names, which are in the exported files, would change the fingerprint.
+    """
+    keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
 
@@ -99,33 +107,36 @@ def fit(
     state: Path,
     stages: Stages,
 ) -> History:
-    """Train a model in place and leave it at its best epoch.
+    """Train a model in place and leave it with the weights of its best epoch.
 
-    Ctrl-C ends it early: the best so far stays.
+    Ctrl-C ends the training early and keeps the best epoch so far.
 
     Args:
         model: Freshly built, after `fix_seed`.
-        train: (n, h, w, c), 0 to 255; may lie on disk, only batches of it are read.
-        held_out: (m, h, w, c), never trained on.
-        recipe: How.
-        seed: Orders the images.
-        state: Folder for what is needed to go on after an interruption. Where it holds something, training goes on
-            from there.
-        stages: Shows how far it is.
+        train: (n, h, w, c) uint8, 0 to 255. It may be mapped from disk: one batch is read at a time.
+        held_out: (m, h, w, c) uint8, 0 to 255, never trained on.
+        recipe: Settings of the training.
+        seed: Seed of the order of the images.
+        state: Folder for checkpoints, created if missing. Training resumes from the checkpoint in it, if there is one.
+        stages: Shows the progress.
+
+    Returns:
+        The figures of each epoch, those before an interruption included.
 
     Raises:
-        RecipeError: There are fewer images than one step takes.
+        RecipeError: `train` has fewer images than one step takes, or `held_out` is empty.
         CollapseError: The error stays near that of a constant answer, or most code dimensions are dead.
+        KeyboardInterrupt: Ctrl-C came before the end of the first epoch.
     """
     if len(train) < recipe.batch or not len(held_out):
         raise RecipeError(f"expected at least {recipe.batch} images to train on and one more, got {len(train)}")
-    held_out = held_out[:_HELD_OUT]
+    held_out = held_out[:_MEASURED]
     loop = _Loop(model, recipe, len(train) // recipe.batch)
-    history, best = _resumed(state, loop)
-    begun = len(history.loss)
-    with stages.stage("training", (recipe.epochs - begun) * loop.steps, "steps") as advance:
+    history, best = _restore(state, loop)
+    first = len(history.loss)
+    with stages.stage("training", (recipe.epochs - first) * loop.steps, "steps") as advance:
         try:
-            for epoch in range(begun, recipe.epochs):
+            for epoch in range(first, recipe.epochs):
                 _run_epoch(loop, train, held_out, np.random.default_rng([seed, epoch]), history, advance)
                 if (epoch + 1) * loop.steps >= _PATIENCE_STEPS or epoch + 1 == recipe.epochs:
                     _check_collapse(model, held_out, history)
@@ -134,24 +145,31 @@ def fit(
                 _save(state, loop, history, best)
                 stages.say(
                     f"epoch {epoch + 1} of {recipe.epochs}: loss {history.train_loss[-1]:.4f}, "
-                    f"held out {history.loss[-1]:.4f}, MSE {history.mse[-1]:.5f}"
+                    f"held-out loss {history.loss[-1]:.4f}, MSE {history.mse[-1]:.5f}"
                 )
         except KeyboardInterrupt:
             if not history.loss:
                 raise
-            history.interrupted = True
             stages.say(f"stopped in epoch {len(history.loss) + 1}: keeping epoch {history.best}, the best so far")
     model.whole.set_weights(best)
     return history
 
 
 def inputs(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return pixels, 0 to 255, as inputs, 0 to 1."""
+    """Convert uint8 pixels, 0 to 255, into float32 inputs, 0 to 1, of the same shape."""
     return pixels.astype(np.float32) / np.float32(255)
 
 
 def mse(model: Autoencoder, pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error between images, (n, h, w, c), and what the model makes of them, in [0, 1]."""
+    """Return the mean squared error of a model's reconstructions.
+
+    Args:
+        model: The autoencoder.
+        pixels: (n, h, w, c) uint8, 0 to 255.
+
+    Returns:
+        The mean over all images, computed on values in [0, 1].
+    """
     errors = [
         np.square(model.whole(inputs(batch), training=False).numpy() - inputs(batch)).mean(axis=(1, 2, 3))
         for batch in batches(pixels)
@@ -160,34 +178,34 @@ def mse(model: Autoencoder, pixels: NDArray[np.uint8]) -> float:
 
 
 def constant_mse(pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error of the best constant answer, the mean image."""
+    """Return the mean squared error of answering every image, (n, h, w, c) uint8, with the mean image."""
     return all_black_mse(pixels) - float(np.square(pixels.mean(axis=0) / 255).mean())
 
 
 def all_black_mse(pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error of black for an answer."""
+    """Return the mean squared error of answering every image, (n, h, w, c) uint8, with black."""
     return float(np.mean([np.square(inputs(image)).mean() for image in pixels]))
 
 
 def batches(pixels: NDArray[np.uint8], rows: NDArray[np.intp] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Read images, (n, h, w, c), or those in `rows`, 256 at a time."""
+    """Yield the given rows of images, (n, h, w, c), or all of them, 256 at a time."""
     rows = np.arange(len(pixels)) if rows is None else rows
     for start in range(0, len(rows), 256):
         yield pixels[rows[start : start + 256]]
 
 
-def _cross_entropy(images: tf.Tensor, given_back: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(keras.losses.binary_crossentropy(images, given_back))
+def _cross_entropy(images: tf.Tensor, reconstructions: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(keras.losses.binary_crossentropy(images, reconstructions))
 
 
 class _Loop:
-    """The model with its optimiser and the two compiled steps."""
+    """A model with its optimiser and two compiled functions: the training step and the held-out loss."""
 
     def __init__(self, model: Autoencoder, recipe: Recipe, steps: int) -> None:
         total = recipe.epochs * steps
-        warm = min(500, total // 4)
+        warmup = min(500, total // 4)
         schedule = optimizers.schedules.CosineDecay(
-            0.0, total - warm, warmup_target=recipe.learning_rate, warmup_steps=warm, alpha=0.0
+            0.0, total - warmup, warmup_target=recipe.learning_rate, warmup_steps=warmup, alpha=0.0
         )
         self.model = model
         self.recipe = recipe
@@ -207,22 +225,24 @@ class _Loop:
     def _loss(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         recipe, count = self.recipe, tf.shape(images)[0]
         seen, clean = VIEWS[recipe.views](images)
-        decoded = tf.concat([seen, strange(images)], 0) if recipe.strange else seen
-        shown = tf.concat([decoded, VIEWS[recipe.views](images)[0]], 0) if recipe.contrast else decoded
-        codes = self.model.encoder(shown, training=training)
-        given_back = self.model.decoder(codes[: tf.shape(decoded)[0]], training=training)
-        loss = recipe.reconstruct * _cross_entropy(clean, given_back[:count])
-        if recipe.strange:
-            loss += recipe.strange * _cross_entropy(tf.zeros_like(given_back[count:]), given_back[count:])
+        decoded = tf.concat([seen, out_of_distribution(images)], 0) if recipe.negatives else seen
+        encoded = tf.concat([decoded, VIEWS[recipe.views](images)[0]], 0) if recipe.contrast else decoded
+        codes = self.model.encoder(encoded, training=training)
+        reconstructions = self.model.decoder(codes[: tf.shape(decoded)[0]], training=training)
+        loss = recipe.reconstruct * _cross_entropy(clean, reconstructions[:count])
+        if recipe.negatives:
+            negatives = reconstructions[count:]
+            loss += recipe.negatives * _cross_entropy(tf.zeros_like(negatives), negatives)
         if recipe.contrast:
             loss += recipe.contrast * self._nt_xent(tf.concat([codes[:count], codes[-count:]], 0), count)
         return loss
 
     def _nt_xent(self, codes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        likeness = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
-        likeness -= 1e9 * tf.eye(2 * count)  # a view is not its own partner
+        """Return the NT-Xent loss of codes, (2n, 128), of which i and i + n are two views of the same image."""
+        similarities = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
+        similarities -= 1e9 * tf.eye(2 * count)  # a view is not its own partner
         partners = tf.concat([tf.range(count, 2 * count), tf.range(count)], 0)
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(partners, likeness))
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(partners, similarities))
 
 
 def _run_epoch(
@@ -237,15 +257,15 @@ def _run_epoch(
     order = chance.permutation(len(train))
     losses = []
     for start in range(0, loop.steps * loop.recipe.batch, loop.recipe.batch):
-        rows = np.sort(order[start : start + loop.recipe.batch])  # in the order they lie on disk
+        rows = np.sort(order[start : start + loop.recipe.batch])  # in their order on disk, for fewer seeks
         losses.append(float(loop.step(tf.constant(inputs(train[rows])))))
         advance(1)
-    # in even parts: the loss of a small rest would count as much as a large part's
+    # parts of equal size, because their losses are averaged without weights
     parts = np.array_split(held_out, -(-len(held_out) // loop.recipe.batch))
-    followed = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in parts]
+    held_out_losses = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in parts]
     error = mse(loop.model, held_out)
     history.train_loss.append(float(np.mean(losses)))
-    history.loss.append(float(np.mean(followed)))
+    history.loss.append(float(np.mean(held_out_losses)))
     history.mse.append(error)
     history.seconds.append(time.monotonic() - begun)
 
@@ -254,16 +274,16 @@ def _check_collapse(model: Autoencoder, held_out: NDArray[np.uint8], history: Hi
     constant = constant_mse(held_out)
     if not history.mse[-1] < _COLLAPSED * constant:
         raise CollapseError(
-            f"the autoencoder collapsed: after epoch {len(history.mse)} its MSE is {history.mse[-1]:.5f}, and giving "
-            f"the mean image each time gives {constant:.5f}: train longer, on more images, or with another --seed; "
-            "nothing is exported"
+            f"the autoencoder collapsed: after epoch {len(history.mse)}, expected an MSE below "
+            f"{_COLLAPSED * constant:.5f} ({_COLLAPSED} times that of the mean image), got {history.mse[-1]:.5f}: "
+            "train longer, on more images or with another --seed; nothing is exported"
         )
     spread = model.encoder(inputs(held_out[:512]), training=False).numpy().std(axis=0)
     dead = int((spread < _DEAD * spread.max()).sum())
     if dead > len(spread) // 2:
         raise CollapseError(
-            f"the code collapsed: {dead} of its {len(spread)} numbers are the same for every image: try another "
-            "--seed or a smaller learning rate; nothing is exported"
+            f"the code collapsed: {dead} of its {len(spread)} numbers are the same for every image: train with "
+            "another --seed or on more varied images; nothing is exported"
         )
 
 
@@ -272,18 +292,19 @@ def _checkpoint(loop: _Loop) -> tf.train.Checkpoint:
 
 
 def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.float32]]) -> None:
-    """Keep what the next run needs to go on; history.json comes last and makes the rest count."""
+    """Write a checkpoint. history.json is written last: a checkpoint without it is ignored."""
     state.mkdir(parents=True, exist_ok=True)
     _checkpoint(loop).write(str(state / "last"))
     np.savez(state / "best.npz", *best)
-    kept = {name: getattr(history, name) for name in ("train_loss", "loss", "mse", "seconds")}
-    (state / "history.json").write_text(json.dumps(kept))
+    figures = {name: getattr(history, name) for name in ("train_loss", "loss", "mse", "seconds")}
+    (state / "history.json").write_text(json.dumps(figures))
 
 
-def _resumed(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32]]]:
+def _restore(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32]]]:
+    """Load the checkpoint into the loop; return the history so far and the weights of its best epoch."""
     if not (state / "history.json").exists():
         return History(), loop.model.whole.get_weights()
     _checkpoint(loop).read(str(state / "last")).assert_existing_objects_matched()
-    with np.load(state / "best.npz") as kept:
-        best = [kept[name] for name in kept.files]
+    with np.load(state / "best.npz") as file:
+        best = [file[name] for name in file.files]
     return History(**json.loads((state / "history.json").read_text())), best

@@ -1,4 +1,4 @@
-"""The architectures, each as an encoder and a decoder, with shapes at the line ends."""
+"""The architectures. Each is a function that builds an encoder and a decoder; shapes are at the line ends."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ from encoder_service.errors import InputShapeError
 
 @dataclass(frozen=True, slots=True)
 class Autoencoder:
-    """An encoder and a decoder that have yet to learn, or have.
+    """An encoder and its decoder, trained or not.
 
     Attributes:
-        encoder: (n, h, w, c) in [0, 1] to (n, 128).
-        decoder: (n, 128) to (n, h, w, c) in [0, 1].
-        whole: One after the other.
+        encoder: Maps (n, h, w, c) in [0, 1] to (n, 128).
+        decoder: Maps (n, 128) to (n, h, w, c) in [0, 1].
+        whole: The encoder followed by the decoder, with the same weights.
     """
 
     encoder: keras.Model
@@ -30,7 +30,7 @@ def seed(input_shape: tuple[int, int, int] = (28, 28, 1)) -> Autoencoder:
     The source is "Building Autoencoders in Keras" (François Chollet, blog.keras.io, 2016), the convolutional one.
 
     Raises:
-        InputShapeError: The input is not (28, 28, 1), the only shape it is made for.
+        InputShapeError: The input shape is not (28, 28, 1), the only one that the article's layers fit.
     """
     if input_shape != (28, 28, 1):
         raise InputShapeError(f"architecture seed: expected inputs of (28, 28, 1), got {input_shape}")
@@ -57,15 +57,15 @@ def seed(input_shape: tuple[int, int, int] = (28, 28, 1)) -> Autoencoder:
 
 
 def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
-    """Build a convolutional autoencoder whose codes have length 1, to be trained on several views of each image.
+    """Build a convolutional autoencoder with codes of length 1, for training on several views of each image.
 
-    About 450,000 parameters to encode (28, 28, 1), which takes about 0.1 ms on one thread.
+    Its encoder has about 450,000 parameters for inputs of (28, 28, 1), and encodes one in about 0.1 ms on one thread.
 
     Args:
-        input_shape: (height, width, channels), at least 16 pixels a side.
+        input_shape: (height, width, channels), with a height and width of at least 16 pixels.
 
     Raises:
-        InputShapeError: The input is smaller.
+        InputShapeError: The height or width is less than 16 pixels.
     """
     height, width, channels = input_shape
     if min(height, width) < 16:
@@ -79,7 +79,7 @@ def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
     while min(sizes[-1]) > 8:
         x = _halve()(_block(64)(x))
         sizes.append(x.shape[1:3])
-    x = _block(128)(x)  # (n, 7, 7, 128) of (28, 28, 1)
+    x = _block(128)(x)  # (n, 7, 7, 128) for inputs of (28, 28, 1)
     x = _block(112, strides=2)(x)  # (n, 4, 4, 112)
     smallest = x.shape[1:3]
     x = layers.Dense(128)(layers.Flatten()(x))
@@ -104,7 +104,7 @@ def _halve() -> keras.Layer:
 
 
 def _resized(height: int, width: int) -> keras.Layer:
-    # UpSampling2D(2) gives the same and can't be exported: Keras makes it of steps that LiteRT does not have.
+    # UpSampling2D(2) gives the same result but can't be exported: Keras builds it from ops that LiteRT lacks.
     return layers.Resizing(height, width, interpolation="nearest")
 
 
@@ -118,19 +118,19 @@ def _norm() -> keras.Layer:
 
 
 class FusedNormalization(layers.BatchNormalization):
-    """Batch normalisation in one pass: in training five times as fast on a CPU as Keras's own, with the same result.
+    """Batch normalisation as one fused op: on a CPU, five times as fast as Keras's own in training.
 
-    But for one thing: the moving variance is that of a sample, n / (n - 1) of Keras's.
+    The result is the same, except that the moving variance is the sample variance, n / (n - 1) times Keras's.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Normalise (n, h, w, c) by this batch when training and not frozen; anything else is left to Keras."""
+        """Normalise (n, h, w, c) by the batch's own statistics in training; leave every other case to Keras."""
         if not (training and self.trainable) or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
-        nothing = tf.zeros([0])
-        step = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=self.gamma, offset=self.beta, mean=nothing, variance=nothing, epsilon=self.epsilon
+        empty = tf.zeros([0])
+        fused = tf.raw_ops.FusedBatchNormV3(
+            x=inputs, scale=self.gamma, offset=self.beta, mean=empty, variance=empty, epsilon=self.epsilon
         )
-        for moving, now in ((self.moving_mean, step.batch_mean), (self.moving_variance, step.batch_variance)):
-            moving.assign(self.momentum * moving + (1 - self.momentum) * now)
-        return step.y
+        for moving, batch in ((self.moving_mean, fused.batch_mean), (self.moving_variance, fused.batch_variance)):
+            moving.assign(self.momentum * moving + (1 - self.momentum) * batch)
+        return fused.y

@@ -1,8 +1,9 @@
-"""Pictures that are like none of the data, made of nothing else: what a decoder is to learn not to give back.
+"""Synthetic out-of-distribution images, built from pieces of the training images.
 
-A decoder gives back more than it was taught: one of digits has all the strokes for a letter. When it is taught to
-answer pieces of its own images, wrongly put together, with nothing, it leaves out other pictures too, and their error
-shows it. The source is Munawar et al., "Limiting the Reconstruction Capability of Generative Neural Network Using
+The decoder is trained *not* to reconstruct them. A decoder can reconstruct more than its training images: one trained
+on digits has all the strokes that a letter needs. After it has learned to answer wrongly assembled pieces of its own
+images with black, it reconstructs other foreign images badly too, and their reconstruction error shows that they are
+foreign. The source is Munawar et al., "Limiting the Reconstruction Capability of Generative Neural Network Using
 Negative Learning", 2017.
 """
 
@@ -11,11 +12,18 @@ from collections.abc import Callable
 import tensorflow as tf
 
 
-def strange(images: tf.Tensor) -> tf.Tensor:
-    """Make of square images, (n, h, h, c), n at least 5, about as many that are none: n // 5 in each of five ways.
+def out_of_distribution(images: tf.Tensor) -> tf.Tensor:
+    """Build out-of-distribution images, n // 5 in each of five ways.
 
-    A quarter of a turn, flipped top to bottom, halves of two joined, halves exchanged, one laid over another. Some
-    stay what they were, such as a flipped 8: what is given back of those fades a little.
+    In order: turned by a quarter, flipped top to bottom, halves of two images joined, the two halves of one image
+    exchanged, two images overlaid. Some results still look like the data, such as a flipped 8. Training on them makes
+    the reconstruction of the real ones slightly darker.
+
+    Args:
+        images: Square, (n, h, h, c) in [0, 1], n at least 5.
+
+    Returns:
+        (5 * (n // 5), h, h, c) in [0, 1].
     """
     ways = (_turned, _flipped, _joined, _exchanged, _overlaid)
     each = tf.shape(images)[0] // len(ways)
@@ -26,8 +34,8 @@ def strange(images: tf.Tensor) -> tf.Tensor:
 
 
 def _turned(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-    turned = _transposed(images)
-    return tf.where(_half_of(images), turned[:, ::-1], turned[:, :, ::-1])
+    transposed = _transposed(images)
+    return tf.where(_coin(images), transposed[:, ::-1], transposed[:, :, ::-1])
 
 
 def _flipped(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
@@ -36,26 +44,29 @@ def _flipped(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
 
 def _joined(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     middle = images.shape[1] // 2
-    return _either_way(lambda x, y: tf.concat([x[:, :middle], y[:, middle:]], 1), images, others)
+    return _either_axis(lambda x, y: tf.concat([x[:, :middle], y[:, middle:]], 1), images, others)
 
 
 def _exchanged(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
-    return _either_way(lambda x, _: tf.roll(x, images.shape[1] // 2, 1), images, images)
+    return _either_axis(lambda x, _: tf.roll(x, images.shape[1] // 2, 1), images, images)
 
 
 def _overlaid(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     return tf.maximum(images, others)
 
 
-def _either_way(change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Change half of the images from top to bottom and the others from left to right."""
-    sideways = _transposed(change(_transposed(images), _transposed(others)))
-    return tf.where(_half_of(images), change(images, others), sideways)
+def _either_axis(
+    change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], images: tf.Tensor, others: tf.Tensor
+) -> tf.Tensor:
+    """Apply a change along the rows to a random half of the images, and along the columns to the others."""
+    along_columns = _transposed(change(_transposed(images), _transposed(others)))
+    return tf.where(_coin(images), change(images, others), along_columns)
 
 
 def _transposed(images: tf.Tensor) -> tf.Tensor:
     return tf.transpose(images, [0, 2, 1, 3])
 
 
-def _half_of(images: tf.Tensor) -> tf.Tensor:
+def _coin(images: tf.Tensor) -> tf.Tensor:
+    """Toss a coin for each image: (n, 1, 1, 1), bool."""
     return tf.random.uniform([tf.shape(images)[0], 1, 1, 1]) < 0.5

@@ -1,4 +1,4 @@
-"""What a training came to, as pictures beside the encoder: losses.png, reconstructions.png, map.png."""
+"""The pictures that are written beside a trained encoder: losses.png, reconstructions.png and map.png."""
 
 from pathlib import Path
 
@@ -14,18 +14,21 @@ from matplotlib import pyplot as plt
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 
+# Held-out images in reconstructions.png.
 _SHOWN = 10
-_THUMBNAIL = 22  # points
-_APART = 0.045  # of the way from the map's first code to its last: closer than that, thumbnails would cover each other
+# Height of a thumbnail on the map, in points.
+_THUMBNAIL = 22
+# Smallest distance of two thumbnails, as a fraction of the map's width and height: closer ones would overlap.
+_GAP = 0.045
 
 
 def draw(folder: Path, encoder: Encoder, history: History, inputs: NDArray[np.float32]) -> None:
-    """Draw all three.
+    """Draw all three pictures.
 
     Args:
-        folder: Where to.
-        encoder: The trained one.
-        history: What each epoch came to.
+        folder: Folder for the pictures.
+        encoder: The exported encoder.
+        history: The figures of each epoch.
         inputs: (n, h, w, c) in [0, 1], never trained on.
     """
     _draw_losses(folder / "losses.png", encoder.spec.name, history)
@@ -36,26 +39,26 @@ def draw(folder: Path, encoder: Encoder, history: History, inputs: NDArray[np.fl
 def _draw_losses(path: Path, name: str, history: History) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     epochs = range(1, len(history.loss) + 1)
-    left.plot(epochs, history.train_loss, label="trained on")
-    left.plot(epochs, history.loss, label="held out")
+    left.plot(epochs, history.train_loss, label="training images")
+    left.plot(epochs, history.loss, label="held-out images")
     left.set(title=f"{name}: loss", xlabel="epoch")
     left.legend(frameon=False)
     right.plot(epochs, history.mse, color="tab:orange")
-    right.set(title="mean squared error of reconstructions, held out", xlabel="epoch", ylim=(0, None))
+    right.set(title="reconstruction MSE, held-out images", xlabel="epoch", ylim=(0, None))
     for axes in (left, right):
         axes.axvline(history.best, color="0.8", linestyle=":", zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # epochs are whole
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def _draw_reconstructions(path: Path, encoder: Encoder, inputs: NDArray[np.float32]) -> None:
-    given_back = encoder.decode(encoder.encode(inputs))
+    reconstructions = encoder.decode(encoder.encode(inputs))
     figure, rows = plt.subplots(
         2, len(inputs), figsize=(1.0 * len(inputs) + 1, 2.3), squeeze=False, layout="constrained"
     )
-    for row, name, images in ((rows[0], "original", inputs), (rows[1], "from its code", given_back)):
+    for row, name, images in ((rows[0], "original", inputs), (rows[1], "reconstruction", reconstructions)):
         for axes, image in zip(row, images, strict=True):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
@@ -66,22 +69,22 @@ def _draw_reconstructions(path: Path, encoder: Encoder, inputs: NDArray[np.float
 
 
 def _draw_map(path: Path, encoder: Encoder, inputs: NDArray[np.float32]) -> None:
-    """Place images by the two directions in which their codes spread most: dots, and of those with room the picture."""
+    """Draw codes as dots along their first two principal components, with thumbnails wherever there is room."""
     codes = encoder.encode(inputs)
     centred = codes - codes.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    places = centred @ directions[:2].T  # (n, 2)
+    positions = centred @ directions[:2].T  # (n, 2)
     figure, axes = plt.subplots(figsize=(8, 8), layout="constrained")
-    axes.scatter(*places.T, s=3, color="0.8")
-    size = np.ptp(places, axis=0)
+    axes.scatter(*positions.T, s=3, color="0.8")
+    size = np.ptp(positions, axis=0)
     drawn: list[NDArray[np.float32]] = []
-    for place, image in zip(places, inputs, strict=True):
-        if drawn and (np.abs(np.array(drawn) - place) / size).max(axis=1).min() < _APART:
+    for position, image in zip(positions, inputs, strict=True):
+        if drawn and (np.abs(np.array(drawn) - position) / size).max(axis=1).min() < _GAP:
             continue
-        drawn.append(place)
+        drawn.append(position)
         thumbnail = OffsetImage(image.squeeze(), zoom=_THUMBNAIL / image.shape[0], cmap="gray", clim=(0, 1))
-        axes.add_artist(AnnotationBbox(thumbnail, place, frameon=False))
-    axes.set(title=f"{encoder.spec.name}: codes by their two principal components", xticks=[], yticks=[])
+        axes.add_artist(AnnotationBbox(thumbnail, position, frameon=False))
+    axes.set(title=f"{encoder.spec.name}: codes by their first two principal components", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)

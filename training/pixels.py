@@ -1,4 +1,4 @@
-"""Images of any source as one array on disk, so that training reads more of them than memory holds."""
+"""The images of a source as one array on disk, so that training is not limited by memory."""
 
 import mmap
 from pathlib import Path
@@ -12,9 +12,11 @@ from ingest.progress import Stages
 from ingest.sources import Source
 from training.errors import RecipeError
 
+# Fewest images to train on: eight steps an epoch of at least eight images.
 _FEWEST = 64
+# Held-out images of a source without a test split: this fraction, up to a number that fits into memory.
 _HELD_OUT = 0.1
-_MOST_HELD_OUT = 5000  # however many images there are, for these are held in memory
+_MAX_HELD_OUT = 5000
 
 
 def read_pixels(
@@ -23,17 +25,18 @@ def read_pixels(
     """Decode and normalise each image once, into a file.
 
     Args:
-        source: Images; bad ones are passed over and told.
-        input_shape: (height, width, channels) to bring them to.
+        source: The images. Bad ones are skipped and reported.
+        input_shape: (height, width, channels) of the encoder's inputs.
         background: Grey level under transparent parts, 0 to 255.
-        file: Where to write the array, row after row.
-        stages: Shows how far it is.
+        file: File for the array, one row per image; overwritten.
+        stages: Shows the progress.
 
     Returns:
-        (n, height, width, channels), 0 to 255, mapped from the file.
+        (n, height, width, channels) uint8, 0 to 255, mapped from the file.
 
     Raises:
-        RecipeError: There are too few good images to train on.
+        RecipeError: The source has too few good images to train on.
+        SourceError: The source changed or disappeared while it was read.
     """
     count = bad = 0
     first_bad = ""
@@ -49,26 +52,31 @@ def read_pixels(
                 count += 1
             advance(1, source.count)
     if bad:
-        stages.say(f"passed over {first_bad}" + (f", and {bad - 1:,} more" if bad > 1 else ""))
+        stages.say(f"skipped {first_bad}" + (f", and {bad - 1:,} more" if bad > 1 else ""))
     if count < _FEWEST:
         raise RecipeError(f"{source.name}: expected at least {_FEWEST} images to train on, got {count}")
     with file.open("r+b") as rows:
         mapped = mmap.mmap(rows.fileno(), 0)
     if hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_RANDOM)  # or where memory is short, Linux reads megabytes for each row
+        # disable readahead: under memory pressure Linux would read megabytes per row
+        mapped.madvise(mmap.MADV_RANDOM)
     return np.frombuffer(mapped, np.uint8).reshape(count, *input_shape)
 
 
-def held_apart(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Put a random tenth of the images apart, or 5,000 if that is less.
+def split_held_out(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Hold out a random tenth of the images, or 5,000 if that is less.
+
+    Args:
+        pixels: (n, h, w, c), writable; some rows are moved in place.
+        seed: Seed of the choice.
 
     Returns:
-        The rest, still on disk and shuffled in place, and those apart.
+        The remaining images, a view into `pixels`, and a copy of the held-out images.
     """
-    count = min(max(1, int(len(pixels) * _HELD_OUT)), _MOST_HELD_OUT)
-    apart = np.sort(np.random.default_rng(seed).choice(len(pixels), count, replace=False))
-    held_out = pixels[apart].copy()
-    # fill the gaps with images from the end, so that the rest is one piece
-    tail = np.setdiff1d(np.arange(len(pixels) - count, len(pixels)), apart)
-    pixels[apart[apart < len(pixels) - count]] = pixels[tail]
+    count = min(max(1, int(len(pixels) * _HELD_OUT)), _MAX_HELD_OUT)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(pixels), count, replace=False))
+    held_out = pixels[chosen].copy()
+    # fill the gaps with images from the end, so that the remaining ones are contiguous
+    tail = np.setdiff1d(np.arange(len(pixels) - count, len(pixels)), chosen)
+    pixels[chosen[chosen < len(pixels) - count]] = pixels[tail]
     return pixels[: len(pixels) - count], held_out

@@ -1,8 +1,10 @@
-"""From a source's name to an encoder's folder: which architecture, which recipe, which invariances."""
+"""Training from start to end: choose a recipe for a source, train, and export the encoder."""
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,16 @@ from numpy.typing import NDArray
 
 from gallery.errors import LookalikeError
 from ingest.progress import Stages
-from ingest.sources import open_source
+from ingest.sources import SourceName, open_source
 from ingest.sources.datasets import DATASETS
 from training import model
-from training.errors import RecipeError
+from training.errors import RecipeError, TrainingError
 from training.export import export
-from training.fit import Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, mse
+from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, mse
+from training.model import Autoencoder
 from training.pictures import draw
-from training.pixels import held_apart, read_pixels
-from training.whiten import POWER, whitened
+from training.pixels import read_pixels, split_held_out
+from training.whiten import FLOOR, POWER, whitened
 
 # A new architecture is one function in model.py and one line here.
 ARCHITECTURES = {
@@ -29,16 +32,40 @@ ARCHITECTURES = {
         Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
     ),
 }
-# Weight of giving back nothing of strange images made of a dataset's own. What is strange to a folder, nobody knows.
-_STRANGE = 2.5
-# What an encoder of each source is to overlook. Mirrored digits are others; a mirrored shoe is a shoe.
+# Weight of the loss that trains the decoder to answer black for out-of-distribution images. It is off for folders,
+# whose distribution is unknown.
+_NEGATIVES = 2.5
+# Augmentations for each dataset: a mirrored digit is another shape, but a mirrored shoe is still a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
+# Rule of each dataset that brings the queries of searches to the form of its images.
+_FRAMINGS = {"mnist": "digit"}
 
-# A small folder is seen more often, until there have been so many steps.
-_FEWEST_STEPS = 1500
-_FEWEST_STEPS_AN_EPOCH = 8
+# Training steps in all: a small source gets more epochs than the recipe says, until there are this many.
+_MIN_STEPS = 1500
+# Training steps per epoch: a small source gets smaller batches, so that each epoch has at least this many.
+_MIN_STEPS_PER_EPOCH = 8
+# Held-out images on which the exported files are compared with the model.
 _PARITY_SAMPLES = 256
+# Held-out images for the pictures.
 _PICTURED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model, and how its training went.
+
+    Attributes:
+        model: The autoencoder at its best epoch.
+        recipe: The settings of the training.
+        history: The figures of each epoch.
+        whitening: The model card's account of the whitening and of the decoder that was trained after it; empty for an
+            encoder that is not whitened.
+    """
+
+    model: Autoencoder
+    recipe: Recipe
+    history: History
+    whitening: dict[str, Any]
 
 
 def train_and_export(
@@ -56,25 +83,26 @@ def train_and_export(
     """Train an architecture on a source and write the encoder with its model card and pictures.
 
     Args:
-        source: `mnist` or `fashion-mnist`, whose test split is held out, or a folder, of which a tenth is or, if that
-            is less, 5,000 images.
+        source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images, of which a tenth
+            is held out, or 5,000 if that is less.
         arch: One of `ARCHITECTURES`.
-        out: Folder for the encoder; its name is the encoder's.
-        size: Height and width of the encoder's inputs.
+        out: Folder for the encoder. Its name becomes the encoder's name.
+        size: Height and width of the encoder's inputs, in pixels.
         channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
-        epochs: Instead of the recipe's.
-        limit: Train on at most so many images.
-        resume: Go on with a training into this folder that was cut off.
+        epochs: Passes over the training images; None for the recipe's own number.
+        limit: Maximum number of images to train on; None for all.
+        resume: Resume an interrupted training into this folder.
 
     Returns:
         The model card.
 
     Raises:
-        RecipeError: There is no such architecture, or too little to train on.
+        RecipeError: The architecture is unknown, or the source has too few images.
         InputShapeError: The architecture does not take inputs of this size.
+        SourceNotFoundError: The source does not exist.
         CollapseError: The model learned nothing; nothing is written.
-        ParityError: The exported files don't match the model; nothing is written.
+        ParityError: The exported files differ from the model; nothing is written.
     """
     if arch not in ARCHITECTURES:
         raise RecipeError(f"architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
@@ -82,59 +110,50 @@ def train_and_export(
     fix_seed(seed)
     autoencoder = build((size, size, channels))
     background = 0 if source in DATASETS else 255
+    with _state_folder(out, resume) as state:
+        with Stages() as stages:
+            train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
+            recipe = _fitted(recipe, source, len(train), epochs)
+            negatives = _NEGATIVES if source in DATASETS else 0.0
+            trained = _train(autoencoder, recipe, negatives, train, held_out, seed, state, stages)
+        card = {
+            "data": {
+                "source": SourceName.parse(source).origin,
+                "limit": limit,
+                "count": len(train),
+                "held_out_count": len(held_out),
+                "labels": "not used",
+            },
+            "arch": arch,
+            "background": background,
+            "framing": _FRAMINGS.get(source, ""),
+            "seed": seed,
+            **_card(trained, held_out),
+        }
+        encoder = export(trained.model, card, inputs(held_out[:_PARITY_SAMPLES]), out)
+        draw(out, encoder, trained.history, inputs(held_out[:_PICTURED]))
+    written: dict[str, Any] = json.loads((out / "encoder.json").read_bytes())
+    return written
+
+
+@contextmanager
+def _state_folder(out: Path, resume: bool) -> Iterator[Path]:
+    """Yield a folder for pixels and checkpoints beside the encoder's.
+
+    It is removed at the end and after a failed training. After Ctrl-C or a crash it stays, for `resume`.
+    """
     state = out.parent / f".{out.name}.training"
     if not resume:
         shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True, exist_ok=True)
     try:
-        with Stages() as stages:
-            train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
-            recipe = _fitted(recipe, source, len(train), epochs)
-            history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
-            whitening = {}
-            if recipe.contrast:
-                autoencoder = whitened(autoencoder, train)
-                again = replace(
-                    recipe,
-                    contrast=0.0,
-                    epochs=-(-recipe.epochs // 3),
-                    views="unchanged",
-                    strange=_STRANGE if source in DATASETS else 0.0,
-                )
-                stages.say(
-                    f"the codes are settled; now their decoder, for {again.epochs} epochs (stopped in the first, go on "
-                    "with --resume)"
-                )
-                # a decoder belongs to the codes of so many epochs, and to no others
-                learnt = fit(autoencoder, train, held_out, again, seed, state / f"decoder-{len(history.loss)}", stages)
-                whitening = {
-                    "power": POWER,
-                    "decoder_epochs": len(learnt.loss),
-                    "decoder_kept": learnt.best,
-                    "decoder_strange": again.strange,
-                }
-    except LookalikeError:
-        shutil.rmtree(state)
+        yield state
+    except LookalikeError as error:
+        # another error while resuming, such as a dataset that can't be fetched, must not cost the checkpoints
+        if not resume or isinstance(error, TrainingError):
+            shutil.rmtree(state)
         raise
-    card = {
-        "data": {"source": open_source(source, limit=1).name.split("[")[0], "count": len(train), "labels": "not used"},
-        "arch": arch,
-        "background": background,
-        "recipe": {**asdict(recipe), "whitening": whitening},
-        "seed": seed,
-        "epochs": {"trained": len(history.loss), "kept": history.best},
-        "metrics": {
-            "test_mse": mse(autoencoder, held_out),
-            "mean_image_mse": constant_mse(held_out),
-            "all_black_mse": all_black_mse(held_out),
-        },
-        "history": {"train_loss": history.train_loss, "held_out_loss": history.loss, "held_out_mse": history.mse},
-    }
-    encoder = export(autoencoder, card, inputs(held_out[:_PARITY_SAMPLES]), out)
-    draw(out, encoder, history, inputs(held_out[:_PICTURED]))
     shutil.rmtree(state, ignore_errors=True)
-    written: dict[str, Any] = json.loads((out / "encoder.json").read_bytes())
-    return written
 
 
 def _read(
@@ -146,15 +165,75 @@ def _read(
     state: Path,
     stages: Stages,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the images to train on and the held-out images, each (n, h, w, c)."""
     train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.pixels", stages)
     if source not in DATASETS:
-        return held_apart(train, seed)
+        return split_held_out(train, seed)
     return train, read_pixels(open_source(source, "test"), shape, background, state / "test.pixels", stages)
 
 
 def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
-    """Fit a recipe to the source and to how many images there are."""
-    batch = min(recipe.batch, count // _FEWEST_STEPS_AN_EPOCH)
-    enough = max(recipe.epochs, -(-_FEWEST_STEPS // (count // batch)))
+    """Adapt a recipe to the source and to its number of images."""
+    batch = min(recipe.batch, count // _MIN_STEPS_PER_EPOCH)
+    enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
     return replace(recipe, batch=batch, epochs=epochs or enough, views=views)
+
+
+def _train(
+    autoencoder: Autoencoder,
+    recipe: Recipe,
+    negatives: float,
+    train: NDArray[np.uint8],
+    held_out: NDArray[np.uint8],
+    seed: int,
+    state: Path,
+    stages: Stages,
+) -> Trained:
+    """Train a model. A contrastive encoder is then whitened, and its decoder trained again with the encoder frozen.
+
+    Args:
+        autoencoder: Freshly built.
+        recipe: Settings of the first training.
+        negatives: Weight of the loss on out-of-distribution images, for the second training of the decoder.
+        train: (n, h, w, c) uint8, 0 to 255.
+        held_out: (m, h, w, c) uint8, 0 to 255.
+        seed: Seed of the order of the images.
+        state: Folder for checkpoints.
+        stages: Shows the progress.
+    """
+    history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
+    if not recipe.contrast:
+        return Trained(autoencoder, recipe, history, {})
+    autoencoder = whitened(autoencoder, train)
+    decoder = replace(recipe, contrast=0.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives)
+    stages.say(
+        f"encoder finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first one, "
+        "resume with --resume)"
+    )
+    # the decoder fits the codes of this number of epochs only: after more of them it must start again
+    decoder_state = state / f"decoder-{len(history.loss)}"
+    decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
+    whitening = {
+        "power": POWER,
+        "floor": FLOOR,
+        "decoder": asdict(decoder),
+        "decoder_epochs": len(decoder_history.loss),
+        "decoder_kept": decoder_history.best,
+    }
+    return Trained(autoencoder, recipe, history, whitening)
+
+
+def _card(trained: Trained, held_out: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the model card's account of a training: recipe, epochs, metrics and history."""
+    history = trained.history
+    return {
+        "recipe": {**asdict(trained.recipe), "whitening": trained.whitening},
+        "epochs": {"trained": len(history.loss), "kept": history.best},
+        "metrics": {
+            "test_mse": mse(trained.model, held_out),
+            "mean_image_mse": constant_mse(held_out),
+            "all_black_mse": all_black_mse(held_out),
+        },
+        "history": {"train_loss": history.train_loss, "held_out_loss": history.loss, "held_out_mse": history.mse},
+    }

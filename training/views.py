@@ -1,6 +1,7 @@
-"""Random views of images: what an encoder is to hold for the same picture. Each set of invariances is one function.
+"""Random augmentations: variations that the encoder should map to the same code. Each set of them is one function.
 
-A view is made twice over: as the encoder sees it, noise and all, and clean, as the decoder must give it back.
+A function returns two versions of each view: the one that the encoder sees, with noise, and the clean one that the
+decoder must reconstruct.
 """
 
 import math
@@ -9,16 +10,16 @@ from collections.abc import Callable
 import tensorflow as tf
 
 Views = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Images (n, h, w, c) in [0, 1] to what is seen and what is to be reconstructed, both of the same shape."""
+"""Maps images (n, h, w, c) in [0, 1] to the views to encode and the views to reconstruct, both of the same shape."""
 
 
 def unchanged(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Show each image as it is."""
+    """Return each image as it is."""
     return images, images
 
 
 def digits(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Bend, turn, scale, shear, shift, thicken or thin; noise over it."""
+    """Bend, rotate, scale, shear and shift each image, thicken or thin its strokes, and add noise."""
     x = _bent(images, 1.0)
     x = _placed(x, degrees=20, shift=0.09, scale=0.2, shear=0.3)
     clean = _thicker_or_thinner(x)
@@ -26,14 +27,14 @@ def digits(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirror, crop and shift a little, change contrast and brightness; an erased patch and noise over it."""
+    """Mirror, rotate, scale, shear and shift each image, change its brightness, erase a patch and add noise."""
     x = _placed(_mirrored(images), degrees=6, shift=0.09, scale=0.18, shear=0.05)
     clean = _relit(x)
     return _noisy(_patched(clean), 0.04), clean
 
 
 def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirror, crop, shift, turn a little, change contrast and brightness; an erased patch and noise over it."""
+    """Vary each image as `clothes` does but more strongly, and continue it at its edges by reflection."""
     x = _placed(_mirrored(images), degrees=8, shift=0.1, scale=0.25, shear=0.08, beyond="REFLECT")
     clean = _relit(x)
     return _noisy(_patched(clean), 0.04), clean
@@ -43,17 +44,30 @@ VIEWS: dict[str, Views] = {"unchanged": unchanged, "digits": digits, "clothes": 
 
 
 def _each(images: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Draw one uniform random number for each image."""
     return tf.random.uniform([tf.shape(images)[0], 1, 1, 1], low, high)  # (n, 1, 1, 1)
 
 
 def _placed(
     images: tf.Tensor, *, degrees: float, shift: float, scale: float, shear: float, beyond: str = "CONSTANT"
 ) -> tf.Tensor:
-    """Turn by up to `degrees`, scale by up to e^`scale`, shear, and shift by up to that part of the width."""
+    """Transform each image by a random affine map about its centre.
+
+    Args:
+        images: (n, h, w, c).
+        degrees: Largest rotation, either way.
+        shift: Largest shift, as a fraction of the width and of the height.
+        scale: Largest scaling, as an exponent of e; width and height are scaled independently.
+        shear: Largest shear factor.
+        beyond: Fill of pixels from outside the image, as `ImageProjectiveTransformV3` names it.
+
+    Returns:
+        (n, h, w, c).
+    """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
-    def up_to(most: float) -> tf.Tensor:
-        return tf.random.uniform([count], -most, most)
+    def up_to(limit: float) -> tf.Tensor:
+        return tf.random.uniform([count], -limit, limit)
 
     angle, wide, high = up_to(math.radians(degrees)), tf.exp(up_to(scale)), tf.exp(up_to(scale))
     slant, right, down = up_to(shear), up_to(shift * width), up_to(shift * height)
@@ -73,7 +87,15 @@ def _placed(
 
 
 def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
-    """Displace smoothly, by `pixels` or so: a random 4 × 4 field, enlarged; (n, h, w, 1) only."""
+    """Displace pixels along a smooth random field: 4 × 4 normal vectors, enlarged to the size of the image.
+
+    Args:
+        images: (n, h, w, 1); other channel counts are not supported.
+        pixels: Standard deviation of the displacement.
+
+    Returns:
+        (n, h, w, 1).
+    """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     field = tf.image.resize(tf.random.normal([count, 4, 4, 2], stddev=pixels), [height, width], method="bicubic")
     rows, columns = tf.meshgrid(tf.range(height, dtype=tf.float32), tf.range(width, dtype=tf.float32), indexing="ij")
@@ -92,12 +114,12 @@ def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
 
 
 def _thicker_or_thinner(images: tf.Tensor) -> tf.Tensor:
-    """Thicken the strokes of a quarter of the images and thin those of another, more or less."""
+    """Thicken the strokes in a quarter of the images and thin them in another quarter, each by a random degree."""
     thick = tf.nn.max_pool2d(images, 2, 1, "SAME")
     thin = -tf.nn.max_pool2d(-images, 2, 1, "SAME")
-    which, much = _each(images, 0, 1), _each(images, 0, 1)
-    changed = tf.where(which < 0.25, thick, tf.where(which > 0.75, thin, images))
-    return much * changed + (1 - much) * images
+    choice, degree = _each(images, 0, 1), _each(images, 0, 1)
+    changed = tf.where(choice < 0.25, thick, tf.where(choice > 0.75, thin, images))
+    return degree * changed + (1 - degree) * images
 
 
 def _mirrored(images: tf.Tensor) -> tf.Tensor:
@@ -105,19 +127,20 @@ def _mirrored(images: tf.Tensor) -> tf.Tensor:
 
 
 def _relit(images: tf.Tensor) -> tf.Tensor:
-    bent = tf.pow(tf.maximum(images, 1e-4), tf.exp(_each(images, -0.6, 0.6)))
-    return tf.clip_by_value(bent * tf.exp(_each(images, -0.5, 0.2)), 0.0, 1.0)
+    """Apply a random gamma and a random brightness to each image."""
+    toned = tf.pow(tf.maximum(images, 1e-4), tf.exp(_each(images, -0.6, 0.6)))
+    return tf.clip_by_value(toned * tf.exp(_each(images, -0.5, 0.2)), 0.0, 1.0)
 
 
 def _patched(images: tf.Tensor) -> tf.Tensor:
-    """Lay a grey rectangle, of a seventh to three sevenths of each side, over three of five images."""
+    """Cover a rectangle in three of five images with a random grey; its sides are 1/7 to 3/7 of the image's."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
     def span(length: int) -> tf.Tensor:
         size = tf.random.uniform([count, 1], length / 7, length * 3 / 7)
         begin = tf.random.uniform([count, 1]) * (length - size)
-        place = tf.range(length, dtype=tf.float32)[None]
-        return (place >= begin) & (place < begin + size)  # (n, length)
+        position = tf.range(length, dtype=tf.float32)[None]
+        return (position >= begin) & (position < begin + size)  # (n, length)
 
     patch = (span(height)[:, :, None] & span(width)[:, None, :])[..., None]  # (n, h, w, 1)
     return tf.where(patch & (_each(images, 0, 1) < 0.6), _each(images, 0, 1), images)

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -85,11 +85,11 @@ class Metrics:
         """Count one image of a stream; its outcome is "ok" or "rejected"."""
         self._items.labels(method, outcome).inc()
 
-    def watch(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
+    def watch(self, galleries: Callable[[], Mapping[str, GallerySpec | None]], fingerprint: str) -> None:
         """Export gauges for the galleries and the encoder, read at each scrape.
 
         Args:
-            galleries: Returns the live galleries.
+            galleries: Returns the live galleries by name; None for one that can't be searched.
             fingerprint: SHA-256 of the encoder, 64 hex digits.
         """
         self.registry.register(_Galleries(galleries, fingerprint))
@@ -127,7 +127,7 @@ class Metrics:
 
 
 class _Galleries(Collector):
-    def __init__(self, galleries: Callable[[], Iterable[GallerySpec]], fingerprint: str) -> None:
+    def __init__(self, galleries: Callable[[], Mapping[str, GallerySpec | None]], fingerprint: str) -> None:
         self._galleries = galleries
         self._fingerprint = fingerprint
 
@@ -136,13 +136,16 @@ class _Galleries(Collector):
         info.add_metric([], {"fingerprint": self._fingerprint})
         images = GaugeMetricFamily("lookalike_gallery_images", "Images in a gallery.", labels=["gallery"])
         version = GaugeMetricFamily("lookalike_gallery_version", "Live version of a gallery.", labels=["gallery"])
+        up = GaugeMetricFamily("lookalike_gallery_up", "1 if a gallery can be searched.", labels=["gallery"])
         try:
-            for spec in self._galleries():
-                images.add_metric([spec.name], spec.count)
-                version.add_metric([spec.name], spec.version)
+            for name, spec in self._galleries().items():
+                up.add_metric([name], spec is not None)
+                if spec:
+                    images.add_metric([name], spec.count)
+                    version.add_metric([name], spec.version)
         except LookalikeError:  # the store is unavailable: export the encoder alone
             pass
-        return [info, images, version]
+        return [info, up, images, version]
 
 
 class _Handler(WSGIRequestHandler):

@@ -9,6 +9,7 @@ from typing import Self
 
 import grpc
 
+from encoder_service.capacity import return_memory
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
@@ -88,7 +89,8 @@ LIVENESS = "liveness"
 """The name whose health is whether the process lives. All other names report whether calls are accepted."""
 
 _ALL_NAMES = ("", *SERVICES)
-_STORE_NAMES = ("", *SERVICES[1:])  # these services need the store
+_ENCODER_NAMES = SERVICES[:1]
+_STORE_NAMES = ("", *SERVICES[1:])  # these need the store, and a gallery that can be opened if there are galleries
 
 
 class Server:
@@ -123,7 +125,7 @@ class Server:
         self._health.set(LIVENESS, True)
         self._traces = Traces() if config.traces else None
         self._metrics = Metrics(self._traces)
-        self._metrics.watch(self._galleries.list, encoder.spec.fingerprint)
+        self._metrics.watch(self._galleries.overview, encoder.spec.fingerprint)
         self._stop_metrics: Callable[[], None] | None = None
         calls = CallPool(config.max_concurrent_calls, _OVERLOAD_LIMIT)
         streams = StreamPool(config.max_streams)
@@ -167,6 +169,7 @@ class Server:
             ServiceError: The port of the metrics can't be bound.
             UnavailableError: The store can't be used.
         """
+        return_memory()
         self._sweeper.start()
         self._grpc.start()
         self._encoder.warm()
@@ -175,7 +178,7 @@ class Server:
             self.metrics_port, self._stop_metrics = self._metrics.serve(
                 self._config.metrics_host, self._config.metrics_port
             )
-        self._report_ready(True, _ALL_NAMES)
+        self._report_ready(True, _ENCODER_NAMES)
         self._galleries.follow(partial(self._report_ready, names=_STORE_NAMES))
 
     def stop(self, grace_s: float | None = None) -> None:

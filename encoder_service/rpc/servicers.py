@@ -29,7 +29,7 @@ from encoder_service.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
-from encoder_service.writer import GalleryWriter, NewImage
+from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
 
 _log = logging.getLogger(__name__)
@@ -160,8 +160,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         ) as batches:
             for batch in batches:
                 name = wire.check_same_gallery(name, batch)
-                with self._galleries.use(name) as gallery:
-                    yield from self._add(gallery.writer, batch, index)
+                yield from self._add(name, batch, index)
                 index += len(batch)
 
     def DeleteImages(
@@ -169,19 +168,18 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> gallery_pb2.DeleteImagesResponse:
         """Remove images by key."""
         keys = wire.check_keys(request.keys)
-        with self._galleries.use(request.gallery) as gallery:
-            count = gallery.writer.delete(keys)
+        count = self._galleries.write(request.gallery, lambda writer: writer.delete(keys))
         _log.info(
             "%s deleted %d images of gallery '%s'",
             context.peer(),
             count,
-            gallery.spec.name,
+            request.gallery,
             extra={"request_id": request_id_from(context.invocation_metadata())},
         )
         return gallery_pb2.DeleteImagesResponse(deleted_count=count)
 
     def _add(
-        self, writer: GalleryWriter, requests: list[gallery_pb2.AddImagesRequest], first: int
+        self, name: str, requests: list[gallery_pb2.AddImagesRequest], first: int
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
         """Store a batch whose first image has position `first` in the stream, and yield the responses in order."""
         begun = time.perf_counter()
@@ -192,7 +190,8 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
                 new[index] = NewImage(request.key, wire.image_from_proto(request.image), request.label)
             except LookalikeError as error:
                 results[index] = error
-        results.update(zip(new, writer.add(list(new.values())), strict=True))
+        added = self._galleries.write(name, lambda writer: writer.add(list(new.values())))
+        results.update(zip(new, added, strict=True))
         self._metrics.stages(store=(time.perf_counter() - begun) * 1e3)
         for index, request in enumerate(requests):
             response = gallery_pb2.AddImagesResponse(index=first + index, key=request.key)

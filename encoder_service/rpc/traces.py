@@ -33,7 +33,7 @@ class Traces:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise InvalidInputError(
-                f"--traces: expected the extra `traces`: pip install 'lookalike[traces]' ({error})"
+                f"--traces: expected the extra `traces`: pip install '.[traces]' in a clone of Lookalike ({error})"
             ) from error
         resource = Resource({SERVICE_NAME: "lookalike"}).merge(Resource.create())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)

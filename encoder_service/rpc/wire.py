@@ -112,7 +112,7 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
         exact=message.exact,
         with_thumbnails=message.include_thumbnails,
     )
-    return SearchRequest(_subject_from_proto(message), options)
+    return SearchRequest(_subject_from_proto(message), options, message.as_is)
 
 
 def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
@@ -146,6 +146,7 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         exclude_keys=options.exclude_keys,
         exact=options.exact,
         include_thumbnails=options.with_thumbnails,
+        as_is=request.as_is,
     )
     match request.subject:
         case Key():
@@ -179,6 +180,7 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
         query_thumbnail_png=result.query_thumbnail_png,
         reconstruction_error=result.reconstruction_error,
         query_percentile=result.query_percentile,
+        prepared=result.prepared,
     )
 
 
@@ -198,6 +200,7 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
         query_thumbnail_png=message.query_thumbnail_png,
         reconstruction_error=_optional(message, "reconstruction_error"),
         query_percentile=_optional(message, "query_percentile"),
+        prepared=message.prepared,
     )
 
 
@@ -217,6 +220,7 @@ def encoder_to_proto(spec: EncoderSpec) -> encoder_pb2.EncoderSpec:
         input_channel_count=channels,
         code_size=spec.code_size,
         background=spec.background,
+        framing=spec.framing,
     )
 
 
@@ -229,6 +233,7 @@ def encoder_from_proto(message: encoder_pb2.EncoderSpec) -> EncoderSpec:
         input_shape=(message.input_height, message.input_width, message.input_channel_count),
         code_size=message.code_size,
         background=message.background,
+        framing=message.framing,
     )
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SearchRequest(_message.Message):
-    __slots__ = ("gallery", "image", "code", "key", "limit", "filter", "max_distance", "exclude_keys", "exact", "include_thumbnails")
+    __slots__ = ("gallery", "image", "code", "key", "limit", "filter", "max_distance", "exclude_keys", "exact", "include_thumbnails", "as_is")
     GALLERY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class SearchRequest(_message.Message):
     EXCLUDE_KEYS_FIELD_NUMBER: _ClassVar[int]
     EXACT_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_THUMBNAILS_FIELD_NUMBER: _ClassVar[int]
+    AS_IS_FIELD_NUMBER: _ClassVar[int]
     gallery: str
     image: _encoder_pb2.Image
     code: _encoder_pb2.Code
@@ -29,7 +30,8 @@ class SearchRequest(_message.Message):
     exclude_keys: _containers.RepeatedScalarFieldContainer[str]
     exact: bool
     include_thumbnails: bool
-    def __init__(self, gallery: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., code: _Optional[_Union[_encoder_pb2.Code, _Mapping]] = ..., key: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., max_distance: _Optional[float] = ..., exclude_keys: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., include_thumbnails: _Optional[bool] = ...) -> None: ...
+    as_is: bool
+    def __init__(self, gallery: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., code: _Optional[_Union[_encoder_pb2.Code, _Mapping]] = ..., key: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., max_distance: _Optional[float] = ..., exclude_keys: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., include_thumbnails: _Optional[bool] = ..., as_is: _Optional[bool] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("labels",)
@@ -52,7 +54,7 @@ class Hit(_message.Message):
     def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ..., distance_percentile: _Optional[float] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png", "reconstruction_error", "query_percentile")
+    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png", "reconstruction_error", "query_percentile", "prepared")
     HITS_FIELD_NUMBER: _ClassVar[int]
     GALLERY_FIELD_NUMBER: _ClassVar[int]
     GALLERY_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +65,7 @@ class SearchResponse(_message.Message):
     QUERY_THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTION_ERROR_FIELD_NUMBER: _ClassVar[int]
     QUERY_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     gallery: str
     gallery_version: int
@@ -73,7 +76,8 @@ class SearchResponse(_message.Message):
     query_thumbnail_png: bytes
     reconstruction_error: float
     query_percentile: float
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ..., reconstruction_error: _Optional[float] = ..., query_percentile: _Optional[float] = ...) -> None: ...
+    prepared: str
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ..., reconstruction_error: _Optional[float] = ..., query_percentile: _Optional[float] = ..., prepared: _Optional[str] = ...) -> None: ...
 
 class BatchSearchRequest(_message.Message):
     __slots__ = ("requests",)

@@ -1,71 +1,183 @@
-"""A version of a gallery in one file: a .tar.gz of its files, the manifest first and its sum after it.
+"""A version of a gallery in one file: a .tar.gz that begins with the manifest and the manifest's SHA-256 sum.
 
-`tar xf FILE` unpacks it anywhere.
+`tar xf FILE` unpacks it anywhere. A backup may come from anybody, so `unpack` believes nothing that it says: the file
+is read in pieces, and nothing is written beyond what the manifest announces.
 """
 
+import gzip
 import hashlib
 import io
-import json
 import tarfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, cast
 
-from gallery.edge.manifest import MANIFEST, differences, read_manifest
+from gallery.edge.manifest import MANIFEST, FileSum, Manifest
 from gallery.errors import BackupError
-from gallery.files import replacing
+from gallery.files import check_space, file_errors, replacing
 
 _SUM = f"{MANIFEST}.sha256"
+# Largest manifest in bytes. One file takes about 250 bytes of it, and a segment has about 50 files: this is enough for
+# more than a thousand segments, and parsing it takes less than 0.5 GB of memory.
+_MAX_MANIFEST = 16 * 1024 * 1024
+# Bytes of tar headers and padding that are expected for each file, and for the end of the archive.
+_HEADER = 8 * 1024
+_END = 64 * 1024
+# Bytes that are read at once. `tarfile` reads a header whole, whatever its size, and may not ask for more than this
+# either, because it keeps up to a few hundred headers in memory.
+_CHUNK = 64 * 1024
 
 
-def pack(folder: Path, file: Path) -> None:
-    """Write a backup of a version that nobody writes to; a service may have it open.
+def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
+    """Write a backup of a version that no process modifies. A service may have the version open.
+
+    Args:
+        folder: The version's folder.
+        file: The backup.
+        replaced: Contents of files that differ from those in the folder, or that its manifest leaves out.
 
     Raises:
-        StoreDamagedError: The version's files are not what its manifest says.
-        BackupError: The file can't be written.
+        StoreDamagedError: The version has no readable manifest.
+        BackupError: The version's files differ from its manifest or change meanwhile, or the backup can't be written.
     """
-    content = (folder / MANIFEST).read_bytes() if read_manifest(folder) else b""
-    wrong = differences(folder)
-    if wrong:
-        raise BackupError(f"{folder} is not as it was built, and not worth a backup: {wrong[0]}: see `ingest check`")
+    manifest = Manifest.read(folder)
+    problems = manifest.differences(folder)
+    if problems:
+        raise BackupError(
+            f"this version is not as it was built, so no backup is made: {problems[0]}: see `ingest check`",
+            place=str(folder),
+        )
+    sums = {name: FileSum.of(content) for name, content in replaced.items()}
+    content = Manifest({**manifest.files, **sums}).to_bytes()
     try:
-        with replacing(file) as part, tarfile.open(fileobj=part, mode="w:gz", compresslevel=1) as archive:
-            _add(archive, MANIFEST, content)
-            _add(archive, _SUM, f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode())
-            for name in json.loads(content):
-                archive.add(folder / name, arcname=name, recursive=False)
+        with replacing(file) as part:
+            with tarfile.open(fileobj=part, mode="w:gz", compresslevel=1) as archive:
+                _add(archive, MANIFEST, content)
+                _add(archive, _SUM, f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n".encode())
+                for name in {**manifest.files, **sums}:
+                    if name in replaced:
+                        _add(archive, name, replaced[name])
+                    else:
+                        archive.add(folder / name, arcname=name, recursive=False)
+            # whoever modifies the version removes the manifest before the first change
+            if not (folder / MANIFEST).exists() or Manifest.read(folder) != manifest:
+                raise BackupError("the version was modified meanwhile: run the same command again", place=str(folder))
     except OSError as error:
-        raise BackupError(f"backup {file} can't be written: {error.strerror}: name a file in another folder") from error
+        raise BackupError(
+            f"can't be written: {error.strerror}: name a file in another folder", place=f"backup {file}"
+        ) from error
 
 
 def unpack(file: Path, folder: Path) -> None:
     """Unpack a backup into an empty folder, and compare every file with its sum.
 
     Raises:
-        BackupError: It is no backup, cut off or altered; the folder is left with what came before.
+        BackupError: The file is not a backup, is incomplete or has been altered. Files unpacked before stay in the
+            folder.
+        NewerFormatError: A newer release made the backup.
+        StoreError: The folder's disk is full or can't be written.
     """
+    place = f"backup {file}"
     try:
-        with tarfile.open(file, "r:gz") as archive:
-            content, line = _read(archive, MANIFEST), _read(archive, _SUM)
-            if line.split()[:1] != [hashlib.sha256(content).hexdigest().encode()]:
-                raise BackupError(f"backup {file}: its {MANIFEST} has been altered: use another copy")
-            for name in json.loads(content):
-                member = archive.next()
-                if member is None or member.name != name or not member.isreg():
-                    raise BackupError(f"backup {file}: expected {name}, got {member and member.name}: use another copy")
-                archive.extract(member, folder, filter="data")
-            while archive.fileobj and archive.fileobj.read(1 << 20):  # to the very end, or it is cut off
-                pass
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, KeyError) as error:
+        with gzip.open(file) as plain:
+            content = _Content(cast(IO[bytes], plain))
+            with tarfile.open(fileobj=content, mode="r:") as archive:
+                _unpack(archive, content, folder, place)
+            content.read_rest()
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise BackupError(
-            f"backup {file}: expected a whole file from `ingest backup`, got one that can't be read ({error})"
+            f"expected a complete file from `ingest backup`, got one that can't be read ({error})", place=place
         ) from error
     except OSError as error:
-        raise BackupError(f"backup {file}: {error.strerror or error}") from error
-    (folder / MANIFEST).write_bytes(content)
-    wrong = differences(folder)
-    if wrong:
-        raise BackupError(f"backup {file}: it has been altered: {wrong[0]}: use another copy")
+        raise BackupError(f"can't be read: {error.strerror or error}", place=place) from error
+
+
+class _Content(io.RawIOBase):
+    """The unpacked bytes of a backup, which can only be read forward, in pieces, and up to a limit."""
+
+    def __init__(self, plain: IO[bytes]) -> None:
+        """Begin at the start of an open file, and expect no more than a manifest."""
+        self._plain = plain
+        self._limit = _MAX_MANIFEST + _END
+        self._largest_piece = _MAX_MANIFEST
+
+    def expect_files(self, manifest: Manifest) -> None:
+        """Expect the files of a manifest that has been read, and nothing else."""
+        self._limit = self.tell() + sum(_HEADER + file.size for file in manifest.files.values()) + _END
+        self._largest_piece = _CHUNK
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes.
+
+        Raises:
+            tarfile.ReadError: The archive has more bytes than expected.
+        """
+        if not 0 <= size <= self._largest_piece:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        content = self._plain.read(size)
+        self._check(self.tell())
+        return content
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        """Skip to a position, at or after the current one.
+
+        Raises:
+            tarfile.ReadError: The position is before the current one, or behind the expected end.
+        """
+        if position < self.tell():
+            raise tarfile.ReadError("its files are out of order")
+        self._check(position)
+        return self._plain.seek(position)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._plain.tell()
+
+    def read_rest(self) -> None:
+        """Read to the end, which shows whether the file is complete."""
+        while self.read(_CHUNK):
+            pass
+
+    def _check(self, position: int) -> None:
+        if position > self._limit:
+            raise tarfile.ReadError(f"more than the {self._limit:,} bytes that are expected")
+
+
+def _unpack(archive: tarfile.TarFile, content: _Content, folder: Path, place: str) -> None:
+    manifest_bytes, line = _read(archive, MANIFEST), _read(archive, _SUM)
+    if line.split()[:1] != [hashlib.sha256(manifest_bytes).hexdigest().encode()]:
+        raise BackupError(f"its {MANIFEST} has been altered: use another copy", place=place)
+    manifest = Manifest.from_bytes(manifest_bytes, place)
+    check_space(folder, sum(file.size for file in manifest.files.values()))
+    content.expect_files(manifest)
+    for name, file in manifest.files.items():
+        member = _next(archive, name, place)
+        if member.size != file.size:
+            raise BackupError(
+                f"it has been altered: {name}: expected {file.size:,} bytes, got {member.size:,}: use another copy",
+                place=place,
+            )
+        if _extract(archive, member, folder / name) != file.sha256:
+            raise BackupError(f"it has been altered: {name}: its content has changed: use another copy", place=place)
+    with file_errors(str(folder)):
+        (folder / MANIFEST).write_bytes(manifest_bytes)
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> str:
+    """Write a member of an archive into a file, and return the SHA-256 of its content."""
+    digest = hashlib.sha256()
+    source = archive.extractfile(member)
+    assert source is not None
+    with file_errors(str(path.parent)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = path.open("xb")
+    with target:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            with file_errors(str(path)):
+                target.write(chunk)
+    return digest.hexdigest()
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -74,9 +186,20 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
+def _next(archive: tarfile.TarFile, name: str, place: str) -> tarfile.TarInfo:
+    """Return the next member of an archive, which must be a plain file of this name."""
+    member = archive.next()
+    if member is None or member.name != name or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise BackupError(f"expected {name}, got {member and member.name}: use another copy", place=place)
+    return member
+
+
 def _read(archive: tarfile.TarFile, name: str) -> bytes:
     member = archive.next()
-    file = archive.extractfile(member) if member and member.name == name and member.isreg() else None
-    if file is None:
+    if member is None or member.name != name or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise tarfile.ReadError(f"no {name} in it")
+    if member.size > _MAX_MANIFEST:
+        raise tarfile.ReadError(f"{name}: expected at most {_MAX_MANIFEST:,} bytes, got {member.size:,}")
+    file = archive.extractfile(member)
+    assert file is not None
     return file.read()

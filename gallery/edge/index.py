@@ -1,4 +1,4 @@
-"""`python -m gallery.edge.index FOLDER`: build a shard's search index, and end with the process that asked for it."""
+"""`python -m gallery.edge.index FOLDER`: build a shard's search index. The process dies with its parent."""
 
 import ctypes
 import os
@@ -7,16 +7,17 @@ import sys
 
 from gallery.edge.shard import optimise
 
+# Option of Linux's prctl: the signal that a process gets when its parent ends (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Index the shard in the folder that the command line names."""
+    """Build the index of the shard in the folder that the command line names."""
     if sys.platform == "linux":
-        # Left behind by a killed loader, this process would keep the shard locked against the next one.
+        # If this process outlived a killed loader, it would keep the shard locked against the next loader.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
-            sys.exit("the process that asked for the index is gone")
+            sys.exit("the process that started the indexing has ended")
     optimise(sys.argv[1])
 
 

@@ -1,81 +1,163 @@
-"""What files a version of a gallery consists of, with their sizes and sums: `manifest.json`."""
+"""The list of a version's files with their sizes and SHA-256 sums: `manifest.json`."""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gallery.errors import StoreDamagedError
 from gallery.files import replace_file
+from gallery.formats import FORMAT_KEY, check_format, parse_object
+from gallery.journal import JOURNAL
 
 MANIFEST = "manifest.json"
+"""Name of the manifest in a version's folder."""
+OPEN = "OPEN"
+"""Name of the lock file that is held by the process with the version open."""
 GROWN = "GROWN"
-"""A file that is there when a service has changed the version since a load did."""
+"""Name of the file that marks a version as modified since it was published.
 
-# The lock that says who has it open; and Qdrant's log of writes, of which nothing is needed once the shard is closed.
-_PASSED_OVER = ("OPEN", GROWN, "shard/wal/")
+It holds the manifest from before the latest modifications, or nothing. While a version is being modified, it has this
+file and no manifest.
+"""
+
+_FORMAT = 1
+# Files that a manifest leaves out. The last is Qdrant's write-ahead log, which is not needed once the shard is closed.
+_IGNORED = (OPEN, GROWN, JOURNAL, "shard/wal/")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSum:
+    """Size in bytes and SHA-256 (64 hex digits) of a file."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes) -> FileSum:
+        """Return the sum of a file with this content."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+    @classmethod
+    def from_json(cls, facts: Any) -> FileSum:
+        """Return the sum from its JSON object.
+
+        Raises:
+            KeyError, TypeError, ValueError: The object is not a sum.
+        """
+        size, sha256 = facts["size"], facts["sha256"]
+        if type(size) is not int or size < 0:
+            raise ValueError("expected a size of 0 bytes or more")
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError("expected a SHA-256 of 64 hex digits")
+        return cls(size, sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of one version, by their paths in its folder."""
+
+    files: Mapping[str, FileSum]
+
+    @classmethod
+    def from_bytes(cls, content: bytes, place: str) -> Manifest:
+        """Parse a manifest.
+
+        Args:
+            content: The bytes of the file.
+            place: The file, for errors.
+
+        Raises:
+            NewerFormatError: A newer release wrote the manifest, in a format that this one can't read.
+            ValueError: The content is not a manifest.
+        """
+        parsed = parse_object(content)
+        check_format(parsed, _FORMAT, place)
+        try:
+            files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0 wrote the files alone
+            return cls({_relative(name): FileSum.from_json(facts) for name, facts in files.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"expected a list of files ({error})") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a version.
+
+        Raises:
+            StoreDamagedError: The manifest is missing or unreadable.
+            NewerFormatError: A newer release wrote the manifest, in a format that this one can't read.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls.from_bytes(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            raise StoreDamagedError(
+                f"no {MANIFEST}: a load into this version was interrupted: run the same `ingest load …` again",
+                place=str(folder),
+            ) from None
+        except (OSError, ValueError) as error:
+            raise StoreDamagedError(f"can't be read: {error}", place=str(path)) from error
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the manifest's file."""
+        files = {name: asdict(file) for name, file in self.files.items()}
+        return (json.dumps({FORMAT_KEY: _FORMAT, "files": files}, indent=1) + "\n").encode()
+
+    def missing(self, folder: Path) -> list[str]:
+        """Return a line for each file of the manifest that a version's folder lacks."""
+        return [f"{name} is missing" for name in sorted(self.files) if not (folder / name).is_file()]
+
+    def differences(self, folder: Path, under: str = "", *, with_content: bool = True) -> list[str]:
+        """Compare the files in a version's folder with the manifest.
+
+        Args:
+            folder: The folder.
+            under: Compare only files whose path begins like this, such as "shard/"; empty for all files.
+            with_content: Compare contents too, which reads every file. Otherwise compare names and sizes alone.
+
+        Returns:
+            One line for each file that is missing, unexpected or altered.
+        """
+        expected = {name for name in self.files if name.startswith(under)}
+        present = {name for name in _names(folder) if name.startswith(under)}
+        lines = [f"{name} is missing" for name in sorted(expected - present)]
+        lines += [f"{name} does not belong there" for name in sorted(present - expected)]
+        for name in sorted(present & expected):
+            path, file = folder / name, self.files[name]
+            if path.stat().st_size != file.size:
+                lines.append(f"{name}: expected {file.size:,} bytes, got {path.stat().st_size:,}")
+            elif with_content and _sha256(path) != file.sha256:
+                lines.append(f"{name}: its content has changed since it was written (SHA-256)")
+        return lines
 
 
 def write_manifest(folder: Path) -> None:
     """Write the manifest of a closed version."""
-    files = {
-        name: {"size": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in _files(folder)
-    }
-    replace_file(folder / MANIFEST, (json.dumps(files, indent=1) + "\n").encode())
+    files = {name: FileSum((folder / name).stat().st_size, _sha256(folder / name)) for name in _names(folder)}
+    replace_file(folder / MANIFEST, Manifest(files).to_bytes())
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, int | str]]:
-    """Return size and SHA-256 of each file, by its path in the version's folder.
-
-    Raises:
-        StoreDamagedError: There is no manifest, as after a load that was cut off, or it can't be read.
-    """
-    try:
-        files: dict[str, dict[str, int | str]] = json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise StoreDamagedError(
-            f"{folder} has no {MANIFEST}: a load into it was cut off, or a service that changes it is running: run the "
-            "same `ingest load …` again, or end the service first"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise StoreDamagedError(f"{folder / MANIFEST} can't be read: {error}") from error
-    return files
+def _relative(name: str) -> str:
+    """Return a file's path in a version's folder unchanged, if it can't leave the folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
+        raise ValueError(f"expected relative paths, got {name!r:.80}")
+    return name
 
 
-def differences(folder: Path, under: str = "") -> list[str]:
-    """Compare a version's files with its manifest.
-
-    Args:
-        folder: The version's.
-        under: Only files whose path in it begins so: "shard/"; empty for all.
-
-    Returns:
-        One line for each file that is missing, too many, or not as it was.
-
-    Raises:
-        StoreDamagedError: There is no manifest to compare with.
-    """
-    expected = {name: facts for name, facts in read_manifest(folder).items() if name.startswith(under)}
-    found = {name for name in _files(folder) if name.startswith(under)}
-    lines = [f"{name} is missing" for name in sorted(expected.keys() - found)]
-    lines += [f"{name} does not belong there" for name in sorted(found - expected.keys())]
-    for name in sorted(found & expected.keys()):
-        path, facts = folder / name, expected[name]
-        if path.stat().st_size != facts["size"]:
-            lines.append(f"{name}: expected {facts['size']:,} bytes, got {path.stat().st_size:,}")
-        elif file_sha256(path) != facts["sha256"]:
-            lines.append(f"{name}: its SHA-256 is another than when it was written")
-    return lines
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits."""
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _names(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST and not name.startswith(_PASSED_OVER):
+        if path.is_file() and name != MANIFEST and not name.startswith(_IGNORED):
             yield name

@@ -1,12 +1,10 @@
 """A gallery in an embedded Qdrant Edge shard. The only file that imports `qdrant_edge`.
 
-Edge takes NaN without a word and raises a bare `Exception` for everything, so codes are checked before and errors
-translated after.
+Edge accepts NaN silently and raises a bare `Exception` for every failure. So codes are checked beforehand, and errors
+translated afterwards.
 """
 
 import ctypes
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,66 +15,73 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
+from gallery.edge.page_cache import keep, prefetch
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
-from gallery.points import entry, fields, hit, payload, point_id, threshold
-from gallery.profiles import ACORN_SELECTIVITY, Memory, Profile, Quantised, find_profile
-from gallery.types import Entry, GallerySpec, Hit, Query, check_codes
+from gallery.files import check_space
+from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
+from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
+from gallery.spec import GallerySpec
+from gallery.types import Entry, Hit, Query, check_comparable
 
-# One search thread: at this size handing work to Edge's own threads takes longer than the work.
+# Threads of one search. At the size of these galleries, handing a search to Edge's own threads takes longer than
+# the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
-# Below this a segment is compared in full, which is exact and as quick.
+# Segments smaller than this (in KB) are searched without a graph, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
-# Files of a segment, by the part of a profile that they are.
-_FILES = {
-    "codes": "vector_storage/matrix.dat",
-    "shortened": "vector_storage/quantized.*",
-    "graph": "vector_index/links*",
-}
-_READ_AT_ONCE = 2 * 1024 * 1024  # of more, the system passes over the rest
-# Bytes that must be free on the disk before anything is written: two pieces of Edge's log.
+# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge maps sparse files,
+# which take up space only when written to, so a full disk would kill the process.
 _HEADROOM = 64 * 1024 * 1024
 
 
 class EdgeGallery:
-    """A gallery in one shard folder. One process at a time may have it open."""
+    """A gallery in one shard folder. Only one process at a time may have it open."""
 
-    def __init__(self, folder: Path, spec: GallerySpec) -> None:
-        """Open the shard, or make one where the folder holds none.
+    def __init__(self, folder: Path, spec: GallerySpec, profile: Profile | None = None) -> None:
+        """Open the shard in a folder, or create one in an empty folder.
+
+        Args:
+            folder: The shard's folder.
+            spec: Description of the gallery.
+            profile: How to store and search it; the profile that `spec` names if None.
 
         Raises:
             StoreLockedError: Another process has the shard open.
-            StoreDamagedError: The folder holds something that Edge can't read.
+            StoreDamagedError: Edge can't read the content of the folder.
+            StoreFullError: The disk has no space for a new shard.
         """
         self._spec = spec
-        self._stored = find_profile(spec.profile)
-        with _translated(folder):
-            if (folder / "edge_config.json").exists():
-                self._shard = _loaded(folder, self._stored)
-                _hold(folder, self._stored)
-            else:
-                _check_space(folder, _HEADROOM)
-                self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._stored))
-                # links of their own for each label would double the graph of a large gallery; see `_search_params`
-                by_label = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._stored.payload])
-                self._shard.update(qe.UpdateOperation.create_field_index("label", by_label))
+        self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
+        self._is_settled = False  # a load after a kill leaves work for the next one
+        with _translated(folder):
+            if (folder / "edge_config.json").exists():
+                self._shard = self._load()
+                keep(folder, self._profile)
+            else:
+                check_space(folder, _HEADROOM)
+                self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
+                # Separate links for each label would double the graph of a large gallery; see `search_plan`.
+                label_index = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._profile.payload])
+                self._shard.update(qe.UpdateOperation.create_field_index("label", label_index))
 
     @property
     def spec(self) -> GallerySpec:
-        """What the gallery is."""
+        """The description of the version."""
         return self._spec
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Store entries; Edge's write-ahead log has them on return."""
+        """Store entries. On return Edge's write-ahead log has them."""
         if not entries:
             return
-        codes = check_codes(np.stack([entry.code for entry in entries]), self._spec.code_size)
+        codes = check_comparable(np.stack([entry.code for entry in entries]), self._spec.code_size)
         points = [
-            qe.Point(point_id(one.key), code.tolist(), payload(one)) for one, code in zip(entries, codes, strict=True)
+            qe.Point(point_id(entry.key), code.tolist(), to_payload(entry))
+            for entry, code in zip(entries, codes, strict=True)
         ]
-        _check_space(self._folder, _HEADROOM)
+        check_space(self._folder, _HEADROOM)
+        self._is_settled = False
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.upsert_points(points))
 
@@ -85,22 +90,23 @@ class EdgeGallery:
         return self.search_batch([query])[0]
 
     def search_batch(self, queries: Sequence[Query]) -> list[list[Hit]]:
-        """Return the hits of each query, in the same order."""
+        """Return the hits of each query, in the order of the queries."""
         requests = [self._request(query) for query in queries]
         with _translated(self._folder):
             if len(requests) == 1:
-                found = [self._shard.query(requests[0])]
+                results = [self._shard.query(requests[0])]
             else:
-                found = self._shard.query_batch(qe.QueryBatchRequest(requests))
-        return [[hit(point.payload, point.score) for point in points] for points in found]
+                results = self._shard.query_batch(qe.QueryBatchRequest(requests))
+        return [[to_hit(point.payload, point.score) for point in points] for points in results]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
-        """Return the entry of each key; None where there is none."""
+        """Return the entry of each key; None for a key without an entry."""
         ids: list[qe.PointId] = [point_id(key) for key in keys]
         with _translated(self._folder):
             records = self._shard.retrieve(ids, with_payload=True, with_vector=True)
-        entries = {one.key: one for one in (entry(record.payload, record.vector) for record in records)}
-        return [entries.get(key) for key in keys]
+        entries = [to_entry(record.payload, record.vector) for record in records]
+        by_key = {entry.key: entry for entry in entries}
+        return [by_key.get(key) for key in keys]
 
     def scroll(self, batch_count: int = 1000) -> Iterator[list[Entry]]:
         """Yield all entries in batches."""
@@ -109,56 +115,65 @@ class EdgeGallery:
             request = qe.ScrollRequest(offset=offset, limit=batch_count, with_payload=True, with_vector=True)
             with _translated(self._folder):
                 records, offset = self._shard.scroll(request)
-            yield [entry(record.payload, record.vector) for record in records]
+            yield [to_entry(record.payload, record.vector) for record in records]
             if offset is None:
                 return
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the entries of these keys."""
+        """Remove the entries with these keys."""
         ids: list[qe.PointId] = [point_id(key) for key in keys]
+        self._is_settled = False
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.delete_points(ids))
 
     def count(self) -> int:
-        """Count the entries, exactly."""
+        """Return the exact number of entries."""
         with _translated(self._folder):
             return self._shard.count(qe.CountRequest(exact=True))
 
     def index(self) -> None:
-        """Build the search index in a process of its own, then open the shard again.
+        """Build the search index in a separate process, then open the shard again.
 
-        `EdgeShard.optimize` holds Python's global lock until it ends: here, no progress could be shown meanwhile
-        and Ctrl-C would go unheard.
+        `EdgeShard.optimize` holds the GIL until it ends: in this process it would stop the progress display and delay
+        Ctrl-C.
 
         Raises:
-            StoreFullError: The disk has no room for it.
+            StoreFullError: The disk has no space for the index.
             StoreDamagedError: The index could not be built.
         """
-        self._close_shard()  # first: while it is open, its files come and go
+        self._close_shard()  # while the shard is open, Edge adds and removes files
         segments = (self._folder / "segments").rglob("*")
-        _check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
+        check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
         if sys.platform == "linux":
-            # what Edge has freed would stay with this process, 0.3 KB an entry, while the index takes its own memory
+            # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
         command = [sys.executable, "-m", "gallery.edge.index", str(self._folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-            _check_space(self._folder, _HEADROOM)
-            raise StoreDamagedError(f"no index could be built in {self._folder}: {reason}: run the same again")
+            check_space(self._folder, _HEADROOM)
+            raise StoreDamagedError(
+                f"the index could not be built: {reason}: run the same command again", place=str(self._folder)
+            )
         with _translated(self._folder):
-            self._shard = _loaded(self._folder, self._stored)
+            self._shard = self._load()
         self._closed = False
+        self._is_settled = True
 
     def close(self) -> None:
         """Flush and close the shard."""
         self._close_shard()
 
     def settle(self) -> None:
-        """Close the shard, having had Edge work off what it leaves to its next opening: its files stay as they are."""
+        """Close the shard after Edge has finished its deferred work, so that its files no longer change.
+
+        Edge does this work when it loads a shard.
+        """
         self._close_shard()
-        with _translated(self._folder):
-            _loaded(self._folder, self._stored).close()
+        if not self._is_settled:
+            with _translated(self._folder):
+                self._load().close()
+            self._is_settled = True
 
     def _close_shard(self) -> None:
         if not self._closed:
@@ -166,108 +181,60 @@ class EdgeGallery:
             with _translated(self._folder):
                 self._shard.close()
 
+    def _load(self) -> qe.EdgeShard:
+        prefetch(self._folder, self._profile)
+        return qe.EdgeShard.load(str(self._folder))
+
     def _request(self, query: Query) -> qe.QueryRequest:
-        code = check_codes(query.code[None], self._spec.code_size)[0]
+        code = check_comparable(query.code[None], self._spec.code_size)[0]
         return qe.QueryRequest(
             limit=query.options.limit,
             query=qe.Query.Nearest(code.tolist()),
             filter=_filter(query),
-            score_threshold=threshold(query.options),
+            score_threshold=exclusive_threshold(query.options),
             params=self._search_params(query),
-            with_payload=fields(query.options),
+            with_payload=payload_fields(query.options),
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:
-        if query.options.exact:
+        plan = search_plan(self._profile, query.options)
+        if plan is None:
             return qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
-        again = qe.QuantizationSearchParams(rescore=True, oversampling=self._stored.oversampling)
-        ef = max(self._stored.ef, query.options.limit)
-        if query.options.labels:
-            # the graph has no links within a label: ACORN looks at neighbours' neighbours instead
-            acorn = qe.AcornSearchParams(enable=True, max_selectivity=ACORN_SELECTIVITY)
-            return qe.SearchParams(hnsw_ef=2 * ef, quantization=again, acorn=acorn)
-        return qe.SearchParams(hnsw_ef=ef, quantization=again)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    # Edge maps files that take up their space only when written to: a full disk would kill the process.
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise StoreFullError(
-            f"the disk of {folder} is full: expected {needed // 2**20:,} MB free, got {free // 2**20:,}: "
-            "make space and run the same again"
-        )
-
-
-def _loaded(folder: Path, stored: Profile) -> qe.EdgeShard:
-    """Open a shard, having called in what it will keep in memory: Edge itself reads that page by page, far slower."""
-    for part in _FILES:
-        if getattr(stored, part) is not Memory.COLD:
-            for path in _files(folder, part):
-                _call_in(path)
-    return qe.EdgeShard.load(str(folder))
-
-
-def _files(folder: Path, part: str) -> Iterator[Path]:
-    return folder.glob(f"segments/*/{_FILES[part]}")
-
-
-def _call_in(path: Path) -> None:
-    """Have the system read a file into its cache, where it can be told to."""
-    if sys.platform != "linux":
-        return
-    with path.open("rb") as file:
-        for start in range(0, os.fstat(file.fileno()).st_size, _READ_AT_ONCE):
-            os.posix_fadvise(file.fileno(), start, _READ_AT_ONCE, os.POSIX_FADV_WILLNEED)
-
-
-def _hold(folder: Path, stored: Profile) -> None:
-    """Have the system hold on to what every search goes through, rather than to codes that stay on disk.
-
-    Where memory is short, Linux lets go first of what was read only once (its list of inactive pages).
-    """
-    if stored.codes is not Memory.COLD:
-        return
-    buffer = bytearray(_READ_AT_ONCE)
-    for part in ("shortened", "graph"):
-        for path in _files(folder, part):
-            for _ in range(2):
-                with path.open("rb", buffering=0) as file:
-                    while file.readinto(buffer):
-                        pass
+        acorn = None
+        if plan.acorn_selectivity is not None:
+            acorn = qe.AcornSearchParams(enable=True, max_selectivity=plan.acorn_selectivity)
+        rescoring = qe.QuantizationSearchParams(rescore=True, oversampling=plan.oversampling)
+        return qe.SearchParams(hnsw_ef=plan.ef, quantization=rescoring, acorn=acorn)
 
 
 def optimise(folder: str) -> None:
-    """Build the search index of the shard in this folder, which no process may have open."""
+    """Build the search index of the shard in a folder. No process may have the shard open."""
     shard = qe.EdgeShard.load(folder)
     shard.optimize()
     shard.close()
 
 
-def _config(code_size: int, stored: Profile) -> qe.EdgeConfig:
-    hnsw = qe.HnswIndexConfig(stored.m, stored.ef_construct, _FULL_SCAN_KB, memory=_MEMORY[stored.graph])
+def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
+    hnsw = qe.HnswIndexConfig(profile.m, profile.ef_construct, _FULL_SCAN_KB, memory=_MEMORY[profile.graph])
     vectors = qe.EdgeVectorParams(
         code_size,
         qe.Distance.Euclid,
         hnsw_config=hnsw,
-        quantization_config=_quantisation(stored),
-        memory=_MEMORY[stored.codes],
+        quantization_config=_quantisation(profile),
+        memory=_MEMORY[profile.codes],
     )
     return qe.EdgeConfig(
         vectors,
-        optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, max_segment_size=stored.max_segment_mb * 1024),
+        optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, max_segment_size=profile.max_segment_mb * 1024),
         max_search_threads=_SEARCH_THREADS,
-        payload_memory=_MEMORY[stored.payload],
-        id_tracker_memory=_MEMORY[stored.ids],
+        payload_memory=_MEMORY[profile.payload],
+        id_tracker_memory=_MEMORY[profile.ids],
     )
 
 
-def _quantisation(
-    stored: Profile,
-) -> qe.ScalarQuantizationConfig | qe.TurboQuantQuantizationConfig | None:
-    memory = _MEMORY[stored.shortened]
-    match stored.quantised:
+def _quantisation(profile: Profile) -> qe.ScalarQuantizationConfig | qe.TurboQuantQuantizationConfig | None:
+    memory = _MEMORY[profile.shortened]
+    match profile.quantised:
         case Quantised.NONE:
             return None
         case Quantised.INT8:
@@ -292,16 +259,18 @@ def _filter(query: Query) -> qe.Filter | None:
 
 @contextmanager
 def _translated(folder: Path) -> Iterator[None]:
+    """Raise Edge's errors as errors of this project. Only the text distinguishes one error of Edge from another."""
     try:
         yield
     except LookalikeError:
         raise
     except Exception as error:
+        place = str(folder)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "WouldBlock" in reason:
-            raise StoreLockedError(f"{folder} is open in another process: stop it, or wait for it to end") from error
+            raise StoreLockedError("open in another process: stop it, or wait for it to end", place=place) from error
         if "No space left" in reason:
-            raise StoreFullError(f"the disk of {folder} is full: make space and run the same again") from error
+            raise StoreFullError("the disk is full: make space and run the same command again", place=place) from error
         if "Permission denied" in reason:
-            raise StoreUnusableError(f"{folder} can't be written: {reason}") from error
-        raise StoreDamagedError(f"Qdrant Edge can't use {folder}: {reason}") from error
+            raise StoreUnusableError(f"can't be written: {reason}", place=place) from error
+        raise StoreDamagedError(f"Qdrant Edge can't use this folder: {reason}", place=place) from error

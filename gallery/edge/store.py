@@ -1,88 +1,135 @@
-"""Galleries by name in a folder, each version a Qdrant Edge shard, with an atomic swap between versions.
+"""Galleries by name in a folder, with an atomic swap between versions.
 
-DIR/NAME/CURRENT             "v2": the live version, replaced by an atomic rename
-DIR/NAME/LOADING             the lock of the one process that may build
-DIR/NAME/v2/gallery.json     what it is, see `GallerySpec`
-DIR/NAME/v2/manifest.json    its files with their sums, while no load into it is under way
-DIR/NAME/v2/GROWN            there when a service has added or removed images since
-DIR/NAME/v2/OPEN             the lock of the one process that may have it open
-DIR/NAME/v2/shard/           Qdrant's own files
+DIR/NAME/CURRENT    "v2": the live version, replaced by an atomic rename
+DIR/NAME/LOADING    lock of the one process that may build the gallery
+DIR/NAME/v2/        a version, see `gallery.edge.version`
 """
 
 import errno
-import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gallery.base import Gallery
 from gallery.edge.backup import pack, unpack
-from gallery.edge.manifest import GROWN, MANIFEST, differences, write_manifest
-from gallery.edge.shard import EdgeGallery
-from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
-from gallery.files import Lock, replace_file
-from gallery.types import DEFAULT_PLACEMENT, Calibration, Entry, GallerySpec, Placement, check_name
+from gallery.edge.manifest import GROWN, OPEN, Manifest, write_manifest
+from gallery.edge.snapshot import Snapshot
+from gallery.edge.version import (
+    SPEC,
+    LiveVersion,
+    Version,
+    can_resume,
+    check_unaltered,
+    how_to_repair,
+    is_complete,
+    lost_files,
+    modified_by_service,
+    open_lock,
+    read_spec,
+    record_changes,
+    spec_bytes,
+    version_number,
+    write_spec,
+)
+from gallery.errors import (
+    BackupError,
+    GalleryNotFoundError,
+    InvalidQueryError,
+    NewerFormatError,
+    StoreDamagedError,
+    StoreError,
+    StoreLockedError,
+    StoreUnusableError,
+)
+from gallery.files import Lock, file_errors, replace_file
+from gallery.formats import FORMAT_KEY, parse_object
+from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
 
 _CURRENT = "CURRENT"
-_SPEC = "gallery.json"
+_LOADING = "LOADING"
+# Bytes of CURRENT that are read: a version's name, and as much of anything else as an error shows.
+_CURRENT_BYTES = 40
+_SCRATCH = ".restoring-"
+# Seconds after which a scratch folder without a lock belongs to no running restore: taking the lock is its first step,
+# and releases that took none needed less to unpack.
+_SCRATCH_S = 3600.0
 
 
 class EdgeStore:
     """The galleries of one folder."""
 
     def __init__(self, root: Path) -> None:
-        """Name the folder; it is made when the first gallery is built.
+        """Use a folder, which is created when the first gallery is built.
 
         Raises:
-            StoreError: It is a file.
+            StoreError: The path is a file.
         """
         self._root = root
         self.url = f"edge:{root}"
+        self._place = f"store {self.url}"
         if root.exists() and not root.is_dir():
             raise StoreUnusableError(
-                f"store {self.url}: expected a folder, and this is a file: name another with --store"
+                "expected a folder, and this is a file: name another with --store", place=self._place
             )
 
     def check(self) -> None:
-        """Do nothing: a folder has nobody to answer, and what is wrong with a gallery in it concerns that one alone."""
+        """Do nothing: a folder always answers, and an error in one gallery must not make the others unavailable."""
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, whether or not they can be read. Other folders are ignored."""
+        with file_errors(self._place):
+            try:
+                folders = sorted(self._root.iterdir())
+            except FileNotFoundError:
+                return []
+        return [folder.name for folder in folders if _is_gallery(folder)]
 
     def list(self) -> list[GallerySpec]:
-        """Return what the live galleries are, by name. Other folders are passed over, and damaged ones logged."""
-        with _file_errors(self.url):
-            names = sorted(path.parent.name for path in self._root.glob(f"*/{_CURRENT}"))
+        """Return the descriptions of all live galleries that can be read, by name. Log the others."""
         specs = []
-        for name in names:
+        for name in self.names():
             try:
                 specs.append(self.spec(name))
-            except StoreDamagedError as error:
-                _log.warning("%s", error)
+            except (StoreError, NewerFormatError) as error:
+                _log.warning("gallery '%s' is left out: %s", name, error)
         return specs
 
     def spec(self, name: str) -> GallerySpec:
-        """Return what the live version of a gallery is."""
-        return _read_spec(self._live(name))
+        """Return the description of a gallery's live version."""
+        return read_spec(self._live(name))
+
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version."""
+        return version_number(self._live(name))
 
     def open(self, name: str) -> Gallery:
-        """Open the live version of a gallery, which this process then holds alone."""
+        """Open a gallery's live version, which no other process can open then.
+
+        If this process may not write the version's files, open a temporary copy, which can only be searched.
+        """
+        self._clear_scratch()
         folder = self._live(name)
-        return _Live(folder, _read_spec(folder))
+        may_write = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+        spec = read_spec(folder)
+        return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
 
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
     ) -> "EdgeBuild":
-        """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
+        """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
         placement.require_default(self.url)
         home = self._root / spec.name
-        with _file_errors(self.url):
+        with file_errors(self._place):
             home.mkdir(parents=True, exist_ok=True)
-            lock = Lock(home / "LOADING", f"gallery '{spec.name}'")
+            lock = _loading_lock(home)
         try:
             return EdgeBuild(home, lock, self._begin(home, spec, rebuild))
         except BaseException:
@@ -90,117 +137,169 @@ class EdgeStore:
             raise
 
     def local_folder(self, name: str) -> Path:
-        """Return the folder of the live version."""
+        """Return the folder of a gallery's live version."""
         return self._live(name)
 
     def modified_by_service(self, name: str) -> bool:
-        """Tell whether a service has changed the live version."""
-        return (self._live(name) / GROWN).exists()
+        """Return whether the live version has been modified since it was published."""
+        return modified_by_service(self._live(name))
 
     def differences(self, name: str) -> Sequence[str]:
         """Compare the live version's files with its manifest."""
-        return differences(self._live(name))
+        folder = self._live(name)
+        record_changes(folder)
+        with file_errors(str(folder)):
+            return Manifest.read(folder).differences(folder)
 
     def clean(self, name: str) -> Sequence[int]:
-        """Remove the versions that are not live, nor open anywhere."""
+        """Remove the versions that are neither live nor open anywhere."""
         live = self._live(name)
         removed = []
-        with _file_errors(self.url), closing(Lock(live.parent / "LOADING", f"gallery '{name}'")):
-            for folder in sorted(live.parent.glob("v*"), key=_number):
+        with file_errors(self._place), closing(_loading_lock(live.parent)):
+            for folder in _versions(live.parent):
                 with suppress(StoreLockedError):
                     if folder != live:
-                        Lock(folder / "OPEN", f"gallery '{name}'").close()
+                        open_lock(folder, name).close()
                         shutil.rmtree(folder)
-                        removed.append(_number(folder))
+                        removed.append(version_number(folder))
         return removed
 
     def backup(self, name: str, file: Path) -> GallerySpec:
         """Write the live version into one file."""
         live = self._live(name)
-        with _file_errors(self.url), closing(Lock(live.parent / "LOADING", f"gallery '{name}'")):
-            pack(live, file)
-            return _read_spec(live)
+        with file_errors(self._place), closing(_loading_lock(live.parent)):
+            record_changes(live)
+            spec = read_spec(live)
+            contents = {SPEC: spec_bytes(spec)}
+            if modified_by_service(live):
+                contents[GROWN] = b""
+            pack(live, file, contents)
+            return spec
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
-        """Make what a backup holds the live version, beside the one before."""
-        with _file_errors(self.url):
-            self._root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._root, prefix=".restoring-") as scratch:
-                unpacked = Path(scratch) / "version"
-                unpacked.mkdir()
-                unpack(file, unpacked)
-                spec = _read_spec(unpacked)
-                home = self._root / check_name(name or spec.name)
-                home.mkdir(exist_ok=True)
-                with closing(Lock(home / "LOADING", f"gallery '{home.name}'")):
-                    number = max((_number(folder) for folder in home.glob("v*")), default=0) + 1
-                    spec = replace(spec, name=home.name, version=number)
-                    _write_spec(unpacked, spec)
-                    write_manifest(unpacked)
-                    unpacked.replace(home / f"v{number}")
-                    replace_file(home / _CURRENT, f"v{number}\n".encode())
+        """Unpack a backup and make it the live version, beside the previous one."""
+        self._clear_scratch()
+        with file_errors(self._place), self._scratch_folder() as unpacked:
+            unpack(file, unpacked)
+            spec = _restored_spec(unpacked, f"backup {file}")
+            home = self._root / check_name(name or spec.name)
+            home.mkdir(exist_ok=True)
+            with closing(_loading_lock(home)):
+                number = max(map(version_number, _versions(home)), default=0) + 1
+                spec = replace(spec, name=home.name, version=number)
+                write_spec(unpacked, spec)
+                write_manifest(unpacked)
+                unpacked.replace(home / f"v{number}")
+                _make_live(home, number)
         return spec
 
     def drop(self, name: str) -> None:
-        """Remove a gallery with all its versions."""
+        """Remove a gallery with all its versions, whether or not they can be read."""
         home = self._root / check_name(name)
-        with _file_errors(self.url):
-            if not (home / _CURRENT).exists():  # a damaged gallery can be dropped, too
+        with ExitStack() as locks, file_errors(self._place):
+            if not _is_gallery(home):
                 raise self._not_found(name)
-        with ExitStack() as locks, _file_errors(self.url):
-            for path in (home / "LOADING", *home.glob("v*/OPEN")):
-                locks.callback(Lock(path, f"gallery '{name}'").close)
-            (home / _CURRENT).unlink()
+            locks.callback(_loading_lock(home).close)
+            for path in home.glob(f"v*/{OPEN}"):
+                locks.callback(open_lock(path.parent, name).close)
+            # without CURRENT first, so that what an interrupted removal leaves is not served
+            current = home / _CURRENT
+            if current.is_dir():
+                shutil.rmtree(current)
+            current.unlink(missing_ok=True)
             shutil.rmtree(home)
 
     def _live(self, name: str) -> Path:
-        current = self._root / check_name(name) / _CURRENT
-        with _file_errors(self.url):
+        """Return the folder of a gallery's live version. Every use of a gallery begins here.
+
+        Raises:
+            GalleryNotFoundError: No gallery has this name.
+            StoreDamagedError: No version with a description is known to be live.
+            StoreUnusableError: The files can't be read.
+        """
+        home = self._root / check_name(name)
+        with file_errors(self._place):
             try:
-                version = current.read_text("utf-8").strip()
-            except (FileNotFoundError, NotADirectoryError):
-                raise self._not_found(name) from None
-        folder = current.parent / version
-        if not (folder / _SPEC).is_file():
-            raise StoreDamagedError(
-                f"gallery '{name}' in {self.url}: {_CURRENT} names '{version}', which is not there whole: "
-                f"build it again with `ingest load … --name {name} --rebuild`"
-            )
-        return folder
+                version = _read_current(home)
+            except FileNotFoundError:
+                if not _is_gallery(home):
+                    raise self._not_found(name) from None
+                version = None
+            folder = home / (version or "")
+            if version_number(folder) and folder.parent == home and (folder / SPEC).is_file():
+                return folder
+            others = [folder.name for folder in _versions(home) if is_complete(folder) and (folder / SPEC).is_file()]
+        if version is None:
+            problem = f"{_CURRENT}, the file that names the live version, is missing or is not a file"
+        else:
+            problem = f"{_CURRENT} names version {version!r}, which has no {SPEC}"
+        choice = f"write the right one of its versions ({', '.join(others)}) into {_CURRENT}, or " if others else ""
+        raise StoreDamagedError(f"gallery '{name}': {problem}: {choice}{how_to_repair(name)}", place=self._place)
 
     def _not_found(self, name: str) -> GalleryNotFoundError:
-        names = ", ".join(spec.name for spec in self.list())
+        names = ", ".join(self.names())
         hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
-        return GalleryNotFoundError(f"no gallery '{name}' in {self.url}: {hint}")
+        return GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
 
-    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> "_Version":
-        live = self._live(spec.name) if (home / _CURRENT).exists() else None
+    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> Version:
+        live = self._live_or_complete(home)
         if live and not rebuild:
-            _check_unaltered(spec.name, live)
-            version = _Version(live, _read_spec(live).extended_by(spec))
-            (live / MANIFEST).unlink(missing_ok=True)  # its files are about to change
-            return version
-        number = _number(live) if live else 0
-        folder = home / f"v{number + 1}"
-        wanted = replace(spec, version=number + 1)
-        if folder.exists() and not _can_resume(folder, wanted):
-            shutil.rmtree(folder)
-        with _file_errors(self.url):
+            extended = read_spec(live).extended_by(spec)
+            check_unaltered(live, spec.name)
+            return LiveVersion(live, extended)
+        number = version_number(live) + 1 if live else 1
+        folder = home / f"v{number}"
+        spec = replace(spec, version=number)
+        with file_errors(self._place):
+            if folder.exists() and not can_resume(folder, spec):
+                shutil.rmtree(folder)
             folder.mkdir(exist_ok=True)
-            _write_spec(folder, wanted)
-        return _Version(folder, wanted)
+            write_spec(folder, spec)
+        return Version(folder, spec)
+
+    def _live_or_complete(self, home: Path) -> Path | None:
+        """Return the live version; or the newest complete one, if a load died before it could make that live."""
+        with file_errors(self._place):
+            if not os.path.lexists(home / _CURRENT):
+                return next((folder for folder in reversed(_versions(home)) if is_complete(folder)), None)
+        return self._live(home.name)
+
+    @contextmanager
+    def _scratch_folder(self) -> Iterator[Path]:
+        """Yield an empty folder on the store's disk, which is removed in the end."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=self._root, prefix=_SCRATCH) as scratch,
+            closing(Lock(Path(scratch) / OPEN, "a restore")),
+        ):
+            folder = Path(scratch) / "v1"
+            folder.mkdir()
+            yield folder
+
+    def _clear_scratch(self) -> None:
+        """Remove what killed restores have left, as far as this process may."""
+        with suppress(OSError):
+            for scratch in self._root.glob(f"{_SCRATCH}*"):
+                if not (scratch / OPEN).exists() and time.time() - scratch.stat().st_mtime < _SCRATCH_S:
+                    continue
+                with suppress(StoreLockedError), closing(Lock(scratch / OPEN, "a restore")):
+                    shutil.rmtree(scratch, ignore_errors=True)
 
 
 class EdgeBuild:
-    """A version being built. Until `publish`, searches see the version before it, or none."""
+    """A version being built. Until `publish`, searches see the previous version, if there is one."""
 
     reopen = None
 
-    def __init__(self, home: Path, lock: Lock, version: "_Version") -> None:
-        """Take over the lock and the open version."""
+    def __init__(self, home: Path, lock: Lock, version: Version) -> None:
+        """Take ownership of the loading lock and the open version."""
         self.gallery = version
         self._home = home
         self._lock = lock
+        self._modified_before = modified_by_service(version.folder)
+        self._was_as_published = is_complete(version.folder) and not self._modified_before
+        if isinstance(version, LiveVersion):
+            version.mark()  # its files are about to change: if not the shard's, then its ledger
 
     @property
     def local_folder(self) -> Path:
@@ -209,126 +308,97 @@ class EdgeBuild:
 
     @property
     def modified_by_service(self) -> bool:
-        """Whether a service has changed it since it went live."""
-        return (self.local_folder / GROWN).exists()
+        """True if the version had been modified since it was published when this build began."""
+        return self._modified_before
 
     def index(self) -> None:
         """Build the search index."""
         self.gallery.index()
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
-        """Make this the live version, in one step."""
-        version = self.gallery
-        spec = replace(version.spec, count=version.count(), calibration=calibration)
-        version.close()
-        with _file_errors(f"edge:{self._home.parent}"):
-            (version.folder / GROWN).unlink(missing_ok=True)
-            _write_spec(version.folder, spec)
-            write_manifest(version.folder)
-            replace_file(self._home / _CURRENT, f"{version.folder.name}\n".encode())
+        """Make this the live version in one atomic step."""
+        spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
+        self.gallery.publish(spec)
+        with file_errors(self._place):
+            _make_live(self._home, spec.version)
         return spec
 
     def close(self) -> None:
-        """Close the version and let others build."""
-        self.gallery.close()
-        self._lock.close()
-
-
-class _Version(EdgeGallery):
-    """An open shard together with the lock that says who has it open."""
-
-    def __init__(self, folder: Path, spec: GallerySpec) -> None:
-        self.folder = folder
-        with _file_errors(str(folder)):
-            self._open_lock = Lock(folder / "OPEN", f"gallery '{spec.name}'")
+        """Close the version and release the loading lock. A live version is recorded as the build has left it."""
+        folder = self.gallery.folder
         try:
-            super().__init__(folder / "shard", spec)
-        except BaseException:
-            self._open_lock.close()
-            raise
-
-    def close(self) -> None:
-        super().close()
-        self._open_lock.close()
-
-
-class _Live(_Version):
-    """A version that is searched, and may be written to at the same time; then its files are described anew."""
-
-    _changed = False
-
-    def upsert(self, entries: Sequence[Entry]) -> None:
-        self._change()
-        super().upsert(entries)
-
-    def delete(self, keys: Sequence[str]) -> None:
-        self._change()
-        super().delete(keys)
-
-    def close(self) -> None:
-        try:
-            if self._changed:
-                self._changed = False
-                count = self.count()
-                self.settle()
-                with _file_errors(str(self.folder)):
-                    _write_spec(self.folder, replace(self.spec, count=count))
-                    write_manifest(self.folder)
+            self.gallery.close()
+            if self._was_as_published and isinstance(self.gallery, LiveVersion) and not self.gallery.is_modified:
+                (folder / GROWN).unlink(missing_ok=True)
         finally:
-            super().close()
+            self._lock.close()
 
-    def _change(self) -> None:
-        if not self._changed:
-            with _file_errors(str(self.folder)):
-                (self.folder / GROWN).touch()
-                (self.folder / MANIFEST).unlink(missing_ok=True)
-            self._changed = True
+    @property
+    def _place(self) -> str:
+        return str(self._home)
 
 
-def _number(folder: Path) -> int:
-    """Return the version that a folder holds, 0 for a folder of another name."""
-    return int(folder.name[1:]) if folder.name[1:].isdecimal() else 0
+def _loading_lock(home: Path) -> Lock:
+    """Take the lock of the one process that may build a gallery."""
+    return Lock(home / _LOADING, f"gallery '{home.name}'")
 
 
-def _check_unaltered(name: str, live: Path) -> None:
-    """See that a version is as it was built, before a load that would describe it anew."""
-    with _file_errors(str(live)):
-        # what is not Edge's can be made anew
-        wrong = differences(live, under="shard/") if (live / MANIFEST).exists() else []
-    if wrong:
-        raise StoreDamagedError(
-            f"gallery '{name}' is not as it was built: {wrong[0]}: build it again with --rebuild, or bring back a "
-            f"backup with `ingest restore FILE --name {name}`"
-        )
+def _make_live(home: Path, version: int) -> None:
+    """Make a complete version the live one, atomically."""
+    replace_file(home / _CURRENT, f"v{version}\n".encode())
 
 
-def _can_resume(folder: Path, wanted: GallerySpec) -> bool:
+def _read_current(home: Path) -> str | None:
+    """Return the name of a gallery's live version as it is written, which may be anything; None for a folder.
+
+    Raises:
+        OSError: The file is missing or can't be read.
+    """
     try:
-        return _read_spec(folder) == wanted
-    except StoreDamagedError:
+        with (home / _CURRENT).open("rb") as file:
+            return file.read(_CURRENT_BYTES).decode(errors="backslashreplace").strip()
+    except IsADirectoryError:
+        return None
+    except NotADirectoryError as error:  # a file has the gallery's name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(home)) from error
+
+
+def _is_gallery(home: Path) -> bool:
+    """Return whether a folder is, or may be, a gallery that has gone live at some time."""
+    try:
+        check_name(home.name)
+        return _CURRENT in os.listdir(home) or any(map(is_complete, _versions(home)))  # noqa: PTH208 (names suffice)
+    except (InvalidQueryError, FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:  # it can't be read: whoever opens it is told why
+        return True
 
 
-def _read_spec(folder: Path) -> GallerySpec:
+def _versions(home: Path) -> list[Path]:
+    """Return the folders of a gallery's versions, oldest first."""
+    return sorted(filter(version_number, home.glob("v*")), key=version_number)
+
+
+def _restored_spec(folder: Path, place: str) -> GallerySpec:
+    """Return the description in an unpacked backup, and check that the gallery can be opened.
+
+    Raises:
+        BackupError: It can't be opened, or holds another number of images than described.
+        NewerFormatError: A newer release made the backup.
+    """
     try:
-        facts = json.loads((folder / _SPEC).read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreDamagedError(f"{folder / _SPEC} can't be read as a gallery's description: {error}") from error
-    return GallerySpec.from_json(facts, str(folder / _SPEC))
-
-
-def _write_spec(folder: Path, spec: GallerySpec) -> None:
-    replace_file(folder / _SPEC, (json.dumps(asdict(spec), indent=2) + "\n").encode())
-
-
-@contextmanager
-def _file_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFullError(f"store {url}: the disk is full: make space and run the same again") from error
-        name = os.fsdecode(error.filename) if error.filename else url
-        raise StoreUnusableError(
-            f"store {url} can't be used: {name}: {error.strerror}: name another with --store"
-        ) from error
+        content = parse_object((folder / SPEC).read_bytes())
+        spec = GallerySpec.from_json(content, place)
+        if FORMAT_KEY not in content:
+            (folder / GROWN).touch()  # backups of release 0.1.0 do not say whether a service had modified the gallery
+        problems = lost_files(folder)
+        if not problems:
+            with closing(Version(folder, spec)) as version:
+                count = version.count()
+            if count != spec.count:
+                problems = [f"expected {spec.count:,} images, as it says itself, got {count:,}"]
+    except (OSError, ValueError, StoreDamagedError) as error:
+        problems = [error.message if isinstance(error, StoreDamagedError) else str(error)]
+    if problems:
+        raise BackupError(f"its gallery can't be opened: {problems[0]}: use another copy", place=place)
+    return spec

@@ -1,230 +1,273 @@
 """Galleries by name on a Qdrant server: each version a collection `NAME@v2`, the live one behind the alias `NAME`.
 
-What a gallery is, its `GallerySpec`, is in the collection's metadata. What belongs to this machine, a version's
-ledger, is in a folder of the user's.
+The description of a version, its `GallerySpec`, is in the collection's metadata. Files that belong to this machine,
+such as a version's ledger, are in the user's data folder.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from gallery.base import Gallery
-from gallery.errors import BackupError, GalleryNotFoundError, InvalidQueryError, StoreDamagedError
+from gallery.errors import (
+    BackupError,
+    GalleryNotFoundError,
+    InvalidQueryError,
+    NewerFormatError,
+    StoreDamagedError,
+    StoreUnusableError,
+)
 from gallery.files import Lock, user_data_folder
-from gallery.remote.server import QdrantConnection, RemoteGallery
-from gallery.types import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
+from gallery.remote.collection import RemoteGallery
+from gallery.remote.connection import QdrantConnection
+from gallery.remote.layout import create_collection, index_payload
+from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
-_FACTS = "lookalike"
+_log = logging.getLogger(__name__)
+
+_LOADING = "LOADING"
+# Keys of a collection's metadata: the gallery's description, and whether a service has ever modified the collection.
+_SPEC = "lookalike"
 _GROWN = "lookalike_grown"
 
 
 class RemoteStore:
     """The galleries of one server."""
 
-    def __init__(self, server: QdrantConnection, folder: Path | None = None) -> None:
-        """Take a server.
+    def __init__(self, connection: QdrantConnection, folder: Path | None = None) -> None:
+        """Use a connection to the server.
 
         Args:
-            server: Where the galleries are.
-            folder: Keeps what belongs to this machine; one of the user's if not given.
+            connection: Connection to the server.
+            folder: Folder for this machine's files; a subfolder of the user's data folder if None.
         """
-        self.url = server.url
-        self._server = server
-        place = re.sub(r"[^A-Za-z0-9.-]+", "_", server.url)
-        self._folder = folder or user_data_folder() / "servers" / place
+        self.url = connection.url
+        self._place = f"store {self.url}"
+        self._connection = connection
+        folder_name = re.sub(r"[^A-Za-z0-9.-]+", "_", self.url)
+        self._folder = folder or user_data_folder() / "servers" / folder_name
 
     def check(self) -> None:
-        """See that the server answers and that this client suits it."""
-        self._server.check()
+        """Check that the server answers, accepts our key and is recent enough."""
+        self._connection.check()
+
+    def names(self) -> Sequence[str]:
+        """Return the names of all galleries, whether or not they can be read. Other aliases are ignored."""
+        return sorted(name for name, collection in self._connection.aliases().items() if _version(name, collection))
 
     def list(self) -> list[GallerySpec]:
-        """Return what the live galleries are, by name. Other aliases and collections are passed over."""
-        live = {name: collection for name, collection in self._server.aliases().items() if _number(name, collection)}
-        return [self._spec(name, live[name]) for name in sorted(live)]
+        """Return the descriptions of all live galleries that can be read, by name. Log the others."""
+        specs = []
+        for name, collection in sorted(self._connection.aliases().items()):
+            if _version(name, collection):
+                try:
+                    specs.append(self._spec(collection))
+                except (StoreDamagedError, StoreUnusableError, NewerFormatError, GalleryNotFoundError) as error:
+                    _log.warning("gallery '%s' is left out: %s", name, error)
+        return specs
 
     def spec(self, name: str) -> GallerySpec:
-        """Return what the live version of a gallery is."""
-        return self._spec(name, self._live(name))
+        """Return the description of a gallery's live version."""
+        return self._spec(self._live(name))
+
+    def live_version(self, name: str) -> int:
+        """Return the number of a gallery's live version."""
+        return _version(name, self._live(name))
 
     def open(self, name: str) -> Gallery:
-        """Open the live version of a gallery, which any number of processes may."""
+        """Open a gallery's live version. Any number of processes may open it."""
         collection = self._live(name)
-        return self._server.gallery(collection, self._spec(name, collection), lambda: self._grown(collection))
 
-    def _grown(self, collection: str) -> None:
-        """Note for good that others than loads write to a version: their ledger then has to ask what it holds."""
-        self._server.note(collection, {_GROWN: True})
+        def mark_modified() -> None:
+            self._connection.update_metadata(collection, {_GROWN: True})
+
+        return RemoteGallery(self._connection, collection, self._spec(collection), mark_modified)
 
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
     ) -> RemoteBuild:
-        """Begin a gallery or its next version, extend the live one, or go on with a build that was cut off."""
-        home = self._folder / spec.name
-        home.mkdir(parents=True, exist_ok=True)
-        lock = Lock(home / "LOADING", f"gallery '{spec.name}'")
+        """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
+        lock = self._loading_lock(spec.name)
         try:
-            collection, wanted = self._begin(spec, rebuild, placement)
-            return RemoteBuild(
-                self._server, self._server.gallery(collection, wanted), self._version_folder(wanted), lock
-            )
+            collection, spec = self._begin(spec, rebuild, placement)
+            gallery = RemoteGallery(self._connection, collection, spec)
+            return RemoteBuild(self._connection, gallery, self._version_folder(spec.name, spec.version), lock)
         except BaseException:
             lock.close()
             raise
 
     def local_folder(self, name: str) -> Path:
-        """Return this machine's folder for the live version."""
-        return self._version_folder(self.spec(name))
+        """Return this machine's folder for the files of a gallery's live version."""
+        return self._version_folder(name, self.live_version(name))
 
     def modified_by_service(self, name: str) -> bool:
-        """Tell whether a service has changed the live version."""
-        return bool(self._server.facts(self._live(name)).get(_GROWN))
+        """Return whether a service has ever modified the live version."""
+        return _modified_by_service(self._connection, self._live(name))
 
     def differences(self, name: str) -> Sequence[str]:
-        """Do nothing: the files are the server's own."""
+        """Return no differences: the server checks its files itself."""
+        self._live(name)
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Remove the versions that are not live. Services move to the live one within two seconds of a swap."""
-        live = _number(name, self._live(name))
-        with closing(Lock(self._folder_of(name) / "LOADING", f"gallery '{name}'")):
+        """Remove the versions that are not live. Services stop using them within two seconds of a swap."""
+        live = self.live_version(name)
+        with closing(self._loading_lock(name)):
             old = [version for version in self._versions(name) if version != live]
             for version in old:
-                self._server.remove(_collection(name, version))
-                shutil.rmtree(self._folder_of(name) / f"v{version}", ignore_errors=True)
+                self._connection.remove_collection(_collection(name, version))
+                shutil.rmtree(self._home(name) / f"v{version}", ignore_errors=True)
         return old
 
     def backup(self, name: str, file: Path) -> GallerySpec:
-        """Refuse: the files are on another machine."""
+        """Reject every call, because the files are on another machine."""
         raise BackupError(
-            f"gallery '{name}' is on a server: copy it with `ingest copy {name} --from {self.url} --to edge:DIR` and "
-            "back that up, or take a snapshot on the server"
+            f"gallery '{name}' is on a server: copy it with `ingest copy {name} --from http://HOST:6333 --to edge:DIR` "
+            "and back that up, or take a snapshot on the server",
+            place=self._place,
         )
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
-        """Refuse: a backup holds files of Qdrant Edge."""
+        """Reject every call, because a backup consists of Qdrant Edge's files."""
         raise BackupError(
-            f"backup {file}: a server can't take its files: restore it into --store edge:DIR, then "
-            f"`ingest copy NAME --from edge:DIR --to {self.url}`"
+            "can't be restored on a server: restore it into --store edge:DIR, then run "
+            "`ingest copy NAME --from edge:DIR --to http://HOST:6333`",
+            place=f"backup {file}",
         )
 
     def drop(self, name: str) -> None:
-        """Remove a gallery with all its versions."""
+        """Remove a gallery with all its versions, whether or not they can be read."""
         self._live(name)
-        with closing(Lock(self._folder_of(name) / "LOADING", f"gallery '{name}'")):
-            self._server.remove_alias(name)
+        with closing(self._loading_lock(name)):
+            self._connection.remove_alias(name)
             for version in self._versions(name):
-                self._server.remove(_collection(name, version))
-        shutil.rmtree(self._folder / name)
+                self._connection.remove_collection(_collection(name, version))
+        shutil.rmtree(self._home(name))
 
     def _begin(self, spec: GallerySpec, rebuild: bool, placement: Placement) -> tuple[str, GallerySpec]:
-        collection = self._server.aliases().get(spec.name, "")
-        live = _number(spec.name, collection)
-        if spec.name in self._server.collections() or (collection and not live):
+        live = self._connection.aliases().get(spec.name, "")
+        live_version = _version(spec.name, live)
+        collections = self._connection.collections()
+        if spec.name in collections or (live and not live_version):
             raise InvalidQueryError(
-                f"store {self.url}: the name '{spec.name}' is a collection's or an alias's of others: expected one "
-                "that is free: name the gallery with --name"
+                f"gallery name '{spec.name}': expected a free name, got that of a collection or an alias of another "
+                "program: choose another with --gallery",
+                place=self._place,
             )
         if live and not rebuild:
-            return collection, self._spec(spec.name, collection).extended_by(spec)
-        wanted = replace(spec, version=live + 1)
-        collection = _collection(spec.name, wanted.version)
-        there = self._server.collections()
-        if not (collection in there and self._is(collection, wanted)):
-            if collection in there:
-                self._server.remove(collection)
-            shutil.rmtree(self._version_folder(wanted))
-            self._server.create(collection, wanted, placement, {_FACTS: asdict(wanted)})
-        self._server.index_fields(collection, wanted)
-        return collection, wanted
+            return live, self._spec(live).extended_by(spec)
+        spec = replace(spec, version=live_version + 1)
+        collection = _collection(spec.name, spec.version)
+        if not (collection in collections and self._can_resume(collection, spec)):
+            if collection in collections:
+                self._connection.remove_collection(collection)
+            shutil.rmtree(self._version_folder(spec.name, spec.version))
+            create_collection(self._connection, collection, spec, placement, {_SPEC: spec.to_json()})
+        index_payload(self._connection, collection, spec)
+        return collection, spec
 
-    def _is(self, collection: str, wanted: GallerySpec) -> bool:
+    def _can_resume(self, collection: str, spec: GallerySpec) -> bool:
         try:
-            return self._spec(wanted.name, collection) == wanted
-        except StoreDamagedError:
+            return self._spec(collection) == spec
+        except (StoreDamagedError, NewerFormatError):
             return False
 
     def _live(self, name: str) -> str:
+        """Return the collection of a gallery's live version."""
         check_name(name)
-        aliases = self._server.aliases()
-        if not _number(name, aliases.get(name, "")):
-            names = ", ".join(sorted(alias for alias, collection in aliases.items() if _number(alias, collection)))
+        aliases = self._connection.aliases()
+        collection = aliases.get(name, "")
+        if not _version(name, collection):
+            names = ", ".join(self.names())
             hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
-            raise GalleryNotFoundError(f"no gallery '{name}' in {self.url}: {hint}")
-        return aliases[name]
+            raise GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
+        return collection
 
-    def _spec(self, name: str, collection: str) -> GallerySpec:
-        return GallerySpec.from_json(
-            self._server.facts(collection).get(_FACTS), f"collection {collection} in {self.url}"
-        )
+    def _spec(self, collection: str) -> GallerySpec:
+        """Return the description of a version. Its name and number are the collection's, which may be a copy."""
+        content = self._connection.metadata(collection).get(_SPEC)
+        spec = GallerySpec.from_json(content, f"collection {collection} in {self.url}")
+        name = collection.rpartition("@v")[0]
+        return replace(spec, name=name, version=_version(name, collection))
 
     def _versions(self, name: str) -> Sequence[int]:
-        return sorted(filter(None, (_number(name, collection) for collection in self._server.collections())))
+        return sorted(filter(None, (_version(name, collection) for collection in self._connection.collections())))
 
-    def _folder_of(self, name: str) -> Path:
-        folder = self._folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def _loading_lock(self, name: str) -> Lock:
+        """Take the lock of the one process of this machine that may build a gallery."""
+        return Lock(self._home(name) / _LOADING, f"gallery '{name}'")
 
-    def _version_folder(self, spec: GallerySpec) -> Path:
-        folder = self._folder_of(spec.name) / f"v{spec.version}"
+    def _home(self, name: str) -> Path:
+        home = self._folder / name
+        home.mkdir(parents=True, exist_ok=True)
+        return home
+
+    def _version_folder(self, name: str, version: int) -> Path:
+        folder = self._home(name) / f"v{version}"
         folder.mkdir(exist_ok=True)
         return folder
 
 
 class RemoteBuild:
-    """A version being built on a server. Until `publish`, searches see the version before it, or none."""
+    """A version being built on a server. Until `publish`, searches see the previous version, if there is one."""
 
-    def __init__(self, server: QdrantConnection, gallery: RemoteGallery, local_folder: Path, lock: Lock) -> None:
-        """Take over the lock."""
+    def __init__(self, connection: QdrantConnection, gallery: RemoteGallery, local_folder: Path, lock: Lock) -> None:
+        """Take ownership of the loading lock."""
         self.gallery = gallery
         self.local_folder = local_folder
-        self._server = server
+        self._connection = connection
         self._lock = lock
 
     @property
     def reopen(self) -> Callable[[], Gallery]:
-        """Opens the gallery in another process, over a connection of its own."""
-        spec = self.gallery.spec
-        return partial(open_collection, self._server.url, _collection(spec.name, spec.version), spec)
+        """A picklable function that opens the gallery in another process, over a connection of its own."""
+        connection = self._connection
+        return partial(
+            open_collection, connection.url, connection.patience_s, self.gallery.collection, self.gallery.spec
+        )
 
     @property
     def modified_by_service(self) -> bool:
-        """Whether a service has ever changed it."""
-        return bool(self._server.facts(_collection(self.gallery.spec.name, self.gallery.spec.version)).get(_GROWN))
+        """True if a service has ever modified the version."""
+        return _modified_by_service(self._connection, self.gallery.collection)
 
     def index(self) -> None:
-        """Have the server build the graph, and wait for it."""
+        """Have the server build the graph, and wait until it has."""
         self.gallery.index()
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
-        """Note what the gallery is, then swap."""
+        """Record the description, and point the alias at this version."""
         spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
-        collection = _collection(spec.name, spec.version)
-        self._server.note(collection, {_FACTS: asdict(spec)})
-        self._server.swap(spec.name, collection)
+        self._connection.update_metadata(self.gallery.collection, {_SPEC: spec.to_json()})
+        self._connection.swap(spec.name, self.gallery.collection)
         return spec
 
     def close(self) -> None:
-        """Let others build."""
+        """Release the loading lock."""
         self._lock.close()
 
 
-def open_collection(url: str, collection: str, spec: GallerySpec) -> Gallery:
-    """Connect to a server and open one of its collections."""
-    return QdrantConnection.connect(url).gallery(collection, spec)
+def open_collection(url: str, patience_s: float, collection: str, spec: GallerySpec) -> Gallery:
+    """Connect to a server and open the gallery in one of its collections."""
+    return RemoteGallery(QdrantConnection.connect(url, patience_s), collection, spec)
+
+
+def _modified_by_service(connection: QdrantConnection, collection: str) -> bool:
+    return bool(connection.metadata(collection).get(_GROWN))
 
 
 def _collection(name: str, version: int) -> str:
     return f"{name}@v{version}"
 
 
-def _number(name: str, collection: str) -> int:
-    """Return the version of the gallery that a collection holds, 0 if it is none of this gallery's."""
+def _version(name: str, collection: str) -> int:
+    """Return the number of the gallery's version that a collection holds, 0 if it belongs to something else."""
     lead, _, digits = collection.rpartition("@v")
     return int(digits) if lead == name and digits.isdecimal() else 0

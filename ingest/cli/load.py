@@ -4,7 +4,8 @@ import json
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder_service import terminal
-from encoder_service.encoder import load_encoder
 from encoder_service.terminal import (
     CaFileOption,
     CertFileOption,
@@ -21,26 +21,21 @@ from encoder_service.terminal import (
     StoreOption,
     TokenFileOption,
 )
-from gallery import DEFAULT_STORE, GallerySpec, Placement, open_store
+from gallery import DEFAULT_STORE, GallerySpec, Placement, Store, open_store
 from gallery.errors import InvalidInputError
-from gallery.profiles import DEFAULT_PROFILE, PROFILES
+from gallery.profiles import DEFAULT_PROFILE
+from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceOption, as_dict
 from ingest.errors import StoppedError
 
 if TYPE_CHECKING:
     from encoder_service.client import Client
+    from encoder_service.encoder import Encoder, EncoderSpec
+    from ingest.loading.batches import LoadSummary
+    from ingest.loading.build import LoadOptions
     from ingest.sources import Source
 
-# So many bad images are named on the terminal.
+# Maximum number of bad images that are printed with their reasons. The rest are only counted.
 _SHOWN = 5
-
-ProfileOption = Annotated[
-    str,
-    typer.Option(
-        help="What is kept where; balanced for a new gallery, as it is for another. "
-        + "; ".join(f"{profile.name}: {profile.meaning}" for profile in PROFILES.values())
-        + "."
-    ),
-]
 
 
 def _percent(text: str | float) -> float:
@@ -56,30 +51,69 @@ def _percent(text: str | float) -> float:
 def load(
     source: Annotated[
         str,
-        typer.Argument(help="mnist, fashion-mnist, or the path of a folder, a .tar, a .zip, an .npz or an IDX file."),
+        typer.Argument(
+            help="mnist, fashion-mnist, or the path of a folder, a .tar, a .zip, an image, a .parquet, an .npz, an "
+            ".npy or an IDX file; 'shard-{000..009}.tar' for several."
+        ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the gallery; the source's name if not given.")] = "",
-    split: Annotated[str, typer.Option(help="Part of the dataset: train, test or all.", show_default="train")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Load at most so many images.")] = None,
-    label_from: Annotated[
-        str, typer.Option(metavar="folder", help="Label each image with the name of the folder that it is in.")
+    gallery: Annotated[
+        str, typer.Option("--gallery", "--name", help="Name of the gallery. Default: the source's name.")
     ] = "",
-    labels: Annotated[Path | None, typer.Option(help="Take labels from a CSV or JSONL file.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset: train, test or all.", show_default="train")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to load. Default: all.")] = None,
+    label_from_folders: Annotated[
+        bool, typer.Option("--label-from-folders", help="Label each image with the name of its folder.")
+    ] = False,
+    label_from: Annotated[str, typer.Option(hidden=True, help="folder: same as --label-from-folders.")] = "",
+    labels: Annotated[Path | None, typer.Option(help="CSV or JSONL file with the labels.")] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path. Can be repeated."),
+    ] = None,
+    large_images: Annotated[
+        bool, typer.Option("--large-images", help="Load image files of up to 256 MiB and 512 megapixels, too.")
+    ] = False,
     dedupe: Annotated[
-        bool, typer.Option("--dedupe", help="Keep only the first of images with the same content.")
+        bool, typer.Option("--dedupe", help="Load only one of several images with the same content.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove images that the source no longer has.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let --prune or --rebuild take away more than half of a source's images.")
+    ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a single image is bad.")] = False,
+    keep_added: Annotated[
+        bool,
+        typer.Option(
+            "--keep-added",
+            help="With --rebuild, keep images that were added through a service or loaded from elsewhere.",
+        ),
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if any image is bad.")] = False,
     max_rejected: Annotated[
-        float, typer.Option(parser=_percent, metavar="PERCENT", help="Exit with 3 if more images than this are bad.")
+        float,
+        typer.Option(
+            parser=_percent,
+            metavar="PERCENT",
+            help="Maximum share of bad images; above it, replace and remove no image, and exit with 3.",
+        ),
     ] = 10.0,
-    profile: ProfileOption = "",
-    workers: Annotated[int, typer.Option(min=1, help="Load in so many processes; for a server.")] = 1,
-    shards: Annotated[int | None, typer.Option(min=1, help="Parts to spread over a cluster; the server's own.")] = None,
-    replicas: Annotated[int | None, typer.Option(min=1, help="Nodes that hold each part.")] = None,
+    profile: Annotated[
+        str,
+        typer.Option(
+            help=f"Storage profile. New galleries default to balanced; existing ones keep theirs. {PROFILE_MEANINGS}."
+        ),
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes that load. More than 1 needs a Qdrant server.")
+    ] = 1,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Shards of a new gallery on a cluster. Default: the server's setting.")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Nodes that hold each shard. Default: the server's setting.")
+    ] = None,
     write_consistency: Annotated[
-        int | None, typer.Option(min=1, help="Nodes that must have taken a write before it counts.")
+        int | None, typer.Option(min=1, help="Nodes that must acknowledge a write. Default: the server's setting.")
     ] = None,
     service: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Add to a gallery of a running service, which encodes and stores.")
@@ -89,108 +123,185 @@ def load(
     cert_file: CertFileOption = None,
     encoder: EncoderOption = "",
     store: StoreOption = DEFAULT_STORE,
+    patience_s: PatienceOption = DEFAULT_PATIENCE_S,
     as_json: JsonOption = False,
 ) -> None:
-    """Load a source into a gallery. Loading it again goes on where it stopped, and takes only what is new or changed.
+    """Load a source into a gallery.
 
-    Bad images are left out, and named in the gallery's rejected.jsonl.
+    Only images that are new or have changed are loaded, so the same command resumes an interrupted load and brings a
+    gallery up to date. Bad images are left out and named in the gallery's rejected.jsonl.
     """
-    from ingest.loading.build import REJECTED, LoadOptions, check_rejected, load_and_publish
-    from ingest.progress import Stages
-    from ingest.sources import default_encoder, default_gallery, is_dataset, open_source, place_of
+    from encoder_service.encoder import load_encoder
+    from ingest.loading.build import REJECTED, LoadOptions, check_pruned, check_rejected
+    from ingest.sources import Options as SourceOptions
+    from ingest.sources import SourceName
 
     begun = time.perf_counter()
-    if split and "/" in source and is_dataset(source):
-        raise InvalidInputError(f"expected one of --split {split} and {source}, got both")
-    split = split or "train"
-    if prune and limit:
-        raise InvalidInputError("expected one of --prune and --limit, got both: all beyond the limit would be removed")
-    if dedupe and workers > 1:
-        raise InvalidInputError("expected one of --dedupe and --workers, got both: no worker sees what another stores")
-    images = open_source(source, split, limit, label_from=label_from, labels=labels)
-    name = name or default_gallery(source)
+    max_rejected = 0.0 if strict else max_rejected
+    options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
+    _check_options(options, source, split, limit, label_from, rebuild, service, large_images)
+    source_name = SourceName.parse(source, split or "train")
+    reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
+    images = source_name.open(reading, label_from_folders=label_from_folders or bool(label_from), labels=labels)
+    gallery = gallery or source_name.default_gallery
     if service:
-        if dedupe or prune or rebuild or workers > 1:
-            raise InvalidInputError(
-                "--service only adds: expected it without --dedupe, --prune, --rebuild and --workers"
-            )
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
-            _load_through_service(client, service, name, images, 0.0 if strict else max_rejected, as_json)
+            _load_through_service(client, service, gallery, images, options.max_rejected, as_json)
         return
-    galleries = open_store(store)
-    live = next((spec for spec in galleries.list() if spec.name == name), None)
-    made_by = load_encoder(encoder or (live.encoder if live and not rebuild else default_encoder(source)))
-    made = made_by.spec
-    if live and not rebuild and profile not in ("", live.profile):
-        raise InvalidInputError(f"gallery '{name}' has profile {live.profile}: expected --rebuild to give it another")
-    stored = profile or (live.profile if live else DEFAULT_PROFILE)
-    wanted = GallerySpec(name, made.name, made.fingerprint, made.code_size, profile=stored, sources=(images.name,))
+    galleries = open_store(store, patience_s=patience_s)
+    live = next((spec for spec in galleries.list() if spec.name == gallery), None)
+    if not encoder:
+        encoder = live.encoder if live and not rebuild else source_name.default_encoder
+    loaded_encoder = load_encoder(encoder)
+    spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
-    # a new version is to be like the source, and one of bad images must not take the place of a good one
-    terms = LoadOptions(
-        dedupe, prune or rebuild, 0.0 if strict else max_rejected, workers, publish_anyway=not (rebuild and live)
+    spec, summary = _load_here(
+        galleries, spec, rebuild, bool(live and rebuild), placement, images, loaded_encoder, options
     )
-    try:
-        with closing(galleries.build(wanted, rebuild=rebuild, placement=placement)) as build, Stages() as stages:
-            spec, done = load_and_publish(build, images, place_of(source, split), made_by, stages, terms)
-    except (StoppedError, KeyboardInterrupt) as error:
-        print(str(error) or "stopped: the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from error
-    done.seconds["total"] = time.perf_counter() - begun
-    rejected = galleries.local_folder(name) / REJECTED
-    if as_json:
-        counts = {key: getattr(done, key) for key in ("added", "unchanged", "duplicates", "rejected", "pruned")}
-        seconds = {stage: round(value, 3) for stage, value in done.seconds.items()}
-        print(json.dumps({**as_dict(spec, store), **counts, "seconds": seconds}))
-    else:
-        parts = ", ".join(f"{stage} {value:.1f} s" for stage, value in done.seconds.items())
-        print(f"{spec.name} v{spec.version}: {done.added:,} images added, {done.unchanged:,} were there already")
-        if done.duplicates or done.pruned:
-            print(f"{done.duplicates:,} duplicates left out, {done.pruned:,} removed that the source no longer has")
-        print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({parts})")
-    if done.rejected:
+    summary.seconds["total"] = time.perf_counter() - begun
+    _print_summary(spec, summary, store, as_json)
+    _print_notes(summary.notes)
+    if summary.rejected:
+        rejected = galleries.local_folder(gallery) / REJECTED
         with rejected.open(encoding="utf-8") as lines:
             rows = map(json.loads, lines)
-            _print_bad(done.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
-    check_rejected(done, terms.max_rejected, "the others are in")
+            _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
+    check_rejected(summary, options.max_rejected, "new images are loaded, and none was replaced or removed")
+    check_pruned(summary)
+
+
+def _check_options(
+    options: "LoadOptions",
+    source: str,
+    split: str,
+    limit: int | None,
+    label_from: str,
+    rebuild: bool,
+    service: str,
+    large_images: bool,
+) -> None:
+    from ingest.loading.build import check_exclusive_options
+    from ingest.sources import SourceName
+
+    if split and "/" in source and SourceName.parse(source).dataset:
+        raise InvalidInputError(f"expected one of --split {split} and {source}, got both")
+    if label_from not in ("", "folder"):
+        raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
+    if service and large_images:
+        raise InvalidInputError("expected one of --service and --large-images, got both: a service has its own limits")
+    check_exclusive_options(options, limit=limit, rebuild=rebuild, through_service=bool(service))
+
+
+def _plan(
+    gallery: str,
+    source: str,
+    encoder: "EncoderSpec",
+    profile: str,
+    live: GallerySpec | None,
+    rebuild: bool,
+    options: "LoadOptions",
+) -> tuple[GallerySpec, "LoadOptions"]:
+    """Return the gallery to build, and the options of the load into it.
+
+    Args:
+        gallery: Name of the gallery.
+        source: Name of the source.
+        encoder: Encoder of the load.
+        profile: Storage profile that the user named; "" for none.
+        live: The live version; None if there is no gallery of this name.
+        rebuild: Whether to build a new version.
+        options: The options as the user gave them.
+    """
+    if live and not rebuild and profile not in ("", live.profile):
+        raise InvalidInputError(f"gallery '{gallery}' has profile {live.profile}: expected --rebuild to change it")
+    spec = GallerySpec(
+        gallery,
+        encoder.name,
+        encoder.fingerprint,
+        encoder.code_size,
+        profile=profile or (live.profile if live else DEFAULT_PROFILE),
+        sources=(source,),
+    )
+    if rebuild:
+        # a new version holds what the source has, and does not replace the live one if too many images are bad
+        options = replace(options, prune=True, publish_anyway=live is None)
+    return spec, options
+
+
+def _load_here(
+    galleries: Store,
+    spec: GallerySpec,
+    rebuild: bool,
+    replaces: bool,
+    placement: Placement,
+    images: "Source",
+    encoder: "Encoder",
+    options: "LoadOptions",
+) -> tuple[GallerySpec, "LoadSummary"]:
+    """Encode in this process, or in its workers, and store in a store that this process opens."""
+    from ingest.loading.build import load_and_publish
+    from ingest.loading.rebuild import live_version
+    from ingest.progress import Stages
+
+    try:
+        with ExitStack() as stack:
+            stages = Stages()
+            live = None
+            if replaces:
+                live = stack.enter_context(live_version(galleries, spec, stages.say, must_copy=options.keep_added))
+            build = stack.enter_context(closing(galleries.build(spec, rebuild=rebuild, placement=placement)))
+            stack.enter_context(stages)
+            return load_and_publish(build, images, encoder, stages, options, live)
+    except KeyboardInterrupt as error:
+        raise StoppedError("stopped at once: the same command resumes the load") from error
 
 
 def _load_through_service(
-    client: "Client", address: str, name: str, images: "Source", allowed: float, as_json: bool
+    client: "Client", address: str, gallery: str, images: "Source", max_rejected: float, as_json: bool
 ) -> None:
     from ingest.loading.build import check_rejected
     from ingest.loading.through_service import load_through_service
     from ingest.progress import Stages
 
     with Stages() as stages:
-        done, bad = load_through_service(client, name, images, stages)
-    count = client.gallery(name).count
-    counts = {"added": done.added, "unchanged": done.unchanged, "rejected": done.rejected}
+        summary, bad = load_through_service(client, gallery, images, stages)
+    count = client.gallery(gallery).count
     if as_json:
-        print(json.dumps({"name": name, "count": count, "service": address, **counts}))
+        counts = {"added": summary.added, "unchanged": summary.unchanged, "rejected": summary.rejected}
+        print(json.dumps({"name": gallery, "count": count, "service": address, **counts}))
     else:
-        print(f"{name}: {done.added:,} images added, {done.unchanged:,} were there already")
+        print(f"{gallery}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
         print(f"{count:,} in all, service {address}")
+    _print_notes(summary.notes)
     if bad:
         _print_bad(len(bad), "", ((row.key, row.reason) for row in bad))
-    check_rejected(done, allowed, "the others are in")
+    check_rejected(summary, max_rejected, "the other images are loaded")
 
 
-def _print_bad(count: int, where: str, reasons: Iterable[tuple[str, str]]) -> None:
-    """Print how many images are bad, and the first few with their reasons."""
-    print(f"{count:,} bad images left out{where}, such as:", file=sys.stderr)
+def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_json: bool) -> None:
+    if as_json:
+        seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
+        print(json.dumps({**as_dict(spec, store), **summary.counts(), "seconds": seconds}))
+        return
+    print(f"{spec.name} v{spec.version}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
+    if summary.duplicates or summary.pruned:
+        print(f"{summary.duplicates:,} duplicates left out, {summary.pruned:,} images removed")
+    if summary.held:
+        print(f"{summary.held:,} changed images not replaced")
+    if summary.kept or summary.kept_labels:
+        print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the version before")
+    seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
+    print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _print_bad(count: int, file: str, reasons: Iterable[tuple[str, str]]) -> None:
+    """Print the number of bad images, and the first few with their reasons, on stderr."""
+    images = "image" if count == 1 else "images"
+    print(f"{count:,} bad {images} left out{file}, such as:", file=sys.stderr)
     for key, reason in islice(reasons, _SHOWN):
         print(f"  {key!r}: {reason}", file=sys.stderr)
-
-
-def as_dict(spec: GallerySpec, store: str) -> dict[str, object]:
-    """Return what a command prints of a gallery with --json."""
-    return {
-        "name": spec.name,
-        "version": spec.version,
-        "count": spec.count,
-        "encoder": spec.encoder,
-        "fingerprint": spec.fingerprint,
-        "profile": spec.profile,
-        "store": store,
-    }

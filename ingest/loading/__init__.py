@@ -1,1 +1,1 @@
-"""Load a source into a gallery: read, prepare, encode, store, index, verify, publish."""
+"""Loading a source into a gallery, and verifying the result."""

@@ -1,116 +1,268 @@
-"""A whole version of a gallery: load, index, verify, publish."""
+"""Building a version of a gallery: load, index, verify, publish."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from encoder_service.encoder import Encoder
 from gallery import Build, GallerySpec
-from gallery.errors import StoreDamagedError
+from gallery.deadline import waits_end_with
+from gallery.errors import InvalidInputError, StoreDamagedError, StoreUnreachableError
 from gallery.files import replacing
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
+from ingest.loading.batches import LoadSummary
+from ingest.loading.calibration import calibrate
+from ingest.loading.keys import with_ledger_keys
 from ingest.loading.ledger import Ledger, Status
-from ingest.loading.pipeline import LoadSummary, calibrate, load
+from ingest.loading.pipeline import LoadPass
+from ingest.loading.rebuild import LiveVersion
+from ingest.loading.staging import Staging
 from ingest.loading.verify import code_problems, count_problems
 from ingest.loading.workers import load_in_parallel
 from ingest.progress import Stages
 from ingest.sources import Source
 
 REJECTED = "rejected.jsonl"
+"""The file of a version that names the bad images, with one JSON object per line."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """On what terms a version is made.
+    """Options of a load into a version of a gallery.
 
     Attributes:
-        dedupe: Leave out images whose content is in the gallery under another key.
+        dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove images that the source no longer has.
-        max_rejected: The most images that may be bad, in percent of the source's.
-        workers: In how many processes to load.
-        publish_anyway: Publish even if more are bad, and complain afterwards.
+        prune_most: Let a prune or a rebuild take away more than half of the source's images.
+        max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100. If it is larger, stored
+            images are neither replaced nor removed.
+        workers: Number of processes that load.
+        publish_anyway: Publish the version even if the share of bad images is larger.
+        keep_added: Copy the images of the live version that are not the source's into the rebuilt version.
+
+    Raises:
+        InvalidInputError: The options exclude each other.
     """
 
     dedupe: bool = False
     prune: bool = False
+    prune_most: bool = False
     max_rejected: float = 10.0
     workers: int = 1
     publish_anyway: bool = True
+    keep_added: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dedupe and self.workers > 1:
+            raise InvalidInputError(
+                "expected one of --dedupe and --workers, got both: no worker sees what another one stores"
+            )
+
+
+def check_exclusive_options(
+    options: LoadOptions, *, limit: int | None = None, rebuild: bool = False, through_service: bool = False
+) -> None:
+    """Refuse options of `ingest load` that exclude each other.
+
+    Args:
+        options: The options as the user gave them.
+        limit: Maximum number of images to read; None for all.
+        rebuild: Whether to build a new version.
+        through_service: Whether a running service stores the images.
+
+    Raises:
+        InvalidInputError: Two options exclude each other.
+    """
+    if options.prune and limit:
+        raise InvalidInputError(
+            "expected one of --prune and --limit, got both: all images beyond the limit would be removed"
+        )
+    if options.keep_added and not rebuild:
+        raise InvalidInputError("--keep-added: expected it with --rebuild; a load without --rebuild keeps them anyway")
+    if through_service and (options.dedupe or options.prune or rebuild or options.workers > 1):
+        raise InvalidInputError("--service only adds: expected it without --dedupe, --prune, --rebuild and --workers")
 
 
 def load_and_publish(
-    build: Build, source: Source, place: str, encoder: Encoder, stages: Stages, terms: LoadOptions = LoadOptions()
+    build: Build,
+    source: Source,
+    encoder: Encoder,
+    stages: Stages,
+    options: LoadOptions = LoadOptions(),
+    live: LiveVersion | None = None,
 ) -> tuple[GallerySpec, LoadSummary]:
-    """Load a source into a version of a gallery, and make the version live when it has been verified.
+    """Load a source into a version of a gallery, verify the version and make it live.
 
     Args:
-        build: The version; it stays open.
-        source: Where the images come from.
-        place: What `open_source` finds the source by from anywhere.
-        encoder: Makes the codes.
-        stages: Shows how far it is.
-        terms: What may be left out.
+        build: The version. It stays open.
+        source: The images.
+        encoder: Encodes them.
+        stages: Displays the progress.
+        options: Options of the load.
+        live: The version that a rebuild replaces; None if it is not a rebuild, or there is nothing to replace.
 
     Returns:
-        The gallery as it is now, and what the load did.
+        The spec of the published version, and the summary of the load.
 
     Raises:
-        StoppedError: The user stopped it; the same load goes on.
-        RejectedError: Too many images are bad, and `publish_anyway` is not set.
-        SourceError: The source has no image at all, or changed while it was read.
-        StoreDamagedError: The version is not what it should be; it does not go live.
+        StoppedError: The user stopped the load. The same load resumes it.
+        RejectedError: Too many images are bad, and `publish_anyway` is not set; or the source has lost more than half
+            of the images that the live version has of it, and `prune_most` is not set.
+        SourceError: The source has no image, or changed while it was read.
+        StoreDamagedError: The verification failed. The version does not go live.
     """
     with closing(Ledger(build.local_folder)) as ledger:
         if build.modified_by_service or ledger.counts()[Status.OK] != build.gallery.count():
-            if build.gallery.spec.sources == (source.name,):
-                ledger.begin(source.name, place)
             ledger.match(build.gallery.scroll())
-        ledger.begin(source.name, place)
+        source = with_ledger_keys(source, live.ledger if live else ledger, stages.say)
+        if live:
+            ledger.inherit_sources(live.ledger)
         try:
-            done = _loaded(build, source, place, encoder, ledger, stages, terms)
+            summary = _load(build, source, encoder, ledger, stages, options, live.ledger if live else None)
         finally:
             _write_rejected(ledger, build.local_folder / REJECTED)
-        if done.stopped:
-            raise StoppedError(f"stopped after {done.seen:,} images: the same command goes on from there")
+        if summary.stopped:
+            raise StoppedError(f"stopped after {summary.seen:,} images: the same command resumes there")
+        if not summary.seen:
+            raise SourceError(f"{source.name}: expected images, got none")
         if not build.gallery.count():
-            raise SourceError(f"{source.name}: none of its {done.seen:,} files is an image; {_first(ledger)}")
-        if not terms.publish_anyway:
-            check_rejected(done, terms.max_rejected, "the live version stays as it is")
-        with stages.stage("indexing", None), done.timed("index"):
+            raise SourceError(
+                f"{source.name}: expected images, got {summary.seen:,} files that are not; {_first_bad(ledger)}"
+            )
+        if not options.publish_anyway:
+            check_rejected(summary, options.max_rejected, "the live version stays as it is")
+        if live:
+            live.refresh()
+            live.check_lost(ledger, source, most=options.prune_most)
+            if options.keep_added:
+                summary.kept = live.copy_left_out(build, ledger, source)
+            summary.left_out = live.count_left_out(ledger, source, stages.say)
+        with stages.stage("indexing", None), summary.timed("index"):
             build.index()
-        with stages.stage("verifying", None), done.timed("verify"):
-            problems = count_problems(build.gallery, ledger) + code_problems(build.gallery, encoder, done.samples)
+        with stages.stage("verifying", None), summary.timed("verify"):
+            problems = count_problems(build.gallery, ledger) + code_problems(
+                build.gallery, encoder, _stored_inputs(ledger, summary)
+            )
             if problems:
                 raise StoreDamagedError(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
-            # a ledger that was adopted has no errors, but the gallery has what was learned of it before
+            # a rebuilt ledger has no sampled errors; then keep the calibration stored with the gallery
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
-    return build.publish(calibration), done
+    spec = build.publish(calibration)
+    if live:
+        # a service may have added images until now
+        live.refresh()
+        with closing(Ledger(build.local_folder)) as ledger:
+            summary.left_out = live.count_left_out(ledger, source, stages.say, said=summary.left_out)
+    return spec, summary
 
 
-def _loaded(
-    build: Build, source: Source, place: str, encoder: Encoder, ledger: Ledger, stages: Stages, terms: LoadOptions
+def _load(
+    build: Build,
+    source: Source,
+    encoder: Encoder,
+    ledger: Ledger,
+    stages: Stages,
+    options: LoadOptions,
+    live: Ledger | None,
 ) -> LoadSummary:
-    with stop_on_signal(stages.say) as stop:
-        if terms.workers > 1:
-            return load_in_parallel(terms.workers, source, place, encoder, build, ledger, stages, terms.prune)
-        return load(source, encoder, build.gallery, ledger, stages, dedupe=terms.dedupe, prune=terms.prune, stop=stop)
+    """Store the new images; then, unless too many images are bad, replace the changed ones and prune."""
+    with (
+        stop_on_signal(stages.say) as stop,
+        waits_end_with(stop),
+        Staging(build.local_folder) as staging,
+        ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool,
+    ):
+        first = LoadPass(
+            source, encoder, build.gallery, ledger, stages, pool, options.dedupe, stop, staging, live, LoadSummary()
+        )
+        try:
+            return _run(first, build, options, is_rebuild=live is not None)
+        except StoreUnreachableError as error:
+            if stop.is_set():
+                raise StoppedError("stopped while the store could not be reached: the same command resumes") from error
+            raise
 
 
-def check_rejected(done: LoadSummary, max_percent: float, outcome: str) -> None:
-    """Refuse a load of which too many images are bad.
+def _run(first: LoadPass, build: Build, options: LoadOptions, *, is_rebuild: bool) -> LoadSummary:
+    if options.workers > 1:
+        first = replace(first, summary=load_in_parallel(options.workers, first, build, mark_seen=options.prune))
+    else:
+        first.run(mark_seen=options.prune)
+    summary = first.summary
+    if summary.stopped or not summary.seen:
+        return summary
+    if not _has_too_many_bad(summary, options.max_rejected):
+        first.replace_staged()
+        if options.prune:
+            _prune(build, first.source, first.ledger, options, summary, is_rebuild=is_rebuild)
+    if first.ledger.has_orphans():
+        # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
+        summary.add_second_pass(replace(first, summary=LoadSummary()).run())
+    return summary
+
+
+def _prune(
+    build: Build, source: Source, ledger: Ledger, options: LoadOptions, summary: LoadSummary, *, is_rebuild: bool
+) -> None:
+    count, total = ledger.count_prunable(source)
+    if count * 2 > total and not (options.prune_most or is_rebuild):
+        summary.unpruned = count
+    else:
+        summary.pruned += ledger.prune(source, build.gallery.delete)
+
+
+def _stored_inputs(ledger: Ledger, summary: LoadSummary) -> dict[str, NDArray[np.float32]]:
+    """Return the sampled inputs of the images that have been stored, by key."""
+    rows = ledger.look_up(list(summary.samples))
+    return {
+        key: values
+        for key, (sha256, values) in summary.samples.items()
+        if key in rows and rows[key].status is Status.OK and rows[key].sha256 == sha256
+    }
+
+
+def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> None:
+    """Refuse a load with too many bad images.
+
+    Args:
+        summary: Summary of the load.
+        max_percent: Maximum share of bad images, in percent of the source's images, 0 to 100.
+        outcome: State of the gallery after the load, for the message.
 
     Raises:
-        RejectedError: More than `max_percent` of them are.
+        RejectedError: The share of bad images is larger.
     """
-    if done.rejected * 100 > max_percent * done.seen:
+    if _has_too_many_bad(summary, max_percent):
         raise RejectedError(
-            f"{done.rejected:,} of {done.seen:,} images are bad, more than {max_percent:g} %: {outcome}: mend or "
-            "remove those, or allow more with --max-rejected"
+            f"{summary.rejected:,} of {summary.seen:,} images are bad, more than {max_percent:g} %: {outcome}: repair "
+            "or remove them, or allow more with --max-rejected"
         )
+
+
+def check_pruned(summary: LoadSummary) -> None:
+    """Report an error if most of a source's images have disappeared from it, and have been kept for this reason.
+
+    Raises:
+        RejectedError: They have been kept.
+    """
+    if summary.unpruned:
+        raise RejectedError(
+            f"--prune would remove {summary.unpruned:,} images, more than half of the source's: they stay: if the "
+            "source is complete, remove them with --prune --yes"
+        )
+
+
+def _has_too_many_bad(summary: LoadSummary, max_percent: float) -> bool:
+    return summary.rejected * 100 > max_percent * summary.seen
 
 
 def _write_rejected(ledger: Ledger, path: Path) -> None:
@@ -123,6 +275,6 @@ def _write_rejected(ledger: Ledger, path: Path) -> None:
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def _first(ledger: Ledger) -> str:
-    found = next(ledger.bad(), None)
-    return f"{found[1].key}: {found[1].reason}" if found else ""
+def _first_bad(ledger: Ledger) -> str:
+    first = next(ledger.bad(), None)
+    return f"{first[1].key}: {first[1].reason}" if first else ""

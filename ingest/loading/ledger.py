@@ -1,27 +1,33 @@
-"""What became of each image of a gallery's sources, in an SQLite file beside the gallery's version.
+"""The ledger: the outcome of each image of a gallery's sources, in an SQLite file beside the gallery's version.
 
-A row is written only after the store has acknowledged the image, so whatever the ledger calls ok is there. A load that
-died between the two stores that image again, which changes nothing.
+A row is written only after the store has acknowledged the image, so every image that the ledger calls ok is stored. A
+load that died between the two stores that image again, which changes nothing.
 """
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from gallery import Entry
-from gallery.errors import StoreDamagedError, StoreFullError, StoreUnusableError
+from gallery.formats import check_format_number
+from ingest.loading.places import UNKNOWN_SOURCE, PlacesTable
+from ingest.loading.sqlite_errors import sqlite_errors
+from ingest.sources import Source
 
 FILE = "ledger.sqlite"
-_PRUNED_AT_ONCE = 1024
-# Several processes may write: each waits so long for its turn.
-_TURN_S = 60
+# Format of the file, in SQLite's `user_version`. Formats 0, of release 0.1.0, and 1 are the same: sources were told
+# apart by name alone, and their keys began with what follows from it.
+_FORMAT = 2
+# Rows that `prune` removes at once: enough that each request to the store is worth it, few enough to hold in memory.
+_PRUNE_COUNT = 1024
+# Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
+_LOCK_S = 60
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS sources (id INTEGER PRIMARY KEY, name TEXT UNIQUE, place TEXT);
 CREATE TABLE IF NOT EXISTS items (
     key TEXT PRIMARY KEY, source INTEGER, status TEXT, sha256 TEXT, label TEXT, reason TEXT, error REAL
 ) WITHOUT ROWID;
@@ -30,7 +36,7 @@ CREATE TEMP TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 class Status(StrEnum):
-    """What became of an image."""
+    """Outcome of an image."""
 
     OK = "ok"
     DUPLICATE = "duplicate"
@@ -41,12 +47,13 @@ class Row(NamedTuple):
     """One image in the ledger.
 
     Attributes:
-        key: Its name.
-        status: What became of it.
-        sha256: Hash of its content; empty where that could not be read.
-        label: What it is said to show.
-        reason: Why it is bad, or the key of which it is a duplicate; of an ok one, why it could not be read again.
-        error: Its reconstruction's mean squared error, where that was sampled.
+        key: Key of the image.
+        status: Its outcome.
+        sha256: SHA-256 of its content, 64 hex digits; "" if the content could not be read.
+        label: Name of what it shows; "" for no label.
+        reason: The reason why a bad image is bad, or why an ok image could not be read again; for a duplicate, the key
+            of its original.
+        error: Mean squared error of its reconstruction, 0 or more; None unless it was sampled.
     """
 
     key: str
@@ -56,37 +63,45 @@ class Row(NamedTuple):
     reason: str = ""
     error: float | None = None
 
+    @classmethod
+    def bad(cls, key: str, reason: str, sha256: str = "", label: str = "") -> "Row":
+        """Return the row of an image that could not be read or decoded."""
+        return cls(key, Status.BAD, sha256, label, reason)
+
 
 class Ledger:
     """The ledger of one version of a gallery. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the ledger in a version's folder, or begin one.
+        """Open the ledger in a version's folder, or create one.
+
+        The file of an older release is upgraded when it is written to, not before, because the version's manifest has
+        its checksum.
 
         Raises:
-            StoreDamagedError: The file is no ledger.
+            NewerFormatError: A newer release wrote the file.
+            StoreDamagedError: The file is not a ledger.
+            StoreUnusableError: The file can't be read or written.
         """
+        self.folder = folder
         self._path = folder / FILE
         with self._errors():
-            self._rows = sqlite3.connect(self._path, _TURN_S, check_same_thread=False)
-            self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
-        self._source = 0
-
-    def begin(self, source: str, place: str) -> None:
-        """Say which source the rows that follow are of, and what `open_source` finds it by."""
-        with self._errors(), self._rows:
-            self._rows.execute(
-                "INSERT INTO sources (name, place) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET place = ?2",
-                (source, place),
-            )
-            self._source = self._rows.execute("SELECT id FROM sources WHERE name = ?", (source,)).fetchone()[0]
+            self._rows = sqlite3.connect(self._path, _LOCK_S, check_same_thread=False)
+            try:
+                self._format = self._rows.execute("PRAGMA user_version").fetchone()[0]
+                check_format_number(self._format, _FORMAT, str(self._path))
+                self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
+                self._places = PlacesTable(self._rows)
+            except BaseException:
+                self._rows.close()
+                raise
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Row]:
-        """Return the rows of those keys that have one."""
+        """Return the rows of the keys that have one, by key."""
         return {row.key: row for row in self._select("key", keys)}
 
-    def kept(self, sha256s: Sequence[str]) -> dict[str, str]:
-        """Return, by content, the key under which it is in the gallery."""
+    def originals(self, sha256s: Sequence[str]) -> dict[str, str]:
+        """Return the key under which the gallery has each content, by SHA-256; the first of several keys."""
         if not sha256s:
             return {}
         with self._errors():
@@ -94,70 +109,172 @@ class Ledger:
         rows = self._select("status = 'ok' AND sha256", sha256s)
         return {row.sha256: row.key for row in sorted(rows, key=lambda row: row.key, reverse=True)}
 
-    def record(self, rows: Iterable[Row]) -> None:
-        """Write rows, replacing those of the same keys; all or none."""
-        with self._errors(), self._rows:
-            self._rows.executemany(
-                "INSERT OR REPLACE INTO items (key, status, sha256, label, reason, error, source) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                ((*row, self._source) for row in rows),
-            )
+    def record(self, rows: Iterable[Row], source: Source) -> None:
+        """Write the rows of images of a source, replacing rows with the same keys, in one transaction."""
+        with self._transaction():
+            number = self._places.number(source)
+            self._write((*row, number) for row in rows)
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove the rows of these keys."""
-        with self._errors(), self._rows:
+        with self._transaction():
             self._rows.executemany("DELETE FROM items WHERE key = ?", ((key,) for key in keys))
 
     def see(self, keys: Iterable[str]) -> None:
-        """Note that the source still has these keys. The notes go with the connection."""
+        """Note that the source still has these keys. Closing the ledger discards the notes."""
         with self._errors(), self._rows:
             self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
 
-    def prune(self, delete: Callable[[Sequence[str]], None]) -> int:
-        """Remove the rows of the source whose keys have not been seen.
+    def count_prunable(self, source: Source) -> tuple[int, int]:
+        """Return how many images of a source `prune` would remove from the gallery, and how many the gallery has."""
+        with self._errors():
+            prunable, total = self._rows.execute(
+                f"SELECT COUNT(*) FILTER (WHERE {_PRUNABLE}), COUNT(*) FROM items "
+                "WHERE status = 'ok' AND source = (SELECT id FROM sources WHERE place = ?)",
+                (source.place,),
+            ).fetchone()
+        return prunable, total
+
+    def prune(self, source: Source, delete: Callable[[Sequence[str]], None]) -> int:
+        """Remove the images of a source whose keys have not been seen, or whose files are images no more.
+
+        The latter stay in the ledger as bad images.
 
         Args:
-            delete: Removes keys from the gallery, which comes first.
+            source: The source.
+            delete: Removes keys from the gallery. Called before their rows are changed.
 
         Returns:
-            How many of them were in the gallery.
+            The number of images that were removed from the gallery.
         """
         pruned = 0
-        while gone := self._unseen():
-            keys = [row.key for row in gone]
+        while rows := self._prunable(source):
+            keys = [row.key for row in rows]
             delete(keys)
-            self.forget(keys)
-            pruned += sum(row.status is Status.OK for row in gone)
+            with self._transaction():
+                self._rows.executemany(
+                    "UPDATE items SET status = 'bad', error = NULL WHERE key = ? AND key IN (SELECT key FROM seen)",
+                    ((key,) for key in keys),
+                )
+                self._rows.executemany(
+                    "DELETE FROM items WHERE key = ? AND key NOT IN (SELECT key FROM seen)", ((key,) for key in keys)
+                )
+            pruned += sum(row.status is Status.OK for row in rows)
         return pruned
 
     def match(self, entries: Iterable[Sequence[Entry]]) -> None:
-        """Make the ledger say what a gallery holds that others have written to: another machine, or a service.
+        """Reconcile the ledger with a gallery that another machine or a service has modified.
+
+        The source of the entries that the ledger does not know is unknown, until a load finds them in its source.
 
         Args:
-            entries: All that it holds. What the ledger did not know counts as of the source that has begun, or where
-                none has, of none that is known.
+            entries: All entries of the gallery, in batches.
         """
-        with self._errors(), self._rows:
-            self._rows.execute("INSERT OR IGNORE INTO sources (id, name, place) VALUES (0, '', '')")
-            self._rows.execute("CREATE TEMP TABLE held (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        with self._transaction():
+            self._rows.execute("CREATE TEMP TABLE stored (key TEXT PRIMARY KEY) WITHOUT ROWID")
             for batch in entries:
-                self._rows.executemany("INSERT INTO held VALUES (?)", ((entry.key,) for entry in batch))
+                self._rows.executemany("INSERT INTO stored VALUES (?)", ((entry.key,) for entry in batch))
                 self._rows.executemany(
                     "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?1, ?2, 'ok', ?3, ?4, '') "
                     "ON CONFLICT (key) DO UPDATE SET status = 'ok', sha256 = ?3, label = ?4, reason = '' "
                     "WHERE status != 'ok' OR sha256 != ?3 OR label != ?4",
-                    ((entry.key, self._source, entry.sha256, entry.label) for entry in batch),
+                    ((entry.key, UNKNOWN_SOURCE, entry.sha256, entry.label) for entry in batch),
                 )
-            self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM held)")
-            self._rows.execute("DROP TABLE held")
+            self._rows.execute("DELETE FROM items WHERE status = 'ok' AND key NOT IN (SELECT key FROM stored)")
+            self._rows.execute("DROP TABLE stored")
+
+    def has_unknown_source(self) -> bool:
+        """Return whether the source of an image is unknown."""
+        with self._errors():
+            return bool(
+                self._rows.execute("SELECT 1 FROM items WHERE source = ? LIMIT 1", (UNKNOWN_SOURCE,)).fetchone()
+            )
+
+    def adopt(self, keys: Sequence[str], source: Source) -> None:
+        """Note that a source has these keys, of those whose source is unknown."""
+        with self._transaction():
+            number = self._places.number(source)
+            self._rows.executemany(
+                "UPDATE items SET source = ? WHERE key = ? AND source = ?",
+                ((number, key, UNKNOWN_SOURCE) for key in keys),
+            )
+
+    def prefix(self, place: str) -> str | None:
+        """Return the first part of the keys of the source at a place; None if no source was ever loaded from there."""
+        with self._errors():
+            return self._places.prefixes().get(place)
+
+    def claim(self, place: str, name: str, prefix: str, previous_place: str = "") -> None:
+        """Note the prefix of a source's keys.
+
+        Args:
+            place: The source's place.
+            name: The source's name.
+            prefix: The first part of its keys.
+            previous_place: The place where the same source was before; "" for a new source.
+        """
+        with self._transaction():
+            if previous_place:
+                self._places.move(previous_place, place)
+            self._places.put([(name, place, prefix)])
+
+    def claimants(self, prefix: str) -> dict[str, str]:
+        """Return the sources whose keys may be the same as those with a prefix: their prefixes by their places.
+
+        The place is "" for images whose source is unknown.
+        """
+        with self._errors():
+            return self._places.overlapping(prefix)
+
+    def match_keys(self, written: Mapping[str, bool]) -> None:
+        """Note keys that a service has written to the gallery since: True if it has added them, False if deleted."""
+        with self._transaction():
+            self._rows.executemany(
+                "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?, ?, 'ok', '', '', '') "
+                "ON CONFLICT (key) DO UPDATE SET status = 'ok' WHERE status != 'ok'",
+                ((key, UNKNOWN_SOURCE) for key, is_added in written.items() if is_added),
+            )
+            self._rows.executemany(
+                "DELETE FROM items WHERE key = ? AND status = 'ok'",
+                ((key,) for key, is_added in written.items() if not is_added),
+            )
+
+    def stored(self, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
+        """Yield the rows of images in the gallery, each with its source's place, in batches.
+
+        Args:
+            source: A source.
+            own: Yield the images of this source; otherwise those of all others.
+        """
+        with self._errors():
+            selected = self._rows.execute(
+                f"SELECT {_COLUMNS}, (SELECT place FROM sources WHERE id = source) FROM items WHERE status = 'ok' "
+                "AND (source = COALESCE((SELECT id FROM sources WHERE place = ?), -1)) = ? ORDER BY key",
+                (source.place, own),
+            )
+            while batch := selected.fetchmany(_PRUNE_COUNT):
+                yield [(_row(values), place or "") for *values, place in batch]
+
+    def take_over(self, rows: Iterable[tuple[Row, str]]) -> None:
+        """Write rows of the ledger from which the sources were inherited, each with its source's place."""
+        with self._transaction():
+            numbers = dict(self._rows.execute("SELECT place, id FROM sources"))
+            self._write((*row, numbers.get(place, UNKNOWN_SOURCE)) for row, place in rows)
+
+    def inherit_sources(self, other: "Ledger") -> None:
+        """Take over the sources of the ledger of another version, so that their images keep their keys."""
+        with other._transaction():  # which upgrades it
+            sources = other._places.all()
+        with self._transaction():
+            self._places.put(sources)
 
     def copy_to(self, folder: Path) -> None:
         """Write the whole ledger into another version's folder."""
-        with self._errors(), closing(sqlite3.connect(folder / FILE)) as other:
-            self._rows.backup(other)
+        with self._errors(), closing(sqlite3.connect(folder / FILE)) as target:
+            self._rows.backup(target)
 
-    def orphaned(self) -> bool:
-        """Tell whether a duplicate's original is no longer in the gallery."""
+    def has_orphans(self) -> bool:
+        """Return whether a duplicate's original is no longer in the gallery."""
         with self._errors():
             return bool(
                 self._rows.execute(
@@ -172,7 +289,7 @@ class Ledger:
             return Counter(dict(self._rows.execute("SELECT status, COUNT(*) FROM items GROUP BY status")))
 
     def bad(self) -> Iterator[tuple[str, Row]]:
-        """Yield each image that is bad, or could not be read again, with its source's name, by key."""
+        """Yield each image that is bad or could not be read again, with its source's name, in the order of the keys."""
         with self._errors():
             for *values, source in self._rows.execute(
                 f"SELECT {_COLUMNS}, (SELECT name FROM sources WHERE id = source) FROM items "
@@ -181,54 +298,65 @@ class Ledger:
                 yield source, _row(values)
 
     def errors(self) -> list[float]:
-        """Return the reconstruction errors that were sampled."""
+        """Return the sampled reconstruction errors."""
         with self._errors():
             return [value for (value,) in self._rows.execute("SELECT error FROM items WHERE error IS NOT NULL")]
 
     def sample(self, count: int) -> dict[str, list[Row]]:
-        """Return `count` random rows of images in the gallery, by the place of their source."""
+        """Return the rows of `count` random images in the gallery, by the `Source.place` of their source.
+
+        The place is "" if an image's source is unknown.
+        """
         with self._errors():
-            found = self._rows.execute(
+            selected = self._rows.execute(
                 f"SELECT {_COLUMNS}, (SELECT place FROM sources WHERE id = source) FROM items "
                 "WHERE status = 'ok' ORDER BY random() LIMIT ?",
                 (count,),
             )
             rows: dict[str, list[Row]] = {}
-            for *values, place in found:
+            for *values, place in selected:
                 rows.setdefault(place, []).append(_row(values))
             return rows
 
     def close(self) -> None:
-        """Close the file, so that it is whole by itself."""
+        """Close the file. It then contains everything, without SQLite's log beside it."""
         self._rows.close()
 
-    def _unseen(self) -> list[Row]:
+    def _write(self, rows: Iterable[tuple[object, ...]]) -> None:
+        self._rows.executemany(f"INSERT OR REPLACE INTO items ({_COLUMNS}, source) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def _prunable(self, source: Source) -> list[Row]:
         with self._errors():
-            found = self._rows.execute(
-                f"SELECT {_COLUMNS} FROM items WHERE source = ? AND key NOT IN (SELECT key FROM seen) LIMIT ?",
-                (self._source, _PRUNED_AT_ONCE),
+            selected = self._rows.execute(
+                f"SELECT {_COLUMNS} FROM items WHERE source = (SELECT id FROM sources WHERE place = ?) "
+                f"AND {_PRUNABLE} LIMIT ?",
+                (source.place, _PRUNE_COUNT),
             )
-            return [_row(values) for values in found]
+            return [_row(values) for values in selected]
 
     def _select(self, condition: str, values: Sequence[str]) -> list[Row]:
         marks = ", ".join("?" * len(values))
         with self._errors():
-            found = self._rows.execute(f"SELECT {_COLUMNS} FROM items WHERE {condition} IN ({marks})", values)
-            return [_row(row) for row in found]
+            selected = self._rows.execute(f"SELECT {_COLUMNS} FROM items WHERE {condition} IN ({marks})", values)
+            return [_row(row) for row in selected]
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
+    def _transaction(self) -> Iterator[None]:
+        with self._errors(), self._rows:
+            if self._format < _FORMAT:
+                self._rows.execute("BEGIN IMMEDIATE")
+                self._places.upgrade()
+                self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
+                self._format = _FORMAT
             yield
-        except sqlite3.OperationalError as error:
-            if "full" in str(error):
-                raise StoreFullError(f"{self._path}: the disk is full: make space and load again") from error
-            raise StoreUnusableError(f"{self._path} can't be used: {error}: name another store with --store") from error
-        except sqlite3.DatabaseError as error:
-            raise StoreDamagedError(f"{self._path} is no ledger: {error}: build it again with --rebuild") from error
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return sqlite_errors(self._path)
 
 
 _COLUMNS = ", ".join(Row._fields)
+# Condition for the rows of a source that `prune` removes from the gallery.
+_PRUNABLE = "(key NOT IN (SELECT key FROM seen) OR (status = 'ok' AND reason != ''))"
 
 
 def _row(values: Sequence[object]) -> Row:

@@ -1,14 +1,12 @@
-"""Source to gallery, batch by batch: reading, preparing, encoding and storing overlap. The parts are passed in."""
+"""The pipeline of a load: reading, preparing, encoding and storing overlap, batch by batch."""
 
 import os
 import random
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,94 +14,20 @@ from numpy.typing import NDArray
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ImageError
 from encoder_service.images import thumbnail_png
-from gallery import Calibration, Entry, Gallery, Query, SearchOptions
-from ingest.errors import SourceError
+from encoder_service.limits import LIMITS
+from gallery import Entry, Gallery
+from gallery.deadline import waits_end_with
+from ingest.loading.batches import Encoded, LoadSummary, Prepared, Read, chunks, take_batch
 from ingest.loading.ledger import Ledger, Row, Status
 from ingest.loading.prefetch import prefetch
+from ingest.loading.staging import Staging
 from ingest.progress import Stages
 from ingest.sources import Item, Source
 
-# What waits between two stages is bounded in images and in bytes.
-_BATCH = 1024
-_BATCH_BYTES = 32 * 1024 * 1024
-# Less than this is not worth a second thread: on small images, two would wait for each other.
-_CHUNK_BYTES = 1024 * 1024
-# So many of each batch are reconstructed, to learn how large an error is usual.
-_SAMPLED = 128
-# Fewer, and the 99th percentile is a matter of luck.
-_NEIGHBOURS_SAMPLED = 5 * _BATCH
-_VERIFIED = 64
-
-
-@dataclass(slots=True)
-class LoadSummary:
-    """What a load did.
-
-    Attributes:
-        added: Images stored, new or changed.
-        unchanged: Images that were there already, with the same content and label.
-        duplicates: Images left out because the gallery has the same content under another key.
-        rejected: Images that could not be read or decoded, now or before.
-        pruned: Images removed because the source no longer has them.
-        stopped: Whether the user stopped it before the source's end.
-        samples: A few of the inputs that were encoded, by key, for `verify`.
-        seconds: Time by stage: "read", "prepare", "encode", "store"; they overlap.
-    """
-
-    added: int = 0
-    unchanged: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    pruned: int = 0
-    stopped: bool = False
-    samples: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, other: "LoadSummary") -> None:
-        """Add what another process did of the same load."""
-        for name in ("added", "unchanged", "duplicates", "rejected", "pruned"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.stopped |= other.stopped
-        self.samples |= other.samples
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] = max(self.seconds.get(stage, 0.0), seconds)
-
-    @property
-    def seen(self) -> int:
-        """How many images the source had."""
-        return self.added + self.unchanged + self.duplicates + self.rejected
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes to a stage."""
-        begun = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
-
-
-@dataclass(slots=True)
-class Batch:
-    """Images on their way, and what has been learned of them.
-
-    Attributes:
-        keys: All of them.
-        new: Those to encode, with their hashes.
-        known: The rows of those that the ledger has, unchanged.
-        inputs: (n, h, w, c), those of `new` that could be decoded.
-        rows: Their rows in the ledger.
-        thumbnails: Their thumbnails.
-        codes: (n, code_size), their codes.
-        bad: Rows of those that could not be decoded.
-    """
-
-    keys: list[str]
-    new: list[tuple[Item, str]]
-    known: list[Row]
-    inputs: NDArray[np.float32] | None = None
-    rows: list[Row] = field(default_factory=list)
-    thumbnails: list[bytes] = field(default_factory=list)
-    codes: NDArray[np.float32] | None = None
-    bad: list[Row] = field(default_factory=list)
+# Codes of each batch that are decoded again, to sample the usual reconstruction error.
+_RECONSTRUCTED_COUNT = 128
+# Inputs kept for the verification of the version, which encodes each of them again.
+_SAMPLE_COUNT = 64
 
 
 def load(
@@ -113,55 +37,40 @@ def load(
     ledger: Ledger,
     stages: Stages,
     *,
-    dedupe: bool = False,
-    prune: bool = False,
+    staging: Staging | None = None,
+    live: Ledger | None = None,
     stop: threading.Event | None = None,
 ) -> LoadSummary:
-    """Bring a gallery up to date with a source: what is new or has changed is encoded and stored, no image twice.
+    """Encode and store the images of a source that are new or have changed, in one pass.
 
     Args:
-        source: Where the images come from.
-        encoder: Makes the codes.
-        gallery: Takes them.
-        ledger: The gallery's own, in which the source has begun.
-        stages: Shows how far it is.
-        dedupe: Leave out images whose content is in the gallery under another key.
-        prune: Remove the images that the source no longer has.
-        stop: When set, the batches in hand are stored and the load ends.
+        source: The images.
+        encoder: Encodes them.
+        gallery: Stores the codes.
+        ledger: The gallery's ledger.
+        stages: Displays the progress.
+        staging: Keeps the changed images; None to replace the stored ones at once.
+        live: Ledger of the version that a rebuild replaces, whose labels are kept; None if there is no such version.
+        stop: When it is set, the load stores the batches in flight and ends. It no longer waits for a lost server.
 
     Raises:
-        SourceError: The source has no image, or changed or went away while it was read.
-        LookalikeError: A part failed. Batches stored before stay stored, and the next load goes on after them.
+        SourceError: The source changed or disappeared while it was read.
+        LookalikeError: A part failed. The batches stored before stay stored, and the next load resumes after them.
     """
-    done = LoadSummary()
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool:
-        loading = Load(source, encoder, gallery, ledger, stages, dedupe, stop or threading.Event(), pool, done)
-        loading.run(prune)
-        _settle(loading, prune)
-    return done
+    stop = stop or threading.Event()
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool, waits_end_with(stop):
+        return LoadPass(source, encoder, gallery, ledger, stages, pool, False, stop, staging, live).run()
 
 
-def _settle(loading: "Load", prune: bool) -> None:
-    """After the pass through the source: remove what has left it, and see that no duplicate lost its original."""
-    done = loading.done
-    if not (done.seen or done.stopped):
-        raise SourceError(f"{loading.source.name}: expected images, and found none")
-    if done.stopped:
-        return
-    if prune:
-        done.pruned += loading.ledger.prune(loading.gallery.delete)
-    if loading.ledger.orphaned():
-        # the images that these were duplicates of have changed or gone: go through the source for them alone
-        added, done.unchanged, done.duplicates, done.rejected = done.added, 0, 0, 0
-        loading.run(prune)
-        done.unchanged -= added
+@dataclass(frozen=True, slots=True)
+class LoadPass:
+    """One pass through a source in four stages, `read`, `prepare`, `encode` and `store`, which `run` lets overlap.
 
-
-@dataclass(slots=True)
-class Load:
-    """One pass through a source, as four steps that `run` lets overlap: read, prepare, encode, store.
-
-    The attributes are what `load` was given, and what it returns.
+    Attributes:
+        source, encoder, gallery, ledger, stages, stop, staging, live: The arguments of `load`.
+        pool: Threads that prepare images.
+        dedupe: Leave out images whose content the gallery has under another key.
+        summary: Counts and times of the pass so far.
     """
 
     source: Source
@@ -169,183 +78,192 @@ class Load:
     gallery: Gallery
     ledger: Ledger
     stages: Stages
-    dedupe: bool
-    stop: threading.Event
     pool: ThreadPoolExecutor
-    done: LoadSummary
+    dedupe: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+    staging: Staging | None = None
+    live: Ledger | None = None
+    summary: LoadSummary = field(default_factory=LoadSummary)
 
-    def run(self, prune: bool) -> None:
-        """Go through the source once."""
+    def run(self, *, mark_seen: bool = False) -> LoadSummary:
+        """Go through the source once.
+
+        Args:
+            mark_seen: Mark the keys in the ledger, so that it can prune the others.
+        """
         batches = prefetch(map(self.encode, prefetch(map(self.prepare, prefetch(self.read())))))
+        adopt = self.ledger.has_unknown_source()
         with self.stages.stage("loading", self.source.count) as advance:
             for batch in batches:
-                with self.done.timed("store"):
+                with self.summary.timed("store"):
                     self.store(batch)
-                    if prune:
+                    if adopt:
+                        self.ledger.adopt(batch.keys, self.source)
+                    if mark_seen:
                         self.ledger.see(batch.keys)
                 advance(len(batch.keys), self.source.count)
+        self.summary.notes = list(self.source.notes)
+        return self.summary
 
-    def read(self) -> Iterator[Batch]:
-        """Read the source, and tell what is new from what the ledger has."""
+    def read(self) -> Iterator[Read]:
+        """Read the source, and compare it with the ledger."""
         items = iter(self.source)
         while not self.stop.is_set():
-            with self.done.timed("read"):
-                taken, full = _take(items)
-                batch = self._sorted(taken)
-            if taken:
-                yield batch
-            if not full:
+            with self.summary.timed("read"):
+                batch, may_have_more = take_batch(items)
+                compared = self._compare(batch)
+            if batch:
+                yield compared
+            if not may_have_more:
                 return
-        self.done.stopped = True
+        self.summary.stopped = True
 
-    def _sorted(self, items: list[Item]) -> Batch:
-        """Tell what is new from what the ledger has."""
-        rows = self.ledger.look_up([item.key for item in items])
-        batch = Batch([item.key for item in items], [], [])
-        originals = self.ledger.kept([row.sha256 for row in rows.values() if row.status is Status.DUPLICATE])
+    def _compare(self, items: list[Item]) -> Read:
+        """Separate the images that are new or have changed from those that the ledger knows."""
+        keys = [item.key for item in items]
+        rows = self.ledger.look_up(keys)
+        live_rows = self.live.look_up([key for key in keys if key not in rows]) if self.live else {}
+        originals = self.ledger.originals([row.sha256 for row in rows.values() if row.status is Status.DUPLICATE])
+        known: list[Row] = []
+        new: list[tuple[Item, str]] = []
         for item in items:
             sha256, row = item.sha256, rows.get(item.key)
-            if item.label is None:  # then an image keeps the label that it has
-                item = replace(item, label=row.label if row else "")
-            if row is None or self._is_to_do(item, sha256, row, sha256 in originals):
-                batch.new.append((item, sha256))
+            if item.label is None:  # the source has no labels: keep the one in the gallery
+                stored = row or live_rows.get(item.key)
+                item = replace(item, label=stored.label if stored else "")
+                self.summary.kept_labels += bool(item.label and not row)
+            if row is None or self._must_load(item, sha256, row, sha256 in originals):
+                new.append((item, sha256))
             else:
-                batch.known.append(row)
-        return batch
+                known.append(row)
+        return Read(keys, known, new)
 
-    def _is_to_do(self, item: Item, sha256: str, row: Row, has_original: bool) -> bool:
+    def _must_load(self, item: Item, sha256: str, row: Row, has_original: bool) -> bool:
         if not sha256 or (row.sha256, row.label) != (sha256, item.label):
             return True
         if row.status is Status.DUPLICATE:
             return not (self.dedupe and has_original)
         return row.status is Status.OK and bool(row.reason)
 
-    def prepare(self, batch: Batch) -> Batch:
-        """Decode, normalise and make thumbnails, on all processors."""
-        with self.done.timed("prepare"):
-            prepared = list(self.pool.map(self._prepare_chunk, _chunks(batch.new)))
-            for _, rows, thumbnails, bad in prepared:
-                batch.rows += rows
-                batch.thumbnails += thumbnails
-                batch.bad += bad
-            whole = [inputs for inputs, *_ in prepared if len(inputs)]
-            batch.inputs = np.concatenate(whole) if whole else None
-            batch.new.clear()
-        return batch
+    def prepare(self, batch: Read) -> Prepared:
+        """Decode and normalise the images and make their thumbnails, on all processors."""
+        with self.summary.timed("prepare"):
+            inputs, rows, thumbnails, bad = [np.empty((0, *self.encoder.spec.input_shape), np.float32)], [], [], []
+            for part in self.pool.map(self._prepare_chunk, chunks(batch.new)):
+                inputs += part[0]
+                rows += part[1]
+                thumbnails += part[2]
+                bad += part[3]
+            return Prepared(batch.keys, batch.known, bad, rows, np.concatenate(inputs), thumbnails)
 
     def _prepare_chunk(
         self, items: Sequence[tuple[Item, str]]
-    ) -> tuple[NDArray[np.float32], list[Row], list[bytes], list[Row]]:
+    ) -> tuple[list[NDArray[np.float32]], list[Row], list[bytes], list[Row]]:
+        """Return inputs, (1, h, w, c) each, rows and thumbnails of the good images, and rows of the bad ones."""
         inputs, rows, thumbnails, bad = [], [], [], []
         for item, sha256 in items:
             try:
+                _check_names(item)
                 image = item.image()
             except ImageError as error:
-                bad.append(Row(item.key, Status.BAD, sha256, item.label or "", str(error)))
+                bad.append(Row.bad(item.key, str(error), sha256, item.label or ""))
                 continue
-            # one at a time: a large picture is gone before the next is decoded
+            # one at a time, so that a large image is freed before the next one is decoded
             inputs.append(self.encoder.normalise([image]))
             thumbnails.append(thumbnail_png(image))
             rows.append(Row(item.key, Status.OK, sha256, item.label or ""))
-        return np.concatenate(inputs) if inputs else np.empty(0, np.float32), rows, thumbnails, bad
+        return inputs, rows, thumbnails, bad
 
-    def encode(self, batch: Batch) -> Batch:
-        """Make the codes, and of some the reconstruction's error."""
-        with self.done.timed("encode"):
-            if batch.inputs is not None:
-                batch.codes = self.encoder.encode(batch.inputs)
-                errors = self.encoder.reconstruction_errors(batch.inputs[:_SAMPLED], batch.codes[:_SAMPLED])
+    def encode(self, batch: Prepared) -> Encoded:
+        """Encode the inputs, and measure the reconstruction error of some."""
+        rows = list(batch.rows)
+        codes = np.empty((0, self.encoder.spec.code_size), np.float32)
+        with self.summary.timed("encode"):
+            if rows:
+                codes = self.encoder.encode(batch.inputs)
+                errors = self.encoder.reconstruction_errors(
+                    batch.inputs[:_RECONSTRUCTED_COUNT], codes[:_RECONSTRUCTED_COUNT]
+                )
                 for index, error in enumerate(errors.tolist()):
-                    batch.rows[index] = batch.rows[index]._replace(error=error)
-                self._sample(batch)
-                batch.inputs = None
-        return batch
+                    rows[index] = rows[index]._replace(error=error)
+                self._sample(rows[0], batch.inputs[0])
+        return Encoded(batch.keys, batch.known, batch.bad, rows, codes, batch.thumbnails)
 
-    def _sample(self, batch: Batch) -> None:
-        """Keep the batch's first input, in place of an earlier one when there are enough."""
-        samples = self.done.samples
-        if len(samples) == _VERIFIED:
+    def _sample(self, row: Row, values: NDArray[np.float32]) -> None:
+        """Keep an input for the verification, in place of a random earlier one if there are enough."""
+        samples = self.summary.samples
+        if len(samples) == _SAMPLE_COUNT:
             samples.pop(random.choice(list(samples)))
-        if batch.inputs is not None:
-            samples[batch.rows[0].key] = batch.inputs[0].copy()
+        samples[row.key] = (row.sha256, values.copy())
 
-    def store(self, batch: Batch) -> None:
-        """Store in the gallery, and when it has answered, in the ledger."""
-        duplicates = self._duplicates(batch) if self.dedupe else {}
-        entries, rows = [], []
-        for index, (row, thumbnail) in enumerate(zip(batch.rows, batch.thumbnails, strict=True)):
-            if row.key in duplicates:
-                rows.append(row._replace(status=Status.DUPLICATE, reason=duplicates[row.key], error=None))
-            else:
-                assert batch.codes is not None
-                entries.append(Entry(row.key, batch.codes[index], row.label, row.sha256, thumbnail))
-                rows.append(row)
-        left_out = [row for row in (*rows, *batch.bad) if row.status is not Status.OK]
-        held = self.ledger.look_up([row.key for row in left_out])
-        gone = []
-        for row in left_out:
-            before = held.get(row.key)
-            if before is None or before.status is not Status.OK:
-                continue
-            if row.sha256:
-                gone.append(row.key)
-            else:  # it can't be read just now, and may be as it was
-                rows.append(before._replace(reason=row.reason))
-        self.gallery.delete(gone)
-        self.gallery.upsert(entries)
-        kept = {row.key for row in rows}
-        self.ledger.record([*rows, *(row for row in batch.bad if row.key not in kept)])
+    def store(self, batch: Encoded) -> None:
+        """Store the new images, stage the changed ones, and record the bad ones.
+
+        The live version loses nothing: an image that has gone bad keeps its entry.
+        """
+        rows = self.ledger.look_up([row.key for row in (*batch.rows, *batch.bad)])
+        stored = {row.key: row for row in rows.values() if row.status is Status.OK}
+        changed = [bool(self.staging) and row.key in stored for row in batch.rows]
+        unchanged = [not value for value in changed]
+        if self.staging:
+            self.staging.add(
+                *(list(compress(values, changed)) for values in (batch.rows, batch.codes, batch.thumbnails))
+            )
+            self.summary.held += sum(changed)
+        self._store(*(list(compress(values, unchanged)) for values in (batch.rows, batch.codes, batch.thumbnails)))
+        self.ledger.record(
+            (stored[row.key]._replace(reason=row.reason) if row.key in stored else row for row in batch.bad),
+            self.source,
+        )
         known = [row.status for row in batch.known]
-        self.done.added += len(entries)
-        self.done.unchanged += known.count(Status.OK)
-        self.done.duplicates += len(duplicates) + known.count(Status.DUPLICATE)
-        self.done.rejected += len(batch.bad) + known.count(Status.BAD)
+        self.summary.unchanged += known.count(Status.OK)
+        self.summary.duplicates += known.count(Status.DUPLICATE)
+        self.summary.rejected += len(batch.bad) + known.count(Status.BAD)
 
-    def _duplicates(self, batch: Batch) -> dict[str, str]:
-        """Return, by key, of which other key an image of the batch is a duplicate."""
-        first = self.ledger.kept([row.sha256 for row in batch.rows])
+    def replace_staged(self) -> None:
+        """Replace the stored images by the staged ones."""
+        if self.staging and self.summary.held:
+            with self.stages.stage("replacing", self.summary.held) as advance, self.summary.timed("store"):
+                for rows, codes, thumbnails in self.staging.batches():
+                    self._store(rows, codes, thumbnails)
+                    advance(len(rows))
+            self.staging.clear()
+            self.summary.held = 0
+
+    def _store(self, rows: Sequence[Row], codes: Iterable[NDArray[np.float32]], thumbnails: Iterable[bytes]) -> None:
+        """Store images in the gallery, and when the gallery has acknowledged them, in the ledger."""
+        duplicates = self._duplicates(rows) if self.dedupe else {}
+        entries, recorded = [], []
+        for row, code, thumbnail in zip(rows, codes, thumbnails, strict=True):
+            if row.key in duplicates:
+                recorded.append(row._replace(status=Status.DUPLICATE, reason=duplicates[row.key], error=None))
+            else:
+                entries.append(Entry(row.key, code, row.label, row.sha256, thumbnail))
+                recorded.append(row)
+        stored = self.ledger.look_up(list(duplicates)).values()
+        self.gallery.delete([row.key for row in stored if row.status is Status.OK])
+        self.gallery.upsert(entries)
+        self.ledger.record(recorded, self.source)
+        self.summary.added += len(entries)
+        self.summary.duplicates += len(duplicates)
+
+    def _duplicates(self, rows: Sequence[Row]) -> dict[str, str]:
+        """Return the key of the original of each duplicate, by the duplicate's key."""
+        originals = self.ledger.originals([row.sha256 for row in rows])
         duplicates = {}
-        for row in batch.rows:
-            original = first.setdefault(row.sha256, row.key)
+        for row in rows:
+            original = originals.setdefault(row.sha256, row.key)
             if original != row.key:
                 duplicates[row.key] = original
         return duplicates
 
 
-def _take(items: Iterator[Item]) -> tuple[list[Item], bool]:
-    """Return the next batch, and whether there may be another."""
-    batch: list[Item] = []
-    size = 0
-    for item in items:
-        batch.append(item)
-        size += item.size
-        if len(batch) == _BATCH or size >= _BATCH_BYTES:
-            return batch, True
-    return batch, False
+def _check_names(item: Item) -> None:
+    """Reject a key or a label that is longer than the service accepts.
 
-
-def _chunks(items: list[tuple[Item, str]]) -> Iterator[list[tuple[Item, str]]]:
-    """Yield the items in parts that are worth a thread each."""
-    chunk: list[tuple[Item, str]] = []
-    size = 0
-    for item, sha256 in items:
-        chunk.append((item, sha256))
-        size += item.size
-        if size >= _CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def calibrate(errors: list[float], gallery: Gallery) -> Calibration | None:
-    """Learn what is usual in a gallery, from sampled reconstruction errors and a sample of its nearest neighbours.
-
-    Returns:
-        None where the gallery has too few images to tell.
+    Raises:
+        ImageError: The key or the label is too long.
     """
-    nearest: list[float] = []
-    for sample in islice(gallery.scroll(_BATCH), _NEIGHBOURS_SAMPLED // _BATCH):
-        queries = [Query(entry.code, SearchOptions(limit=1, exclude_keys=(entry.key,))) for entry in sample]
-        nearest += [hits[0].distance for hits in gallery.search_batch(queries) if hits]
-    return Calibration.from_samples(errors, nearest) if errors and nearest else None
+    for name, value in (("key", item.key), ("label", item.label or "")):
+        if len(value) > LIMITS.max_key_length:
+            raise ImageError(f"{name}: expected at most {LIMITS.max_key_length:,} characters, got {len(value):,}")

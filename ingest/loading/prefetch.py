@@ -1,53 +1,32 @@
-"""Working ahead: what lets reading, encoding and storing overlap without any of them running away."""
+"""Prefetching: a thread computes the next items of an iterator while the caller works on the current one."""
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from typing import TypeVar
 
 T = TypeVar("T")
 
+# Items computed ahead of the caller. Two keep both sides busy when their speeds vary, and bound the memory.
 _DEPTH = 2
-_TICK_S = 0.1
+
+
+class _End(Enum):
+    END = 0
 
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """Yield items while a thread of its own makes the next ones, at most two ahead.
+    """Yield items in their order while one thread computes the next ones, at most two ahead.
 
-    What the items raise is raised here. When the caller stops early, the thread ends after the item in hand.
+    An error of the items is raised here. If the caller stops early, the thread ends after the item that it computes.
     """
-    made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(_DEPTH)
-    stopped = threading.Event()
-
-    def put(last: bool, value: T | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                made.put((last, value), timeout=_TICK_S)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def make() -> None:
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        ahead = deque(thread.submit(lambda: next(iterator, _End.END)) for _ in range(_DEPTH))
         try:
-            for item in items:
-                if not put(False, item):
-                    return
-            put(True, None)
-        except BaseException as error:
-            put(True, error)
-
-    thread = threading.Thread(target=make, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            last, value = made.get()
-            if not last:
-                yield value  # type: ignore[misc]
-            elif value is None:
-                return
-            else:
-                raise value  # type: ignore[misc]
-    finally:
-        stopped.set()
-        thread.join()
+            while (item := ahead.popleft().result()) is not _End.END:
+                ahead.append(thread.submit(lambda: next(iterator, _End.END)))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)

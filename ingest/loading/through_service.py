@@ -1,4 +1,4 @@
-"""A source into a gallery that a service has open: the service encodes and stores, and acknowledges each image."""
+"""Loading through a running service, which encodes, stores and acknowledges each image."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,31 +9,34 @@ from encoder_service.images import from_pixels
 from encoder_service.limits import LIMITS
 from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
-from ingest.loading.ledger import Row, Status
-from ingest.loading.pipeline import LoadSummary
+from ingest.loading.batches import LoadSummary
+from ingest.loading.keys import with_service_keys
+from ingest.loading.ledger import Row
 from ingest.progress import Stages
 from ingest.sources import Source
 
 
 def load_through_service(client: Client, gallery: str, source: Source, stages: Stages) -> tuple[LoadSummary, list[Row]]:
-    """Send a source to a service, which adds what is new or has changed.
+    """Send a source to a service, which stores the images that are new or have changed.
 
-    Loading again goes on where it stopped, as the service passes over what it holds unchanged.
+    Loading again resumes an interrupted load, as the service skips the images that it has unchanged.
 
     Args:
         client: A connection to the service.
-        gallery: A gallery that the service has.
-        source: Where the images come from.
-        stages: Shows how far it is.
+        gallery: Name of a gallery of the service.
+        source: The images.
+        stages: Displays the progress.
 
     Returns:
-        What the load did, and the rows of the images that were left out, with the reasons.
+        The summary of the load, and the rows of the bad images.
 
     Raises:
-        LookalikeError: The service or the source failed; what was acknowledged before is stored.
+        LookalikeError: The service or the source failed. The images acknowledged before are stored.
     """
-    done, bad = LoadSummary(), list[Row]()
-    sent: deque[str] = deque()
+    client.gallery(gallery)  # fails if it does not exist
+    source = with_service_keys(source, client, gallery, stages.say)
+    summary, bad = LoadSummary(), list[Row]()
+    sent_keys: deque[str] = deque()
 
     def images() -> Iterator[NewImage]:
         for item in source:
@@ -41,25 +44,26 @@ def load_through_service(client: Client, gallery: str, source: Source, stages: S
             if item.size > LIMITS.max_image_bytes:
                 problem = f"expected at most {LIMITS.max_image_bytes:,} bytes, got {item.size:,}"
             if problem:
-                bad.append(Row(item.key, Status.BAD, "", "", problem))
+                bad.append(Row.bad(item.key, problem))
                 continue
             try:
                 picture = item.content if isinstance(item.content, bytes) else from_pixels(item.content)
             except ImageError as error:
-                bad.append(Row(item.key, Status.BAD, "", "", str(error)))
+                bad.append(Row.bad(item.key, str(error)))
                 continue
-            sent.append(item.key)
+            sent_keys.append(item.key)
             yield NewImage(item.key, picture, item.label or "")
 
     with stages.stage("loading", source.count) as advance:
         for answer in client.add(images(), gallery):
-            key = sent.popleft()
+            key = sent_keys.popleft()
             if isinstance(answer, LookalikeError):
-                bad.append(Row(key, Status.BAD, "", "", str(answer)))
+                bad.append(Row.bad(key, str(answer)))
             elif answer:
-                done.unchanged += 1
+                summary.unchanged += 1
             else:
-                done.added += 1
+                summary.added += 1
             advance(1, source.count)
-    done.rejected = len(bad)
-    return done, bad
+    summary.rejected = len(bad)
+    summary.notes = list(source.notes)
+    return summary, bad

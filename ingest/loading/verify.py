@@ -1,9 +1,9 @@
-"""Whether a gallery is what its ledger and its sources say.
+"""Verification: compare a gallery with its ledger and its sources.
 
-Asked of every version before it goes live, and by `ingest check` at any time.
+Every version is verified before it goes live. `ingest check` verifies the live version at any time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,28 +14,33 @@ from numpy.typing import NDArray
 from encoder_service.encoder import Encoder, load_encoder
 from gallery import Gallery, Query, Store
 from gallery.errors import LookalikeError
-from ingest.loading.ledger import Ledger, Row, Status
+from ingest.loading.keys import with_known_keys
+from ingest.loading.ledger import Ledger, Status
 from ingest.progress import Advance, Stages
 from ingest.sources import open_source
 
-# Codes of one image may differ by rounding, as between one batch size and another, or one processor and another.
+# Relative distance between two codes of one image that still counts as rounding: batch sizes and processors differ.
 _ROUNDING = 1e-3
-_NOTES = 5
+# Maximum number of notes on changed images that are printed. The rest are only counted.
+_NOTE_COUNT = 5
 
 
 def count_problems(gallery: Gallery, ledger: Ledger) -> list[str]:
-    """Compare how many images a gallery holds with how many its ledger knows to be there."""
-    held, known = gallery.count(), ledger.counts()[Status.OK]
-    return [] if held == known else [f"the gallery holds {held:,} images, and its ledger says {known:,}"]
+    """Compare the number of images in a gallery with the number in its ledger."""
+    count, expected = gallery.count(), ledger.counts()[Status.OK]
+    return [] if count == expected else [f"expected {expected:,} images, as in its ledger, got {count:,}"]
 
 
 def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArray[np.float32]]) -> list[str]:
-    """Encode inputs again, compare the codes with those stored, and search for each.
+    """Encode inputs again, compare the codes with the stored ones, and search for each stored code.
 
     Args:
-        gallery: Holds the codes.
-        encoder: That which made them.
-        inputs: By key, each (h, w, c).
+        gallery: The gallery with the stored codes.
+        encoder: The encoder that made them.
+        inputs: Inputs by key, (h, w, c) each.
+
+    Returns:
+        One line for each problem.
     """
     problems: list[str] = []
     if not inputs:
@@ -44,13 +49,13 @@ def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArr
     codes = encoder.encode(np.stack([inputs[key] for key in keys]))
     for key, code, entry in zip(keys, codes, gallery.get(keys), strict=True):
         if entry is None:
-            problems.append(f"{key} is not in the gallery, and its ledger says that it is")
+            problems.append(f"{key} is in the ledger, but not in the gallery")
             continue
-        away = float(np.linalg.norm(entry.code - code))
-        if away > _ROUNDING * max(1.0, float(np.linalg.norm(code))):
-            problems.append(f"{key}: its code is {away:.3g} away from what the encoder makes of its image")
-        found = gallery.search(Query(entry.code))
-        if not found or found[0].distance > _ROUNDING * max(1.0, float(np.linalg.norm(entry.code))):
+        distance = float(np.linalg.norm(entry.code - code))
+        if distance > _ROUNDING * max(1.0, float(np.linalg.norm(code))):
+            problems.append(f"{key}: its code is {distance:.3g} away from the code of its image")
+        hits = gallery.search(Query(entry.code))
+        if not hits or hits[0].distance > _ROUNDING * max(1.0, float(np.linalg.norm(entry.code))):
             problems.append(f"{key}: a search for its own code does not find it")
     return problems
 
@@ -58,12 +63,20 @@ def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArr
 def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequence[str], int]:
     """Compare a gallery's live version with its manifest, its ledger, and a sample of its sources' images.
 
+    Args:
+        store: The store of the gallery.
+        name: Name of the gallery.
+        sample: Number of images to encode again.
+        stages: Displays the progress.
+
     Returns:
-        A line for each thing that is wrong, and how many codes were made again and compared.
+        One line for each problem, and the number of codes that were compared.
 
     Raises:
-        StoreDamagedError: Its files can't be read.
-        StoreLockedError: Another process has it open.
+        GalleryNotFoundError: No gallery has this name.
+        EncoderMismatchError: The installed encoder of the recorded name did not make the gallery.
+        StoreDamagedError: The gallery's files can't be read.
+        StoreLockedError: Another process has the gallery open.
     """
     spec = store.spec(name)
     with stages.stage("files", None):
@@ -72,25 +85,25 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
         return problems, 0
     encoder = load_encoder(spec.encoder)
     spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
-    with closing(store.open(name)) as gallery, _ledger(store, name, gallery, stages) as ledger:
-        wrong = count_problems(gallery, ledger)
+    with closing(store.open(name)) as gallery, _current_ledger(store, name, gallery, stages) as ledger:
+        wrong_counts = count_problems(gallery, ledger)
         with stages.stage("images", None) as advance:
-            inputs, notes = _sampled_inputs(ledger.sample(sample), encoder, advance)
-        for note in notes[:_NOTES]:
+            inputs, notes = _sampled_inputs(ledger, sample, encoder, advance)
+        for note in notes[:_NOTE_COUNT]:
             stages.say(f"note: {note}")
-        if len(notes) > _NOTES:
-            stages.say(f"note: and {len(notes) - _NOTES:,} more like these")
-        return wrong + code_problems(gallery, encoder, inputs), len(inputs)
+        if len(notes) > _NOTE_COUNT:
+            stages.say(f"note: {len(notes) - _NOTE_COUNT:,} more notes like these")
+        return wrong_counts + code_problems(gallery, encoder, inputs), len(inputs)
 
 
 @contextmanager
-def _ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterator[Ledger]:
-    """Yield the gallery's ledger; where a service has changed the gallery since, a copy that knows of it."""
+def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterator[Ledger]:
+    """Yield the gallery's ledger, or if a service has modified the gallery since, a reconciled copy."""
     with closing(Ledger(store.local_folder(name))) as ledger, TemporaryDirectory() as scratch:
         if not store.modified_by_service(name):
             yield ledger
             return
-        stages.say("note: images came or went through a service; the next `ingest load` puts them into the index")
+        stages.say("note: a service has added or deleted images; the next `ingest load` adds them to the index")
         ledger.copy_to(Path(scratch))
         with closing(Ledger(Path(scratch))) as copied:
             copied.match(gallery.scroll())
@@ -98,40 +111,41 @@ def _ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterat
 
 
 def _sampled_inputs(
-    sample: Mapping[str, Iterable[Row]], encoder: Encoder, advance: Advance
+    ledger: Ledger, count: int, encoder: Encoder, advance: Advance
 ) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    """Read images again, to encode them again.
+    """Read the sampled images from their sources again, and normalise them.
 
     Args:
-        sample: The images' rows, by the place of their source.
-        encoder: Knows the shape of an input.
-        advance: Told of every image that is passed.
+        ledger: The ledger that names the images and their sources.
+        count: Number of images.
+        encoder: Normalises the images.
+        advance: Called for every image that is read.
 
     Returns:
-        The inputs by key, and a line for each source or image that is not there any more, or no longer the same.
+        The inputs by key, and a line for each source or image that has disappeared or changed.
     """
     inputs: dict[str, NDArray[np.float32]] = {}
     notes: list[str] = []
-    for place, rows in sample.items():
-        wanted = {row.key: row for row in rows}
+    for place, rows in ledger.sample(count).items():
+        rows_by_key = {row.key: row for row in rows}
         if not place:
-            notes.append(f"{len(wanted):,} images of the sample were loaded elsewhere, and could not be encoded again")
+            notes.append(f"{len(rows_by_key):,} images of the sample have no known source, and can't be encoded again")
             continue
         try:
-            source = open_source(place)
+            source = with_known_keys(open_source(place, large_images=True), ledger)
             for item in source:
                 advance(1, source.count)
-                row = wanted.pop(item.key, None)
+                row = rows_by_key.pop(item.key, None)
                 if row is None:
                     continue
                 if item.sha256 == row.sha256:
                     inputs[item.key] = encoder.normalise([item.image()])[0]
                 else:
                     notes.append(f"{item.key} has changed in {place} since it was loaded")
-                if not wanted:
+                if not rows_by_key:
                     break
         except LookalikeError as error:
-            notes.append(f"images of {place} could not be encoded again: {error}")
+            notes.append(f"images of {place} can't be encoded again: {error}")
             continue
-        notes += [f"{key} is no longer in {place}" for key in wanted]
+        notes += [f"{key} is no longer in {place}" for key in rows_by_key]
     return inputs, notes

@@ -1,30 +1,34 @@
-"""A load in several processes, each with its own part of the keys, for a store that several may write to."""
+"""Loading in several processes, each with its own share of the keys, into a store that accepts several writers."""
 
 import multiprocessing
 import queue
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from encoder_service.encoder import Encoder
+from encoder_service.images import silence_pillow
 from gallery import Build, Gallery
 from gallery.errors import InvalidInputError, UnavailableError
 from ingest.interrupt import stop_on_signal
+from ingest.loading.batches import BATCH_COUNT, LoadSummary
 from ingest.loading.ledger import Ledger
-from ingest.loading.pipeline import LoadSummary, load
+from ingest.loading.pipeline import LoadPass, load
+from ingest.loading.staging import Staging
 from ingest.progress import Advance, Stages
 from ingest.sources import Item, Source
 
-_SEEN_AT_ONCE = 1024
-_TICK_S = 0.2
+# Seconds between two checks for a worker that was killed and so sends no message.
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The part of a source whose keys fall to one of several workers."""
+    """The share of a source's keys that one of several workers loads."""
 
     source: Source
     index: int
@@ -32,16 +36,26 @@ class Share:
 
     @property
     def name(self) -> str:
-        """The whole source's name."""
+        """Name of the whole source."""
         return self.source.name
 
     @property
+    def place(self) -> str:
+        """Place of the whole source."""
+        return self.source.place
+
+    @property
     def count(self) -> int | None:
-        """About so many images."""
+        """Number of images in the share, estimated."""
         return self.source.count and self.source.count // self.workers
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes of the whole source."""
+        return self.source.notes
+
     def __iter__(self) -> Iterator[Item]:
-        """Read the source, and pass over what falls to others."""
+        """Read the source, and skip the images of the other workers."""
         for item in self.source:
             if zlib.crc32(item.key.encode("utf-8", "surrogatepass")) % self.workers == self.index:
                 yield item
@@ -49,119 +63,129 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What a worker needs, all of it able to go to another process."""
+    """The picklable arguments of a worker process.
+
+    Attributes:
+        share: The images to load.
+        encoder: Folder of the encoder.
+        open_gallery: Opens the gallery.
+        folder: Folder of the ledger and the staged images.
+        live: Folder of the ledger of the version that a rebuild replaces; None if there is no such version.
+    """
 
     share: Share
-    place: str
     encoder: Path
     open_gallery: Callable[[], Gallery]
-    ledger: Path
+    folder: Path
+    live: Path | None
 
 
-def load_in_parallel(
-    workers: int,
-    source: Source,
-    place: str,
-    encoder: Encoder,
-    build: Build,
-    ledger: Ledger,
-    stages: Stages,
-    prune: bool,
-) -> LoadSummary:
-    """Do what `load` does, in several processes.
+def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_seen: bool = False) -> LoadSummary:
+    """Run a pass in several processes.
 
     Args:
-        workers: How many.
-        source: Where the images come from; each worker reads all of it and encodes its share.
-        place: What `open_source` finds the source by from anywhere.
-        encoder: Makes the codes.
-        build: Takes them.
-        ledger: The build's own, in which the source has begun.
-        stages: Shows how far it is.
-        prune: Remove the images that the source no longer has.
+        workers: Number of processes. Each reads all images and encodes its share.
+        load_pass: The pass. Its own summary stays as it is.
+        build: The version that stores the codes.
+        mark_seen: Mark the keys in the ledger, so that it can prune the others.
+
+    Returns:
+        The summary of all processes.
 
     Raises:
-        InvalidInputError: The store has room for one writer only.
-        LookalikeError: A part failed, as in `load`.
+        InvalidInputError: The store accepts only one writer.
+        LookalikeError: A worker failed, as in `load`.
     """
     if build.reopen is None:
-        raise InvalidInputError("--workers: expected a server, where several may write: --store http://HOST:6333")
+        raise InvalidInputError("--workers: expected a server, which accepts several writers: --store http://HOST:6333")
+    source, stages, live = load_pass.source, load_pass.stages, load_pass.live
     context = multiprocessing.get_context("spawn")
-    told: Any = context.Queue()
+    # an int is a number of images just stored; a summary or an error is a worker's last message
+    messages: Any = context.Queue()
     processes = []
     for index in range(workers):
-        job = _Job(Share(source, index, workers), place, encoder.folder, build.reopen, build.local_folder)
-        processes.append(context.Process(target=_work, args=(job, told), name=f"worker {index}"))
+        job = _Job(
+            Share(source, index, workers),
+            load_pass.encoder.folder,
+            build.reopen,
+            build.local_folder,
+            live.folder if live else None,
+        )
+        processes.append(context.Process(target=_work, args=(job, messages), name=f"worker {index}"))
     for process in processes:
         process.start()
     try:
-        done = _gathered(processes, told, source, stages)
+        summary = _collect(processes, messages, source, stages)
     finally:
         for process in processes:
-            process.terminate()  # nothing happens to one that has ended; the others finish the batch in hand
+            process.terminate()  # does nothing to a process that has ended; the others finish their batches
             process.join()
-    if prune and not done.stopped:
-        _prune(source, build.gallery, ledger, done)
-    return done
+    if mark_seen and summary.seen and not summary.stopped:
+        _mark_seen(source, load_pass.ledger)
+    return summary
 
 
-def _gathered(processes: list[Any], told: Any, source: Source, stages: Stages) -> LoadSummary:
-    """Add up what the workers tell until all have ended."""
-    done, running = LoadSummary(), len(processes)
+def _collect(processes: Sequence[BaseProcess], messages: Any, source: Source, stages: Stages) -> LoadSummary:
+    """Display the workers' progress and add up their summaries until all have ended."""
+    summary, running = LoadSummary(), len(processes)
     with stages.stage("loading", source.count) as advance:
         while running:
             try:
-                news = told.get(timeout=_TICK_S)
+                message = messages.get(timeout=_POLL_S)
             except queue.Empty:
                 killed = [process.name for process in processes if process.exitcode not in (None, 0)]
                 if killed:
-                    raise UnavailableError(f"{killed[0]} of the load was killed: run the same again") from None
+                    raise UnavailableError(f"{killed[0]} was killed: the same command resumes the load") from None
                 continue
-            if isinstance(news, Exception):
-                raise news
-            if isinstance(news, LoadSummary):
+            if isinstance(message, Exception):
+                raise message
+            if isinstance(message, LoadSummary):
                 running -= 1
-                done.add(news)
+                summary.add_share(message)
             else:
-                advance(news, source.count)
-    return done
+                advance(message, source.count)
+    return summary
 
 
-def _prune(source: Source, gallery: Gallery, ledger: Ledger, done: LoadSummary) -> None:
-    """Remove from gallery and ledger what the source no longer has, by a pass of its own through the keys."""
+def _mark_seen(source: Source, ledger: Ledger) -> None:
+    """Read all keys of the source, and mark them in the ledger."""
     keys: list[str] = []
     for item in source:
         keys.append(item.key)
-        if len(keys) == _SEEN_AT_ONCE:
+        if len(keys) == BATCH_COUNT:
             ledger.see(keys)
             keys = []
     ledger.see(keys)
-    done.pruned += ledger.prune(gallery.delete)
 
 
-def _work(job: _Job, told: Any) -> None:
-    """Load one share, and tell of progress, and of the end or the error."""
+def _work(job: _Job, messages: Any) -> None:
+    """Load one share in a worker process, and send its progress and finally its summary or its error."""
+    silence_pillow()
     try:
-        with closing(job.open_gallery()) as gallery, closing(Ledger(job.ledger)) as ledger:
-            ledger.begin(job.share.name, job.place)
-            with stop_on_signal(lambda line: None) as stop:
-                told.put(load(job.share, Encoder(job.encoder), gallery, ledger, _Told(told), stop=stop))
+        with ExitStack() as stack:
+            gallery = stack.enter_context(closing(job.open_gallery()))
+            ledger = stack.enter_context(closing(Ledger(job.folder)))
+            staging = stack.enter_context(closing(Staging(job.folder)))
+            live = stack.enter_context(closing(Ledger(job.live))) if job.live else None
+            stop = stack.enter_context(stop_on_signal(lambda line: None))
+            encoder, stages = Encoder(job.encoder), _SentStages(messages)
+            messages.put(load(job.share, encoder, gallery, ledger, stages, staging=staging, live=live, stop=stop))
     except Exception as error:
-        told.put(error)
+        messages.put(error)
 
 
-class _Told(Stages):
-    """Progress that is told to the process which shows it."""
+class _SentStages(Stages):
+    """Stages that send their progress to the process that displays it."""
 
-    def __init__(self, told: Any) -> None:
+    def __init__(self, messages: Any) -> None:
         super().__init__()
-        self._told = told
+        self._messages = messages
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-        """Tell how many more are done."""
+        """Yield a function that sends the number of images just done."""
 
         def advance(count: int, total: int | None = None) -> None:
-            self._told.put(count)
+            self._messages.put(count)
 
         yield advance

@@ -1,46 +1,79 @@
-"""Where images come from. A new kind of source is one file beside this one, and one line in `_KINDS`."""
+"""Sources of images. A new kind of source is one file in this package and one line in `_KINDS`."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from encoder_service.encoder import DEFAULT_ENCODER
 from gallery.errors import InvalidInputError
-from ingest.errors import SourceNotFoundError
-from ingest.sources.archive import ENDINGS, ArchiveSource
-from ingest.sources.arrays import ArraySource
-from ingest.sources.base import Item, Source
-from ingest.sources.datasets import DATASETS, DatasetSource, dataset_image
+from ingest.errors import SourceError, SourceNotFoundError
+from ingest.sources.base import READ_ALL, Item, Options, Source
+from ingest.sources.cifar import CifarSource, is_cifar
+from ingest.sources.datasets import DATASETS, Dataset, DatasetSource, dataset_image
+from ingest.sources.files import FilesSource
 from ingest.sources.folder import FolderSource
 from ingest.sources.idx import is_idx, open_idx
 from ingest.sources.labels import LabelFile, Labelled, label_from_folder
+from ingest.sources.names import is_archive, path_of, stem_of, text_of
 from ingest.sources.npz import open_npz
+from ingest.sources.parquet import ParquetSource, is_parquet
+from ingest.sources.picture import PictureSource, is_picture
+from ingest.sources.shards import ShardsSource, shards_of
+from ingest.sources.tar import TarSource
+from ingest.sources.zip import ZipSource, is_zip
 
-__all__ = [
-    "Item",
-    "Source",
-    "dataset_image",
-    "default_encoder",
-    "default_gallery",
-    "is_dataset",
-    "open_source",
-    "place_of",
-]
+__all__ = ["Item", "Options", "Source", "SourceName", "dataset_image", "open_source"]
+
+
+_BRACES = re.compile(r"\{\d+\.\.\d+\}")
 
 
 class _Kind(NamedTuple):
-    what: str
-    is_one: Callable[[Path], bool]
-    open: Callable[[Path, int | None], Source]
+    description: str
+    matches: Callable[[Path], object]
+    open: Callable[[Path, Options], Source]
 
 
-# A folder comes first: all else is told by the file's name.
+def _open_path(path: Path, options: Options) -> Source:
+    """Open what is at a path.
+
+    Raises:
+        SourceNotFoundError: It does not exist, or is of no known kind.
+        SourceError: It can't be read.
+    """
+    try:
+        kind = next((kind for kind in _KINDS if kind.matches(path)), None)
+        exists = path.exists()
+    except OSError as error:
+        raise SourceError(f"{text_of(path)}: can't be read: {error.strerror}") from error
+    if kind is not None:
+        return kind.open(path, options)
+    if path.suffix.lower() in (".7z", ".rar") and exists:
+        raise SourceError(f"{text_of(path)}: expected a .zip or .tar, got a {path.suffix.lower()}: unpack it first")
+    known = f"{', '.join(DATASETS)}, or the path of {', '.join(kind.description for kind in _KINDS)}"
+    raise SourceNotFoundError(f"no source '{text_of(path)}': expected one of {known}")
+
+
+def _is_file(matches: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    return lambda path: path.is_file() and matches(path)
+
+
+# The first that matches is opened. Folders are first, because the other kinds look at the name alone.
 _KINDS = (
+    _Kind(
+        "a folder of archives or shard-{000..009}.tar",
+        shards_of,
+        lambda path, options: ShardsSource(path, shards_of(path), _open_path, options),
+    ),
     _Kind("a folder", Path.is_dir, FolderSource),
-    _Kind("an IDX file of images", is_idx, lambda path, limit: ArraySource(path, [open_idx(path)], limit)),
-    _Kind("an .npz", lambda path: path.suffix == ".npz", lambda path, limit: ArraySource(path, open_npz(path), limit)),
-    _Kind("a .tar or .zip", lambda path: path.name.endswith(ENDINGS), ArchiveSource),
+    _Kind("an IDX file of images", _is_file(is_idx), open_idx),
+    _Kind("an .npz or .npy", _is_file(lambda path: path.suffix.lower() in (".npz", ".npy")), open_npz),
+    _Kind("a .parquet", _is_file(is_parquet), ParquetSource),
+    _Kind("CIFAR's binary tar", _is_file(is_cifar), CifarSource),
+    _Kind("a .zip", _is_file(is_zip), ZipSource),
+    _Kind("a .tar", _is_file(is_archive), TarSource),
+    _Kind("an image", _is_file(is_picture), PictureSource),
 )
 
 
@@ -49,73 +82,104 @@ def open_source(
     split: str = "train",
     limit: int | None = None,
     *,
-    label_from: str = "",
+    label_from_folders: bool = False,
     labels: Path | None = None,
+    exclude: Sequence[str] = (),
+    complete: bool = False,
+    large_images: bool = False,
 ) -> Source:
-    """Open a source by what a person calls it.
+    """Parse a source's name and open the source; see `SourceName.parse`, `SourceName.open` and `Options`."""
+    options = Options(limit, tuple(exclude), complete, large_images)
+    return SourceName.parse(name, split).open(options, label_from_folders=label_from_folders, labels=labels)
 
-    Args:
-        name: `mnist` or `fashion-mnist`, or one with a split, `mnist/test`; or a path.
-        split: For a dataset: `train`, `test` or `all`.
-        limit: Read at most so many images; None for all.
-        label_from: `folder` to label each image with the name of the folder it is in; empty for the source's own.
-        labels: A CSV or JSONL file with the labels; None for the source's own.
 
-    Raises:
-        SourceNotFoundError: Nothing is called that.
-        SourceError: There is no such split, no image, or the file is not what its name says.
-        SourceUnavailableError: It could not be fetched.
+@dataclass(frozen=True, slots=True)
+class SourceName:
+    """A parsed name of a source.
+
+    Attributes:
+        text: The name as the user wrote it.
+        path: The path that the name is, unless it names a dataset.
+        dataset: The dataset; None if the name is a path.
+        split: Split of the dataset; "" for a path.
     """
-    if label_from not in ("", "folder"):
-        raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
-    if label_from and labels:
-        raise InvalidInputError("expected one of --label-from and --labels, got both")
-    if (label_from or labels) and is_dataset(name):
-        raise InvalidInputError(f"{name} has labels of its own: expected it without --label-from and --labels")
-    source = _open(name, split, limit)
-    if label_from:
-        return Labelled(source, label_from_folder)
-    return Labelled(source, LabelFile(labels), labels.name) if labels else source
 
+    text: str
+    path: Path
+    dataset: Dataset | None = None
+    split: str = ""
 
-def _open(name: str, split: str, limit: int | None) -> Source:
-    dataset, _, part = name.partition("/")
-    if dataset in DATASETS:
-        return DatasetSource(DATASETS[dataset], part or split, limit)
-    path = Path(name)
-    kind = next((kind for kind in _KINDS if path.exists() and kind.is_one(path)), None)
-    if kind is None:
-        known = f"{', '.join(DATASETS)}, or the path of {', '.join(kind.what for kind in _KINDS)}"
-        raise SourceNotFoundError(f"no source '{name}': expected one of {known}")
-    return kind.open(path, limit)
+    @classmethod
+    def parse(cls, text: str, split: str = "train") -> "SourceName":
+        """Parse the name of a source.
 
+        Args:
+            text: `mnist` or `fashion-mnist`, alone or with a split, such as `mnist/test`; or a path.
+            split: Split of a dataset whose name has none: `train`, `test` or `all`.
+        """
+        name, _, named_split = text.partition("/")
+        if name in DATASETS:
+            return cls(text, Path(text), DATASETS[name], named_split or split)
+        return cls(text, path_of(text))
 
-def is_dataset(name: str) -> bool:
-    """Tell whether this is a dataset that has a name, or a split of one: `mnist`, `mnist/test`."""
-    return name.partition("/")[0] in DATASETS
+    @property
+    def origin(self) -> str:
+        """The images' origin for people, without the folder it is in: "mnist/train" or "photos.tar"."""
+        return f"{self.dataset.name}/{self.split}" if self.dataset else text_of(self.path.resolve().name)
 
+    @property
+    def default_encoder(self) -> str:
+        """Name of the encoder to use unless the user names another."""
+        from encoder_service.encoder import DEFAULT_ENCODER  # imports LiteRT, which reading a source does not need
 
-def place_of(name: str, split: str) -> str:
-    """Return what `open_source` finds the same images by from anywhere: `mnist/train`, or an absolute path."""
-    dataset, _, part = name.partition("/")
-    return f"{dataset}/{part or split}" if is_dataset(name) else str(Path(name).resolve())
+        return self.dataset.encoder if self.dataset else DEFAULT_ENCODER
 
+    @property
+    def default_gallery(self) -> str:
+        """Name of the gallery to load into unless the user names another.
 
-def default_gallery(name: str) -> str:
-    """Return the name of the gallery that a source goes into if nobody says otherwise.
+        Raises:
+            InvalidInputError: The path's name has no character that a gallery's name may have.
+        """
+        if self.dataset:
+            return self.dataset.name
+        path = self.path.resolve()
+        stem = (_BRACES.sub("", stem_of(path)).strip("-._") or path.parent.name).lower()
+        name = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:64]
+        if not name:
+            raise InvalidInputError(
+                f"source {self.text}: expected a name with letters or digits: name the gallery with --gallery"
+            )
+        return name
 
-    Raises:
-        InvalidInputError: The path's name has nothing to make a gallery's name of.
-    """
-    if is_dataset(name):
-        return name.partition("/")[0]
-    stem = re.sub(r"\.(npz|zip|(tar|gz|bz2|xz|tgz|\.)+)$", "", Path(name).resolve().name.lower())
-    plain = re.sub(r"[^a-z0-9._-]+", "-", stem).strip("-._")[:64]
-    if not plain:
-        raise InvalidInputError(f"source {name}: expected a name with letters or digits: name the gallery with --name")
-    return plain
+    def open(
+        self, options: Options = READ_ALL, *, label_from_folders: bool = False, labels: Path | None = None
+    ) -> Source:
+        """Open the source.
 
+        Args:
+            options: Options of the reading.
+            label_from_folders: Label each image with the name of its folder, instead of the source's own labels.
+            labels: CSV or JSONL file of labels, instead of the source's own; None for no such file.
 
-def default_encoder(name: str) -> str:
-    """Return the name of the encoder that a source is encoded with if nobody says otherwise."""
-    return DATASETS[name.partition("/")[0]].encoder if is_dataset(name) else DEFAULT_ENCODER
+        Raises:
+            InvalidInputError: The labels are given twice, the dataset has labels of its own, or the source has no
+                files to exclude.
+            SourceNotFoundError: No dataset, file or folder has this name.
+            SourceError: The split does not exist, there is no image, or the file is damaged.
+            SourceUnavailableError: The dataset could not be fetched.
+        """
+        if label_from_folders and labels:
+            raise InvalidInputError("expected one of --label-from-folders and --labels, got both")
+        if (label_from_folders or labels) and self.dataset:
+            raise InvalidInputError(
+                f"{self.text} has labels of its own: expected it without --label-from-folders and --labels"
+            )
+        source = (
+            DatasetSource(self.dataset, self.split, options.limit) if self.dataset else _open_path(self.path, options)
+        )
+        if options.exclude and not isinstance(source, FilesSource | ShardsSource):
+            raise InvalidInputError(f"--exclude: expected a folder or an archive, got {source.name}")
+        if label_from_folders:
+            return Labelled(source, label_from_folder)
+        return Labelled(source, LabelFile(labels)) if labels else source

@@ -1,9 +1,8 @@
-"""Images as the rows of an array in a file: what IDX and NPZ have in common."""
+"""Images as the rows of an array in a file, the common part of IDX, NPY and NPZ."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from math import prod
 from pathlib import Path
 from typing import IO
 
@@ -11,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.errors import SourceError
-from ingest.sources.base import Item
+from ingest.sources.base import Item, limited_name
+from ingest.sources.layout import Layout, full_scale, to_uint8
+from ingest.sources.names import text_of
+from ingest.sources.streams import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,57 +21,80 @@ class Rows:
     """An array of images in a file, read row by row.
 
     Attributes:
-        file: The file's path.
-        array: Name of the array in the file; empty where it has but one.
-        shape: (n, h, w) or (n, h, w, channels).
-        open: Opens the file where the first row begins.
-        labels: (n,) of any dtype; None for none.
+        file: Path of the file.
+        array: Name of the array in the file; "" if the file has one array.
+        layout: Number of images and their axes.
+        open: Opens the file at the start of the first row. Picklable.
+        labels: (n,); None if the file has no labels.
+        dtype: Type of the values.
+        scale: The value that is white.
     """
 
     file: Path
     array: str
-    shape: tuple[int, ...]
+    layout: Layout
     open: Callable[[], IO[bytes]]
-    labels: NDArray[np.generic] | None
+    labels: Sequence[str] | None = None
+    dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.uint8))
+    scale: float = 255.0
 
     def __post_init__(self) -> None:
-        """Check the shapes.
+        """Check the labels.
 
         Raises:
-            SourceError: They are not those of images, or of as many labels.
+            SourceError: The labels are not one for each image.
         """
-        name = f"{self.file.name} {self.array}".strip()
-        if len(self.shape) not in (3, 4) or (len(self.shape) == 4 and self.shape[3] not in (1, 3, 4)):
-            raise SourceError(f"{name}: expected images of shape (n, h, w) or (n, h, w, 1, 3 or 4), got {self.shape}")
-        if self.labels is not None and self.labels.shape != self.shape[:1]:
-            raise SourceError(f"{name}: expected {self.shape[0]:,} labels, got them of shape {self.labels.shape}")
+        if self.labels is not None and len(self.labels) != self.layout.count:
+            name = f"{text_of(self.file.name)} {self.array}".strip()
+            raise SourceError(f"{name}: expected {self.layout.count:,} labels, got {len(self.labels):,}")
+
+    def scaled(self) -> "Rows":
+        """Return the same with the scale that its values have. Unless they are bytes, all of them are read.
+
+        Raises:
+            ValueError: The values are not those of pixels.
+            SourceError: The file is truncated or damaged.
+        """
+        return replace(self, scale=full_scale(self._values(), self.dtype))
 
     def items(self) -> Iterator[Item]:
-        """Read the images. A key is the file's name, the array's and the row: `digits/x_train/7`."""
-        prefix = "/".join(filter(None, (self.file.name.split(".")[0], self.array)))
-        length = prod(self.shape[1:])
-        with self.open() as file:
-            for row in range(self.shape[0]):
-                try:
-                    content = file.read(length)
-                except (OSError, EOFError) as error:
-                    raise SourceError(f"{self.file}: can't be read after {row:,} images: {error}") from error
+        """Read the images. A key is the file's name, the array's name and the row: `digits/x_train/7`."""
+        prefix = "/".join(filter(None, (text_of(self.file.name).split(".")[0], self.array)))
+        for row, values in enumerate(self._values()):
+            pixels = to_uint8(self.layout.arrange(values), self.scale)
+            yield Item(f"{prefix}/{row}", pixels, None if self.labels is None else self.labels[row])
+
+    def _values(self) -> Iterator[NDArray[np.generic]]:
+        length = self.layout.length * self.dtype.itemsize
+        with reading(self.file, "a complete file of images"), self.open() as file:
+            for row in range(self.layout.count):
+                content = file.read(length)
                 if len(content) < length:
-                    raise SourceError(f"{self.file}: expected {self.shape[0]:,} images, and it ends after {row:,}")
-                pixels = np.frombuffer(content, np.uint8).reshape(self.shape[1:])
-                yield Item(f"{prefix}/{row}", pixels, None if self.labels is None else str(self.labels[row]))
+                    raise SourceError(f"{text_of(self.file)}: expected {self.layout.count:,} images, got {row:,}")
+                yield np.frombuffer(content, self.dtype)
+            file.read(1)  # compressed files have a checksum behind the last row
 
 
 class ArraySource:
-    """The images of one file's arrays."""
+    """The images of all arrays in one file."""
 
-    def __init__(self, path: Path, arrays: Sequence[Rows], limit: int | None = None) -> None:
-        """Take what was found in the file; `limit` is the most to read, None for all."""
-        self.name = path.name + (f"[:{limit}]" if limit else "")
+    def __init__(self, path: Path, arrays: Sequence[Rows], limit: int | None = None, notes: Sequence[str] = ()) -> None:
+        """Make a source of arrays.
+
+        Args:
+            path: The file.
+            arrays: The arrays of images in the file.
+            limit: Maximum number of images to read; None for all.
+            notes: Lines on what the file has besides.
+        """
+        self.name = limited_name(text_of(path.name), limit)
+        self.place = text_of(path.resolve())
+        self.notes = notes
         self._arrays = arrays
-        self.count = sum(rows.shape[0] for rows in arrays) if limit is None else limit
+        total = sum(rows.layout.count for rows in arrays)
+        self.count = total if limit is None else min(limit, total)
         self._limit = limit
 
     def __iter__(self) -> Iterator[Item]:
-        """Read the images, array by array."""
+        """Read the images, one array after the other."""
         return islice(chain.from_iterable(rows.items() for rows in self._arrays), self._limit)

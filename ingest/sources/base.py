@@ -1,7 +1,8 @@
-"""What every source of images can do."""
+"""The contract of every source of images, and one image of it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,51 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
-from encoder_service.errors import ImageError
+from encoder_service.errors import ImageError, ImageTooLargeError
+from encoder_service.limits import LIMITS
+from ingest.sources.names import text_of
+
+LARGE_LIMITS = replace(LIMITS, max_image_bytes=256 * 1024 * 1024, max_image_pixels=512_000_000)
+"""Limits of an image with `--large-images`: stitched panoramas and scans of posters, in at most 2 GB of memory."""
+
+
+def _hint(limit: int) -> str:
+    return f": `ingest load --large-images` allows {limit:,}"
+
+
+# Held while an image beyond the usual limits is decoded, so that one of them at a time is in memory.
+_one_large_image = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of reading a source.
+
+    Attributes:
+        limit: Maximum number of images to read; None for all.
+        exclude: Patterns of paths in the source, such as "*.gif" or "raw", that are left out with all below them.
+        complete: Reject the source if a part of it can't be listed, instead of passing over that part.
+        large_images: Read images up to `LARGE_LIMITS`.
+    """
+
+    limit: int | None = None
+    exclude: tuple[str, ...] = ()
+    complete: bool = False
+    large_images: bool = False
+
+    @property
+    def max_image_bytes(self) -> int:
+        """Maximum size of one image file in bytes."""
+        return (LARGE_LIMITS if self.large_images else LIMITS).max_image_bytes
+
+    def too_large(self, size: int) -> str:
+        """Return the problem of an image file of too many bytes."""
+        hint = "" if self.large_images else _hint(LARGE_LIMITS.max_image_bytes)
+        return f"expected at most {self.max_image_bytes:,} bytes, got {size:,}{hint}"
+
+
+READ_ALL = Options()
+"""Read all images within the usual limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,57 +62,111 @@ class Item:
     """One image of a source, not decoded yet.
 
     Attributes:
-        key: Its name for people: the same source gives the same keys.
-        content: An image file's bytes, or pixels, (h, w) or (h, w, channels) uint8.
-        label: What it is said to show; empty for none, None where the source does not say.
-        problem: Why its content could not be read; empty where it could.
+        key: Name of the image for people. The same source always gives the same keys.
+        content: Bytes of an image file, or pixels, (h, w) or (h, w, channels) uint8.
+        label: Name of what the image shows; "" for no label, None if the source has no labels.
+        problem: Why the content could not be read; "" if it was read.
+        large: Whether an image up to `LARGE_LIMITS` is decoded.
     """
 
     key: str
     content: bytes | NDArray[np.uint8]
     label: str | None = None
     problem: str = ""
+    large: bool = False
 
     @property
     def sha256(self) -> str:
-        """Hash of its content, 64 hex digits; empty where that could not be read."""
+        """SHA-256 of the content, 64 hex digits; "" if the content could not be read."""
         if self.problem:
             return ""
         return images.sha256(self.content)
 
     @property
     def size(self) -> int:
-        """Bytes of its content."""
+        """Size of the content in bytes."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
 
     def image(self) -> Image.Image:
-        """Decode the image, to mode L, RGB or RGBA.
+        """Decode the image, to mode L, RGB or RGBA. An image beyond the usual limit of pixels is scaled down to it.
 
         Raises:
-            ImageError: It could not be read, or is no image, or too large a one.
+            ImageError: The content could not be read, is not an image, or is too large.
         """
         if self.problem:
             raise ImageError(self.problem)
-        return images.decode(self.content) if isinstance(self.content, bytes) else images.from_pixels(self.content)
+        if not isinstance(self.content, bytes):
+            return images.from_pixels(self.content)
+        try:
+            return images.decode(self.content)
+        except ImageTooLargeError as error:
+            if not self.large:
+                raise ImageTooLargeError(f"{error.message}{_hint(LARGE_LIMITS.max_image_pixels)}") from error
+        with _one_large_image:
+            Image.MAX_IMAGE_PIXELS = LARGE_LIMITS.max_image_pixels  # Pillow's own limit, which is lower
+            image = images.decode(self.content, LARGE_LIMITS)
+            factor = 1
+            while image.width * image.height > LIMITS.max_image_pixels * factor**2:
+                factor += 1
+            return image.reduce(factor) if factor > 1 else image
 
 
 class Source(Protocol):
-    """Images with keys, read one after the other. No more than one of them is in memory at a time."""
+    """Images with keys, read as a stream: only a few are in memory at a time. Picklable, for worker processes."""
 
     @property
     def name(self) -> str:
-        """What is read, such as "mnist/train" or "mnist/train[:1000]"; a gallery remembers it."""
+        """The images that are read, such as "mnist/train" or "photos.tar[:1000]". A gallery records this name."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """The name by which `open_source` finds the images from any folder: "mnist/train", or an absolute path."""
         ...
 
     @property
     def count(self) -> int | None:
-        """How many images there are; while a stream is read, an estimate; None where nothing is known yet."""
+        """Number of images. An estimate while a stream is read; None if nothing is known yet."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Lines for the user on what the last complete reading left out or found, without a label for instance."""
         ...
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images, in the same order each time.
 
         Raises:
-            SourceError: The source changed or went away while it was read.
+            SourceError: The source changed or disappeared while it was read.
         """
         ...
+
+
+class Notes:
+    """Counts what a reading leaves out, by reason, and keeps the first name of each reason."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._firsts: dict[str, str] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        """Count one more.
+
+        Args:
+            reason: The things in the plural, and why they are left out: "folders that can't be listed".
+            name: Name of this one.
+        """
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        self._firsts.setdefault(reason, text_of(name))
+
+    def lines(self) -> list[str]:
+        """Return one line for each reason."""
+        return [
+            f"left out {count:,} {reason}, such as {self._firsts[reason]!r}" for reason, count in self._counts.items()
+        ]
+
+
+def limited_name(name: str, limit: int | None) -> str:
+    """Return the name of a source of which at most `limit` images are read: "photos.tar[:1000]"."""
+    return name if limit is None else f"{name}[:{limit}]"

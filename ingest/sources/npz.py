@@ -1,69 +1,155 @@
-"""NPZ, NumPy's archive of arrays, read row by row: no array of images is ever whole in memory."""
+"""NPZ and NPY, NumPy's files of arrays, read row by row: no array of images is ever in memory as a whole."""
 
+import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
 
 from ingest.errors import SourceError
-from ingest.sources.arrays import Rows
+from ingest.sources.arrays import ArraySource, Rows
+from ingest.sources.base import Options
+from ingest.sources.layout import Layout, layout_of
+from ingest.sources.names import text_of
+from ingest.sources.streams import open_stream, reading
 
-# How the labels of an array are called, by how it is called: `x_train` and `y_train`, `images` and `labels`.
+# Prefixes of the name of an array of images, and of the name of its labels: `x_train` has its labels in `y_train`.
 _LABELS = (("x", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"), ("data", "target"))
+_EXPECTED = "expected numbers of shape (n, h, w), (n, h, w, channels), (n, channels, h, w) or (h, w, channels)"
 
 
-def open_npz(path: Path) -> list[Rows]:
-    """Open the arrays of images in an NPZ file, each with its labels if the file has them.
+class _Header(NamedTuple):
+    """The header of an array.
 
-    An array of images is of uint8, and (n, h, w) or (n, h, w, channels). `x_train` takes its labels from `y_train`,
-    `images` from `labels`; an only array takes them from the only other.
+    Attributes:
+        shape: Its shape.
+        is_fortran: Whether the first axis varies fastest.
+        dtype: Type of its values.
+    """
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[np.generic]
+
+    def __str__(self) -> str:
+        return f"{'Python objects' if self.dtype.hasobject else self.dtype} {self.shape}"
+
+
+def open_npz(path: Path, options: Options) -> ArraySource:
+    """Open the arrays of images in an NPZ or NPY file, each with its labels if the file has them.
+
+    `layout_of` says which shapes are images, and `full_scale` which values. `x_train` has its labels in `y_train`,
+    `images` in `labels`. If the file has one array of images and one of labels, they belong together whatever their
+    names. Notes name the arrays that are neither.
 
     Raises:
-        SourceError: It is no NPZ file, or has no array of images.
+        SourceError: The file is not an NPZ or NPY file, or has no array of images.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            headers = {name: _header(archive.open(f"{name}.npy")) for name in names}
-        pictures = [
-            name
-            for name, (shape, fortran, dtype) in headers.items()
-            if dtype == np.uint8 and len(shape) >= 3 and not fortran
-        ]
-        flat = [name for name, (shape, _, _) in headers.items() if len(shape) == 1]
-        if not pictures:
-            found = ", ".join(f"{name} {dtype} {shape}" for name, (shape, _, dtype) in headers.items()) or "none"
-            raise SourceError(f"{path}: expected an array of uint8, (n, h, w) or (n, h, w, channels), found {found}")
-        return [
-            Rows(path, name, headers[name][0], lambda n=name: _open(path, n), _labels(path, name, pictures, flat))  # type: ignore[misc]
-            for name in pictures
-        ]
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise SourceError(f"{path}: expected an NPZ file, got one that can't be read ({error})") from error
+    with reading(path, "an NPZ or NPY file"):
+        try:
+            headers = _headers(path)
+        except (ValueError, RuntimeError) as error:  # another file, or an encrypted one
+            raise SourceError(f"{text_of(path)}: expected an NPZ or NPY file, got another ({error})") from error
+        images = {name: layout for name, header in headers.items() if (layout := _layout(name, header, headers))}
+        labels = {name: _labels_of(name, images, headers) for name in images}
+        used = {*images, *labels.values()}
+        left_out = {name: f"left out {name} {header}" for name, header in headers.items() if name not in used}
+        arrays = []
+        for name, layout in images.items():
+            try:
+                arrays.append(_rows(path, name, layout, headers, labels[name]).scaled())
+            except ValueError as error:
+                left_out[name] = f"left out {name} {headers[name]}, {error}"
+        left_out |= {
+            name: f"left out {name}: labels as Python objects, which are not safe to read; save y.astype(str) instead"
+            for name in labels.values()
+            if name and headers[name].dtype.hasobject
+        }
+    if not arrays:
+        reasons = "; ".join(line.removeprefix("left out ") for line in left_out.values()) or "no array"
+        raise SourceError(f"{text_of(path)}: {_EXPECTED}, got {reasons}")
+    return ArraySource(path, arrays, options.limit, list(left_out.values()))
 
 
-def _labels(path: Path, name: str, pictures: list[str], flat: list[str]) -> NDArray[np.generic] | None:
-    called = [name.replace(a, b, 1) for a, b in _LABELS if name.startswith(a)]
-    found = [label for label in called if label in flat] or (flat if len(pictures) == len(flat) == 1 else [])
-    if not found:
+def _layout(name: str, header: _Header, headers: Mapping[str, _Header]) -> Layout | None:
+    if header.dtype.kind not in "buif" or 0 in header.shape:
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        labels: NDArray[np.generic] = arrays[found[0]]
-    return labels
+    if len(header.shape) == 2:  # flat images, or features or one-hot labels
+        others = [other for other, (shape, _, _) in headers.items() if other != name and len(shape) > 1]
+        if others and not name.lower().startswith(tuple(prefix for prefix, _ in _LABELS)):
+            return None
+    return layout_of(header.shape)
 
 
-def _open(path: Path, name: str) -> IO[bytes]:
+def _labels_of(name: str, images: Mapping[str, Layout], headers: Mapping[str, _Header]) -> str:
+    """Return the name of the labels of an array of images; "" if it has none."""
+    flat = [name for name, (shape, _, _) in headers.items() if len(shape) == 1 or shape[1:] == (1,)]
+    candidates = [name.replace(prefix, label_prefix, 1) for prefix, label_prefix in _LABELS if name.startswith(prefix)]
+    names = [label for label in candidates if label in flat] or (flat if len(images) == len(flat) == 1 else [])
+    return names[0] if names else ""
+
+
+def _rows(path: Path, name: str, layout: Layout, headers: Mapping[str, _Header], labels: str) -> Rows:
+    header = headers[name]
+    texts = None
+    if labels and not headers[labels].dtype.hasobject:
+        with np.load(path, allow_pickle=False) as arrays:
+            texts = _texts(arrays[labels].reshape(-1))
+    return Rows(path, name, layout, partial(_open, path, name, header), texts, header.dtype)
+
+
+def _texts(labels: "np.ndarray[tuple[int], np.dtype[np.generic]]") -> Sequence[str]:
+    return [label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label) for label in labels]
+
+
+def _headers(path: Path) -> dict[str, _Header]:
+    if not _is_zip(path):
+        with open_stream(path) as file:
+            return {"": _header(file)}
+    headers = {}
     with zipfile.ZipFile(path) as archive:
-        file = archive.open(f"{name}.npy")  # stays open when the archive is closed
+        for member in archive.namelist():
+            if member.endswith(".npy"):
+                with archive.open(member) as file:
+                    headers[member.removesuffix(".npy")] = _header(file)
+    return headers
+
+
+def _open(path: Path, name: str, header: _Header) -> IO[bytes]:
+    if _is_zip(path):
+        with zipfile.ZipFile(path) as archive:
+            file = archive.open(f"{name}.npy")  # stays open after the archive is closed
+    else:
+        file = open_stream(path)
     _header(file)
-    return file
+    return _rows_first(file, header) if header.is_fortran else file
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+def _rows_first(file: IO[bytes], header: _Header) -> IO[bytes]:
+    """Return the values of an array in Fortran's order row by row, from temporary files as large as the array."""
+    with tempfile.TemporaryFile() as stored:
+        while content := file.read(1024 * 1024):
+            stored.write(content)
+        stored.flush()
+        file.close()
+        values = np.memmap(stored, header.dtype, "r", shape=header.shape, order="F")
+        rows = cast("IO[bytes]", tempfile.TemporaryFile())  # noqa: SIM115  # the caller closes it
+        for row in values:
+            rows.write(np.ascontiguousarray(row).tobytes())
+    rows.seek(0)
+    return rows
+
+
+def _header(file: IO[bytes]) -> _Header:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    header: tuple[tuple[int, ...], bool, np.dtype[np.generic]] = read(file)
-    return header
+    return _Header(*read(file))
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"

@@ -1,4 +1,4 @@
-"""What holds for every call: limits, request ids, metrics, logs, and the errors that clients receive."""
+"""Behaviour of every call: limits, request ids, metrics, logs, and the errors that clients receive."""
 
 import gc
 import json

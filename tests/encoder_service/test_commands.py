@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import json
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -11,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from encoder_service import cli
+from encoder_service import cli, terminal
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.searcher import Key, Searcher, SearchRequest
-from gallery import open_store
+from gallery import Entry, open_store
 from gallery.errors import KeyNotFoundError
 from tests.commands import BIN, Command
 from tests.digits import build, png
@@ -54,7 +56,7 @@ def test_a_file_is_searched_without_a_service(
     answer = json.loads(done.stdout)
     assert set(answer) == {
         *("gallery", "version", "encoder", "encode_ms", "search_ms", "hits"),
-        *("reconstruction_error", "query_percentile"),
+        *("reconstruction_error", "query_percentile", "prepared"),
     }
     assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
     assert len(answer["hits"]) == 5
@@ -72,6 +74,95 @@ def test_stdin_is_searched_and_hits_are_printed_as_a_table(
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
     done = command("encoder-service", "search", "-", "--store", store_url, stdin=png(noise))
     assert "No close match" in done.stdout
+
+
+def test_an_inverted_digit_is_prepared_and_the_table_says_so(
+    command: Command, store_url: str, queries: list[Image.Image]
+) -> None:
+    def answer(picture: Image.Image, *options: str) -> str:
+        done = command("encoder-service", "search", "-", "--store", store_url, *options, stdin=png(picture))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    def keys(output: str) -> list[str]:
+        return [hit["key"] for hit in json.loads(output)["hits"]]
+
+    inverted = ImageOps.invert(queries[0])
+    assert "prepared: inverted" in answer(inverted)
+    assert "prepared" not in answer(inverted, "--as-is")
+    assert "prepared" not in answer(queries[0])
+    prepared = answer(inverted, "--json")
+    assert json.loads(prepared)["prepared"] == "inverted"
+    assert keys(prepared) == keys(answer(queries[0], "--json"))
+    assert keys(prepared) != keys(answer(inverted, "--json", "--as-is"))
+
+
+# Runs the command as a user whose id is in no list of users, which takes the right to change the id.
+NO_HOME = """
+import pwd
+def nobody(uid):
+    raise KeyError(uid)
+pwd.getpwuid = nobody
+from encoder_service.cli import main
+main()
+"""
+
+NAMES = ["cat [final].png", "[/b]", "[link=http://x]y", "a\x1b[31mb", "line\nend", "ünï 日本", "[bold", "\u202egnp.exe"]
+
+
+def test_names_and_labels_are_neither_markup_nor_control_characters(
+    command: Command, tmp_path: Path, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    url = f"edge:{tmp_path / 'store'}"
+    spec = build(open_store(url), load_encoder("seed"), count=1)
+    with closing(open_store(url).open(spec.name)) as gallery:
+        code = load_encoder("seed").encode_images([queries[0]])[0]
+        gallery.upsert([Entry(name, code, name, "", png(queries[0])) for name in NAMES])
+    query = tmp_path / "q[" / "x] [red].png"
+    query.parent.mkdir()
+    query.write_bytes(png(queries[0]))
+    arguments = ("search", str(query), "--store", url, "--limit", "20", "--out", str(tmp_path / "s.png"))
+    done = command("encoder-service", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"lookslike{query}".replace(" ", "") in "".join(done.stdout.split())
+    for name in NAMES:
+        assert done.stdout.count(terminal.printable(name)) >= 2, name
+    assert not set(done.stdout) & {"\x1b", "\u202e"}
+    assert "No close match" not in done.stdout
+    missing = command("encoder-service", "search", "\x1b[31m" + "é" * 900, "--store", url)
+    assert missing.returncode == 4
+    assert "\x1b" not in missing.stderr
+    assert missing.stderr.count("\n") == 1
+    assert len(missing.stderr.encode()) < 1000
+
+
+@pytest.mark.parametrize("content", [b"", b"caf\xe9", b"one two", b"\xff\xfea\0b\0", b"a\0b", "töken".encode()])
+def test_a_file_that_holds_no_token_is_named(command: Command, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    done = command("encoder-service", "search", "x", "--address", "127.0.0.1:1", "--token-file", str(file))
+    assert (done.returncode, done.stderr) == (
+        3,
+        f"error: --token-file {file}: expected one token of ASCII letters, digits and signs, got other text\n",
+    )
+
+
+@pytest.mark.parametrize("store", ["edge:FOLDER", "edge:~/galleries", ""])
+def test_no_home_folder_is_needed_unless_it_is_the_store(tmp_path: Path, store: str) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HOME", "XDG", "LOOKALIKE"))
+    }
+    if store:
+        environment["LOOKALIKE_STORE"] = store.replace("FOLDER", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", NO_HOME, "search", "x"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    if store == "edge:FOLDER":
+        assert (done.returncode, "no galleries" in done.stderr or "no gallery" in done.stderr) == (4, True)
+    else:
+        assert (done.returncode, "expected a home folder, got none: set HOME" in done.stderr) == (3, True)
 
 
 def test_a_stored_key_is_searched_and_drawn(command: Command, store_url: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.rpc.server import Server
 from encoder_service.writer import NewImage
-from gallery import SearchOptions, Store
+from gallery import SearchOptions, Store, open_store
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError
 from tests.commands import BIN, Command
 from tests.digits import build, png
@@ -140,7 +140,7 @@ def test_a_gallery_with_added_images_passes_the_check_and_can_be_backed_up(
     store.open("digits").close()  # as another service would
     checked = command("ingest", "check", "digits", "--sample", "0", "--store", store_url)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "images came or went through a service" in checked.stderr
+    assert "a service has added or deleted images" in checked.stderr
     backup = command("ingest", "backup", "digits", str(tmp_path / "digits.tar.gz"), "--store", store_url)
     assert backup.returncode == 0, backup.stderr
     assert "407 images" in backup.stdout
@@ -164,6 +164,31 @@ def test_acknowledged_images_survive_a_kill(store_url: str, store: Store, querie
         assert None not in gallery.get(keys)
         all_keys = [entry.key for batch in gallery.scroll() for entry in batch]
     assert len(all_keys) == len(set(all_keys))
+
+
+def test_after_a_kill_and_a_clean_end_a_grown_gallery_passes_the_check_and_can_be_backed_up(
+    command: Command, store_url: str, store: Store, encoder: Encoder, queries: list[Image.Image], tmp_path: Path
+) -> None:
+    serve = [str(BIN / "encoder-service"), "serve", "--port", "0", "--store", store_url, "--encoder", "seed"]
+    service = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
+    assert service.stdout is not None
+    with Client(service.stdout.readline().split()[-1]) as client:
+        assert list(client.add(new(queries, 7), "digits")) == [False] * 7
+        assert client.delete(["digits/train/0"], "digits") == 1
+        service.kill()
+    service.communicate()
+    with Server(store, encoder) as server, Client(server.address) as client:
+        assert client.search(png(queries[3])).hits[0].key == "new/3"
+    checked = command("ingest", "check", "digits", "--sample", "0", "--store", store_url)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    file = tmp_path / "digits.tar.gz"
+    backup = command("ingest", "backup", "digits", str(file), "--store", store_url)
+    assert (backup.returncode, "406 images" in backup.stdout) == (0, True), backup.stderr
+    other = open_store(f"edge:{tmp_path / 'other'}")
+    other.restore(file)
+    with closing(other.open("digits")) as gallery:
+        assert None not in gallery.get([f"new/{index}" for index in range(7)])
+        assert gallery.get(["digits/train/0"]) == [None]
 
 
 def test_a_load_restores_removed_images_and_keeps_added_ones(
@@ -214,10 +239,10 @@ def test_a_folder_is_loaded_through_the_service(
     load = ("ingest", "load", str(folder), "--name", "digits", "--service", server.address)
     first = command(*load)
     assert first.returncode == 0, first.stderr
-    assert "digits: 20 images added, 0 were there already\n420 in all" in first.stdout
+    assert "digits: 20 images added, 0 unchanged\n420 in all" in first.stdout
     assert "'photos/truncated.png': image: expected a whole image file" in first.stderr
     again = command(*load, "--strict")
-    assert "0 images added, 20 were there already\n420 in all" in again.stdout
+    assert "0 images added, 20 unchanged\n420 in all" in again.stdout
     assert (again.returncode, "1 of 21 images are bad" in again.stderr) == (3, True)
     assert command(*load, "--rebuild").returncode == 3
     assert own.search(png(queries[7])).hits[0].key == "photos/7.png"

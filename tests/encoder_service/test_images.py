@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from encoder_service.errors import ImageError, ImageTooLargeError
 from encoder_service.images import decode, from_pixels, normalise, sha256, silence_pillow, thumbnail_png
@@ -74,11 +74,154 @@ def test_transparent_parts_get_the_background() -> None:
     assert normalise([clear], GREY, background=255).min() == 1
 
 
+@pytest.mark.parametrize(("mode", "format_name"), [("RGBA", "PNG"), ("LA", "PNG"), ("RGBA", "GIF"), ("RGBA", "TIFF")])
+@pytest.mark.parametrize(("ink", "background"), [(0, 0), (20, 0), (255, 255), (240, 255), (255, 0), (0, 255), (128, 0)])
+def test_ink_on_transparency_is_never_lost(mode: str, format_name: str, ink: int, background: int) -> None:
+    image = Image.new("LA", (28, 28), (ink, 0))
+    image.paste((ink, 255), (8, 4, 16, 24))
+    pixels = normalise([decode(saved(image.convert(mode), format_name))], GREY, background)
+    assert abs(float(pixels[0, 12, 12, 0]) - float(pixels[0, 0, 0, 0])) > 0.45
+    if abs(ink - background) > 100:  # then the encoder's own ground stays
+        assert pixels[0, 0, 0, 0] == background / 255
+
+
+def test_a_transparent_picture_keeps_the_background_if_much_of_it_differs() -> None:
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    image.paste((200, 200, 200, 255), (0, 0, 64, 24))
+    image.paste((0, 0, 0, 0), (0, 60, 64, 64))
+    assert normalise([image], GREY, background=0)[0, -1].max() == 0
+
+
+RAMP = np.linspace(0, 1, 4096, dtype=np.float32).reshape(64, 64)
+
+
+def with_one(value: float, values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    values[0, 0] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(with_one(1.0001, RAMP), id="one pixel above 1"),
+        pytest.param(with_one(9e9, RAMP), id="one huge pixel"),
+        pytest.param(with_one(np.inf, RAMP), id="infinity"),
+        pytest.param(with_one(-np.inf, RAMP), id="minus infinity"),
+        pytest.param(with_one(np.nan, RAMP), id="NaN"),
+        pytest.param(RAMP * 1.2, id="0 to 1.2"),
+        pytest.param(RAMP * 10, id="0 to 10"),
+        pytest.param(RAMP * 0.01, id="0 to 0.01"),
+        pytest.param(RAMP * 255.4, id="0 to 255.4"),
+        pytest.param(RAMP * 65535, id="0 to 65,535"),
+        pytest.param(RAMP * 2 - 1, id="-1 to 1"),
+        pytest.param(RAMP * 3000 - 500, id="metres of height"),
+        pytest.param((RAMP * 255).astype(np.uint16), id="8 of 16 bits"),
+        pytest.param(with_one(300, (RAMP * 255).astype(np.uint16)), id="8 of 16 bits and one stray pixel"),
+        pytest.param((RAMP * 1023).astype(np.uint16), id="10-bit camera"),
+        pytest.param((RAMP * 4095).astype(np.uint16), id="12-bit camera"),
+        pytest.param((RAMP * 65535).astype(np.uint16), id="16 bits"),
+        pytest.param((RAMP * 100_000).astype(np.int32), id="32 bits"),
+    ],
+)
+def test_values_of_any_range_become_the_same_picture(values: np.ndarray) -> None:
+    image = np.asarray(decode(saved(Image.fromarray(values), "TIFF")), int)
+    np.testing.assert_allclose(image.ravel()[1:], (RAMP * 255).ravel()[1:], atol=1.6)
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf, -5])
+def test_values_without_a_range_are_decoded(value: float) -> None:
+    assert decode(saved(Image.fromarray(np.full((5, 5), value, np.float32)), "TIFF")).mode == "L"
+
+
+def test_a_small_bright_part_of_a_dark_picture_of_16_bits_stays() -> None:
+    values = np.zeros((480, 640), np.uint16)
+    values[100:140, 200:220] = 60_000
+    assert decode(saved(Image.fromarray(values), "PNG")).getextrema() == (0, 233)
+
+
 def test_a_photograph_is_rotated_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be shown rotated by 90° clockwise
     upright = decode(saved(NINE.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif))
     np.testing.assert_array_equal(np.asarray(upright), np.asarray(NINE))
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "count", "value"),
+    [
+        pytest.param(0x100, 2, 4, b"abc\0", id="text for a width"),
+        pytest.param(0x11A, 1, 4, b"\1\2\3\4", id="bytes for a resolution"),
+        pytest.param(0x10F, 11, 1, struct.pack("<f", 1.5), id="number for a maker"),
+        pytest.param(0x106, 3, 2, b"\1\0\2\0", id="two values for one"),
+    ],
+)
+def test_a_photograph_with_malformed_exif_is_rotated_upright(tag: int, kind: int, count: int, value: bytes) -> None:
+    orientation = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+    exif = struct.pack("<2sHIH", b"II", 42, 8, 2) + struct.pack("<HHI", tag, kind, count) + value + orientation
+    upright = decode(saved(Image.new("RGB", (30, 20)), "JPEG", exif=b"Exif\0\0" + exif + bytes(4)))
+    assert upright.size == (20, 30)
+
+
+def test_a_png_with_texts_and_a_profile_of_any_length_is_decoded() -> None:
+    texts = PngImagePlugin.PngInfo()
+    for index in range(80):
+        texts.add_text(f"prompt {index}", "x" * 900_000, zip=True)
+    texts.add_itxt("workflow", "x" * 1_500_000, zip=True)
+    data = saved(NINE, "PNG", pnginfo=texts, icc_profile=bytes(1_500_000))
+    np.testing.assert_array_equal(as_input(data), EXPECTED)
+
+
+PHOTO = Image.effect_noise((640, 480), 60).convert("RGB")
+
+
+@pytest.mark.parametrize("missing", [1, 2, 10, 500])
+@pytest.mark.parametrize("size", [(640, 480), (200, 200)])
+def test_a_jpeg_without_its_last_bytes_is_decoded(missing: int, size: tuple[int, int]) -> None:
+    whole = saved(PHOTO.crop((0, 0, *size)), "JPEG", quality=90)
+    cut = decode(whole[:-missing])
+    rows = size[1] * 95 // 100
+    np.testing.assert_array_equal(np.asarray(cut)[: rows - 16], np.asarray(decode(whole))[: rows - 16])
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("part", [0.5, 0.9])
+def test_a_jpeg_that_lacks_a_part_of_its_pixels_is_rejected(part: float, progressive: bool) -> None:
+    whole = saved(PHOTO, "JPEG", progressive=progressive)
+    with pytest.raises(ImageError, match="truncated"):
+        decode(whole[: int(part * len(whole))])
+
+
+def test_colours_are_converted_from_the_pictures_profile() -> None:
+    """In a profile whose red and green are swapped, the stored green is seen as red."""
+    profile = bytearray(
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"s\0R\0G\0B", b"m\0i\0n\0e")
+    )
+    red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
+    profile[red : red + 1], profile[green : green + 1] = b"g", b"r"
+    decoded = decode(saved(Image.new("RGB", (8, 8), (0, 255, 0)), "PNG", icc_profile=bytes(profile)))
+    red_level, green_level, _ = np.asarray(decoded)[4, 4]
+    assert red_level > 200 > 60 > green_level
+
+
+def test_a_picture_with_an_srgb_profile_or_none_that_can_be_read_stays_unchanged() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"no profile"):
+        np.testing.assert_array_equal(np.asarray(decode(saved(PHOTO, "PNG", icc_profile=profile))), np.asarray(PHOTO))
+
+
+@pytest.mark.parametrize(("mode", "format_name"), [("RGB", "JPEG"), ("RGB", "JPEG2000"), ("P", "PNG")])
+def test_a_large_picture_is_halved(mode: str, format_name: str) -> None:
+    large = Image.linear_gradient("L").resize((4600, 3601)).convert(mode)
+    decoded = decode(saved(large, format_name))
+    assert decoded.size == (2300, 1801)
+    as_it_was = normalise([large.convert("RGB")], GREY)
+    np.testing.assert_allclose(normalise([decoded], GREY), as_it_was, atol=0.01)
+
+
+def test_heic_is_decoded_or_the_extra_is_named() -> None:
+    with pytest.raises(ImageError, match="HEIC needs the extra `heif`" if "HEIF" not in Image.OPEN else "can't be"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (3000, 7), (28, 29), (640, 480)])

@@ -3,15 +3,19 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from encoder_service import version_watcher
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.rpc.server import Server
+from encoder_service.writer import NewImage
 from gallery import Store, open_store
+from gallery.errors import UnavailableError
 from gallery.files import replace_file
 from tests.digits import build, png
 
@@ -102,3 +106,82 @@ def test_a_version_whose_files_were_altered_is_refused(
     assert "gallery 'digits' stays at v1: v2 is not as it was built: shard/" in caplog.text
     with Client(server.address) as client:
         assert client.search(png(queries[0]), "digits").version == 1
+
+
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch, store: Store, encoder: Encoder) -> Iterator[Server]:
+    """A service that would notice a new version only after the test."""
+    monkeypatch.setattr(version_watcher, "_INTERVAL_S", 60)
+    build(store, encoder, count=50)
+    with Server(store, encoder) as server:
+        yield server
+
+
+def test_an_image_is_acknowledged_by_the_live_version_only(
+    unwatched: Server, store: Store, encoder: Encoder, queries: list[Image.Image]
+) -> None:
+    with Client(unwatched.address) as client:
+        assert list(client.add([NewImage("before", queries[0])], "digits")) == [False]
+        build(store, encoder, count=60, rebuild=True)
+        assert client.search(png(queries[0])).version == 1
+        assert list(client.add([NewImage("after", queries[1])], "digits")) == [False]
+        assert client.search(png(queries[1])).version == 2
+        assert client.search(png(queries[1])).hits[0].key == "after"
+        build(store, encoder, count=70, rebuild=True)
+        assert client.delete(["digits/train/65", "no such key"], "digits") == 1
+        assert client.gallery("digits").count == 69
+        assert list(client.add([NewImage("again", queries[2])], "digits")) == [False]
+    unwatched.stop()
+    assert store.differences("digits") == []
+    with closing(store.open("digits")) as gallery:
+        assert gallery.get(["digits/train/65"]) == [None]
+        assert [entry and entry.key for entry in gallery.get(["before", "after", "again"])] == [None, None, "again"]
+
+
+def test_nothing_is_acknowledged_while_the_live_version_cannot_be_opened(
+    unwatched: Server, store: Store, queries: list[Image.Image]
+) -> None:
+    home = Path(store.url.removeprefix("edge:")) / "digits"
+    replace_file(home / "CURRENT", b"v9\n")
+    with Client(unwatched.address) as client:
+        with pytest.raises(UnavailableError):
+            list(client.add([NewImage("new", queries[0])], "digits"))
+        with pytest.raises(UnavailableError):
+            client.delete(["digits/train/1"], "digits")
+        assert client.search(png(queries[0])).version == 1
+        replace_file(home / "CURRENT", b"v1\n")
+        assert list(client.add([NewImage("new", queries[0])], "digits")) == [True]
+
+
+def test_no_image_that_is_acknowledged_after_a_rebuild_has_gone_live_is_missing(
+    server: Server, store: Store, encoder: Encoder, queries: list[Image.Image]
+) -> None:
+    acknowledged: list[tuple[str, float]] = []
+    done = threading.Event()
+
+    def images() -> Iterator[NewImage]:
+        for index in range(100_000):
+            if done.is_set():
+                return
+            yield NewImage(f"new/{index}", queries[index % len(queries)])
+            time.sleep(0.01)
+
+    def add() -> None:
+        with Client(server.address) as client:
+            for index, answer in enumerate(client.add(images(), "digits")):
+                assert answer is False
+                acknowledged.append((f"new/{index}", time.time()))
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    for number in (2, 3):
+        build(store, encoder, count=100 + number, rebuild=True)
+        time.sleep(0.3)
+    swapped_at = (Path(store.url.removeprefix("edge:")) / "digits" / "CURRENT").stat().st_mtime
+    done.set()
+    adding.join()
+    server.stop()
+    late = [key for key, at in acknowledged if at > swapped_at + 0.05]  # sent before, and received after
+    assert late
+    with closing(store.open("digits")) as gallery:
+        assert None not in gallery.get(late)

@@ -48,7 +48,10 @@ class Watched:
         self.reports: list[bool] = []
         self.open = [V1]
         store: Any = self.store
-        self.watcher = VersionWatcher(store, lambda: self.open, self._move_to, self.reports.append)
+        self.is_searchable = True
+        self.watcher = VersionWatcher(
+            store, lambda: self.open, self._move_to, lambda: self.is_searchable, self.reports.append
+        )
 
     def _move_to(self, spec: GallerySpec) -> None:
         self.open = [spec]
@@ -93,14 +96,37 @@ def test_a_damaged_version_is_not_read_again_for_a_while_but_the_next_one_is(wat
 def test_an_outage_is_reported_and_calls_fail_without_asking_the_store(watched: Watched) -> None:
     watched.watcher.check_store()
     watched.store.outage = StoreUnreachableError("no server")
-    wait_until(lambda: watched.reports == [False])
+    wait_until(lambda: watched.reports == [True, False])
     for _ in range(2):
         with pytest.raises(StoreUnreachableError, match="no server") as raised:
             watched.watcher.check_store()
         assert raised.value is not watched.store.outage
     watched.store.outage = None
-    wait_until(lambda: watched.reports == [False, True])
+    wait_until(lambda: watched.reports == [True, False, True])
     watched.watcher.check_store()
+
+
+def test_galleries_that_can_no_longer_be_opened_are_reported(watched: Watched) -> None:
+    assert watched.reports == [True]
+    watched.is_searchable = False
+    wait_until(lambda: watched.reports == [True, False])
+    watched.watcher.check_store()
+    watched.is_searchable = True
+    wait_until(lambda: watched.reports == [True, False, True])
+
+
+def test_a_version_that_is_open_already_is_not_reported_as_bad(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    def moved_and_modified(name: str) -> list[str]:
+        watched.open = [watched.store.live]
+        return ["shard/vectors.dat: its content has changed"]
+
+    watched.store.differences = moved_and_modified  # type: ignore[method-assign]
+    watched.store.live = replace(V1, version=2)
+    wait_until(lambda: watched.open == [watched.store.live])
+    time.sleep(0.1)
+    assert "stays at" not in caplog.text
 
 
 def test_the_watcher_survives_an_unexpected_error(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

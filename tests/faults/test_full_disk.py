@@ -1,4 +1,4 @@
-"""A disk that fills up while a gallery is loaded or built anew. Needs the right to mount a tmpfs."""
+"""A disk that fills up during a load or a rebuild. Needs the right to mount a tmpfs."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from gallery import open_store
 from tests.commands import Command
 
-ROOM_MB = 130
+# Enough for the first thousands of images, and too little for all.
+DISK_MB = 130
 
 pytestmark = pytest.mark.slow
 
@@ -19,21 +20,22 @@ pytestmark = pytest.mark.slow
 def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM_MB}m", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"can't mount a tmpfs: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
 def count(command: Command, store: str) -> object:
-    found = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store)
-    assert found.returncode == 0, found.stderr
+    """Return the number of images in a gallery that answers a search."""
+    searched = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store)
+    assert searched.returncode == 0, searched.stderr
     return json.loads(command("ingest", "list", "--json", "--store", store).stdout)[0]["count"]
 
 
 @pytest.mark.parametrize("how", ["load", "rebuild"])
-def test_a_full_disk_is_told_in_one_line_and_the_load_goes_on_after(command: Command, disk: Path, how: str) -> None:
+def test_a_full_disk_is_a_one_line_error_and_the_load_resumes(command: Command, disk: Path, how: str) -> None:
     store = f"edge:{disk}"
     load: tuple[str, ...] = ("load", "mnist", "--store", store, "--limit", "30000")
     if how == "rebuild":

@@ -1,4 +1,4 @@
-"""SIGKILL at 25 moments of a load, each followed by the same command; a service answers during the rebuilds."""
+"""SIGKILL at 25 moments of a load, each followed by the same command. A service answers during the rebuilds."""
 
 import json
 import random
@@ -22,7 +22,7 @@ from tests.commands import BIN, Command
 
 COUNT = 6000
 LOAD = ("load", "mnist", "--limit", str(COUNT))
-# Moments too short to be met by chance: the load is killed when such a file appears.
+# Files that exist for moments too short to hit by chance: the load is killed when one appears.
 WRITTEN = ("v*/gallery.json.part-*", "v*/manifest.json.part-*", "CURRENT.part-*")
 
 
@@ -38,10 +38,10 @@ def test_after_each_of_25_kills_the_same_command_completes_the_gallery(command: 
     clean, store = f"edge:{tmp_path / 'clean'}", f"edge:{tmp_path / 'store'}"
     begun = time.monotonic()
     assert command("ingest", *LOAD, "--store", clean).returncode == 0
-    whole_s = time.monotonic() - begun
+    load_s = time.monotonic() - begun
     expected = codes(clean)
     chance = random.Random(25)
-    moments: list[Callable[[Path], bool]] = [after(chance.uniform(0.35, 0.95) * whole_s) for _ in range(19)]
+    moments: list[Callable[[Path], bool]] = [after(chance.uniform(0.35, 0.95) * load_s) for _ in range(19)]
     moments += [appears(pattern) for pattern in WRITTEN for _ in range(2)]
     chance.shuffle(moments)
     killed: Counter[str] = Counter()
@@ -63,18 +63,17 @@ def test_after_each_of_25_kills_the_same_command_completes_the_gallery(command: 
     print(f"killed while {dict(killed)}; {service.answers:,} searches answered meanwhile")
 
 
-def assert_same(found: dict[str, NDArray[np.float32]], expected: dict[str, NDArray[np.float32]]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, NDArray[np.float32]], expected: dict[str, NDArray[np.float32]]) -> None:
+    assert actual.keys() == expected.keys()
     for key, code in expected.items():
-        np.testing.assert_allclose(found[key], code, atol=1e-6)
+        np.testing.assert_allclose(actual[key], code, atol=1e-6)
 
 
 def finish(command: Command, store: str, *options: str) -> None:
     done = command("ingest", *LOAD, *options, "--store", store, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["count"] == COUNT
-    checked = open_store(store).differences("mnist")
-    assert not checked
+    assert not open_store(store).differences("mnist")
 
 
 def after(delay_s: float) -> Callable[[Path], bool]:
@@ -93,7 +92,7 @@ def appears(pattern: str) -> Callable[[Path], bool]:
 
 
 def kill(store: str, options: tuple[str, ...], moment: Callable[[Path], bool]) -> str:
-    """Begin a load, kill it at the moment, and tell what it was doing."""
+    """Start a load, kill it at the moment, and return the stage that it was in."""
     home = Path(store.removeprefix("edge:")) / "mnist"
     process = subprocess.Popen(
         [BIN / "ingest", *LOAD, *options, "--store", store],
@@ -112,7 +111,7 @@ def kill(store: str, options: tuple[str, ...], moment: Callable[[Path], bool]) -
 
 
 class Service:
-    """A running service that is asked without a pause."""
+    """A running service with a client that searches all the time."""
 
     def __init__(self, store: str) -> None:
         self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A folder as people have them: 10,000 files, 500 of them no images that anybody could load."""
+"""A folder of 10,000 files, 500 of which are not images or are damaged."""
 
 import json
 import random
@@ -17,7 +17,7 @@ COUNT, BAD = 10_000, 500
 
 
 def bomb() -> bytes:
-    """Return a PNG of a few bytes that says it has 2.5 billion pixels."""
+    """Return a PNG of a few bytes whose header claims 2.5 billion pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
     data = b"IDAT" + zlib.compress(bytes(50_000))
     chunks = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data, b"IEND"))
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "mixed"
 
 
-def test_the_good_are_in_and_the_bad_are_named(command: Command, store_url: str, folder: Path) -> None:
+def test_good_images_are_loaded_and_bad_ones_are_named(command: Command, store_url: str, folder: Path) -> None:
     done = command("ingest", "load", str(folder), "--encoder", "seed", "--store", store_url, "--json")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

@@ -1,17 +1,17 @@
-"""Every kind of store, for the tests that hold for all of them."""
+"""Every kind of store, for tests of behaviour that all of them share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from qdrant_client import QdrantClient
 
 from gallery import Store, open_store
-from gallery.remote.server import QdrantConnection
+from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 
-# A real server, empty and meant for tests, joins in with QDRANT_URL=http://HOST:6333.
+# Set QDRANT_URL=http://HOST:6333 to include a real server. It must be meant for tests.
 SERVER = os.environ.get("QDRANT_URL")
 
 
@@ -28,10 +28,25 @@ def store(request: pytest.FixtureRequest, store_url: str, tmp_path: Path) -> Ite
         yield open_store("exact:" if request.param == "exact" else store_url)
 
 
-def clear(server: QdrantConnection) -> None:
-    """Remove what tests have left on a server."""
-    if "g" in server.aliases():
-        server.remove_alias("g")
-    for collection in server.collections():
+def clear(connection: QdrantConnection) -> None:
+    """Remove from a server what tests have left there."""
+    if "g" in connection.aliases():
+        connection.remove_alias("g")
+    for collection in connection.collections():
         if collection.startswith("g@v"):
-            server.remove(collection)
+            connection.remove_collection(collection)
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Lets a test go on as another user than root, who may read and write anything."""
+    user = os.geteuid()
+
+    def begin() -> None:
+        if not user:
+            for folder in (tmp_path, *tmp_path.parents[:3]):
+                folder.chmod(0o755)
+            os.seteuid(65534)
+
+    yield begin
+    os.seteuid(user)

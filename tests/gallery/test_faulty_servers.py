@@ -1,10 +1,12 @@
-"""What a client meets when a Qdrant server can't be reached, hangs, is overloaded, or is no Qdrant at all."""
+"""A Qdrant server that can't be reached, hangs, is overloaded, or is not Qdrant at all."""
 
+import pickle
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -13,8 +15,8 @@ import pytest
 import trustme
 from qdrant_client import grpc as qdrant
 
-from gallery import Entry, GallerySpec, Query
-from gallery.deadline import deadline
+from gallery import Entry, GallerySpec, Query, open_store
+from gallery.deadline import deadline, waits_end_with
 from gallery.errors import (
     GalleryNotFoundError,
     LookalikeError,
@@ -24,8 +26,12 @@ from gallery.errors import (
     StoreSlowError,
     StoreUnreachableError,
     TooLateError,
+    UnavailableError,
 )
-from gallery.remote.server import QdrantConnection, RemoteGallery
+from gallery.files import Lock
+from gallery.remote.collection import RemoteGallery
+from gallery.remote.connection import QdrantConnection
+from gallery.remote.store import RemoteBuild
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 8, version=1)
 QUERY = Query(np.zeros(8, np.float32))
@@ -34,7 +40,7 @@ Fault = Callable[[grpc.ServicerContext], bytes]
 
 
 class Faulty(grpc.GenericRpcHandler):
-    """Says that it is Qdrant, and answers each further call with the next fault; after the last, as Qdrant would."""
+    """Claims to be Qdrant and answers each further call with the next fault, and after the last one as Qdrant would."""
 
     version = "1.20.1"
     port = 0
@@ -70,10 +76,10 @@ class Faulty(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
-def status(code: grpc.StatusCode, *metadata: tuple[str, str], says: str = "as the test wants it") -> Fault:
+def status(code: grpc.StatusCode, *metadata: tuple[str, str], message: str = "injected") -> Fault:
     def fail(context: grpc.ServicerContext) -> bytes:
         context.set_trailing_metadata(metadata)
-        context.abort(code, says)
+        context.abort(code, message)
         raise AssertionError
 
     return fail
@@ -91,8 +97,8 @@ def faulty() -> Iterator[Faulty]:
     handler.server = server
     server.add_generic_rpc_handlers((handler,))
     handler.port = server.add_insecure_port("127.0.0.1:0")
-    made = handler.authority.issue_cert("localhost")
-    keys = (made.private_key_pem.bytes(), made.cert_chain_pems[0].bytes())
+    certificate = handler.authority.issue_cert("localhost")
+    keys = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
     handler.tls_port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([keys]))
     server.start()
     yield handler
@@ -107,92 +113,97 @@ def url(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def gallery(url: str) -> RemoteGallery:
-    return QdrantConnection.connect(url).gallery("g@v1", SPEC)
+    return RemoteGallery(QdrantConnection.connect(url), "g@v1", SPEC)
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "says"),
+    ("fault", "error", "message"),
     [
         (status(grpc.StatusCode.UNAVAILABLE), StoreUnreachableError, "can't be reached .*: start it"),
         (status(grpc.StatusCode.RESOURCE_EXHAUSTED), StoreBusyError, "is overloaded"),
         (status(grpc.StatusCode.DEADLINE_EXCEEDED), StoreSlowError, "did not answer in time"),
         (status(grpc.StatusCode.UNAUTHENTICATED), StoreRefusedError, "refuses this client .*: set QDRANT_API_KEY"),
         (status(grpc.StatusCode.PERMISSION_DENIED), StoreRefusedError, "refuses this client"),
-        (status(grpc.StatusCode.NOT_FOUND), GalleryNotFoundError, "as the test wants it"),
-        (status(grpc.StatusCode.INTERNAL), StoreError, "INTERNAL: as the test wants it"),
+        (status(grpc.StatusCode.NOT_FOUND), GalleryNotFoundError, "injected"),
+        (status(grpc.StatusCode.INTERNAL), StoreError, "INTERNAL: injected"),
         (lambda context: b"\xff\xff garbage", StoreError, "did not answer as Qdrant does"),
     ],
 )
-def test_each_failure_of_a_server_is_an_error_of_its_own(
-    faulty: Faulty, gallery: RemoteGallery, fault: Fault, error: type[LookalikeError], says: str
+def test_each_failure_of_a_server_has_its_own_error(
+    faulty: Faulty, gallery: RemoteGallery, fault: Fault, error: type[LookalikeError], message: str
 ) -> None:
     faulty.faults = (fault,) * 9
-    with pytest.raises(error, match=says) as raised:
+    with pytest.raises(error, match=message) as raised:
         gallery.search(QUERY)
     assert "\n" not in str(raised.value)
 
 
-def test_a_server_that_is_away_for_a_moment_is_asked_again(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_call_to_a_server_that_is_briefly_unreachable_is_retried(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (status(grpc.StatusCode.UNAVAILABLE),) * 2
     assert gallery.search(QUERY) == []
 
 
-def test_a_cluster_that_has_lost_a_node_and_asks_to_try_again_is_asked_again(
+def test_a_call_is_retried_when_a_cluster_has_lost_a_node_and_asks_for_a_retry(
     faulty: Faulty, gallery: RemoteGallery
 ) -> None:
-    lost = status(grpc.StatusCode.INTERNAL, says="Failed to apply operation to at least one replica. Please retry")
-    faulty.faults = (lost, lost)
+    lost_node = status(
+        grpc.StatusCode.INTERNAL, message="Failed to apply operation to at least one replica. Please retry"
+    )
+    faulty.faults = (lost_node, lost_node)
     assert gallery.search(QUERY) == []
 
 
-def test_tries_are_bounded(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_retries_are_bounded(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (status(grpc.StatusCode.UNAVAILABLE),) * 9
     with pytest.raises(StoreUnreachableError):
         gallery.search(QUERY)
     assert len(faulty.faults) == 9 - 4
 
 
-def test_an_error_that_will_not_pass_is_not_tried_again(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_lasting_error_is_not_retried(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (status(grpc.StatusCode.UNAUTHENTICATED), hang)
     with pytest.raises(StoreRefusedError):
         gallery.search(QUERY)
     assert list(faulty.faults) == [hang]
 
 
-def test_a_server_is_given_the_time_that_it_asks_for(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_retry_waits_for_as_long_as_the_server_asks(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (status(grpc.StatusCode.RESOURCE_EXHAUSTED, ("retry-after", "1")),)
     begun = time.monotonic()
     assert gallery.search(QUERY) == []
     assert time.monotonic() - begun >= 1
 
 
-def test_no_wait_is_longer_than_the_caller_has(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_no_pause_exceeds_the_deadline(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (status(grpc.StatusCode.RESOURCE_EXHAUSTED, ("retry-after", "60")), hang)
-    with deadline(1), pytest.raises(StoreBusyError, match=r"asks to wait 60\.0 s, longer than the caller can"):
+    with (
+        deadline(1),
+        pytest.raises(StoreBusyError, match=r"asks for a pause of 60\.0 s, longer than the caller's deadline"),
+    ):
         gallery.search(QUERY)
     assert list(faulty.faults) == [hang]
 
 
-def test_a_server_that_hangs_is_left_when_the_caller_has_no_more_time(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_call_to_a_server_that_hangs_ends_with_the_deadline(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (hang,)
     with deadline(0.5), pytest.raises(StoreSlowError, match="did not answer in time"):
         gallery.search(QUERY)
 
 
-def test_nothing_is_asked_once_the_caller_s_time_is_over(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_no_call_is_made_after_the_deadline(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (hang,)
-    with deadline(0), pytest.raises(TooLateError, match="the caller's time was over"):
+    with deadline(0), pytest.raises(TooLateError, match="the caller's deadline passed"):
         gallery.search(QUERY)
     assert list(faulty.faults) == [hang]
 
 
-def test_a_key_that_is_wrong_is_found_before_anything_is_asked(faulty: Faulty, url: str) -> None:
+def test_a_wrong_key_is_reported_by_connect(faulty: Faulty, url: str) -> None:
     faulty.refuses = True
     with pytest.raises(StoreRefusedError, match=r"refuses this client \(wrong key\): set QDRANT_API_KEY"):
         QdrantConnection.connect(url)
 
 
-def test_a_write_has_minutes_unless_its_caller_has_less(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_write_has_minutes_unless_the_deadline_is_nearer(faulty: Faulty, gallery: RemoteGallery) -> None:
     entry = Entry("k", np.zeros(8, np.float32))
     gallery.upsert([entry])
     with deadline(5):
@@ -202,19 +213,19 @@ def test_a_write_has_minutes_unless_its_caller_has_less(faulty: Faulty, gallery:
     assert hurried < 20
 
 
-def test_a_write_that_was_taken_and_not_applied_is_no_success(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_write_that_was_accepted_and_not_applied_fails(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.applied = qdrant.UpdateStatus.Acknowledged
-    with pytest.raises(StoreSlowError, match="took a write and did not apply it in time"):
+    with pytest.raises(StoreSlowError, match="accepted a write and did not apply it in time"):
         gallery.upsert([Entry("k", np.zeros(8, np.float32))])
 
 
-def test_a_server_that_is_too_old_is_refused(faulty: Faulty, url: str) -> None:
+def test_a_server_that_is_too_old_is_rejected(faulty: Faulty, url: str) -> None:
     faulty.version = "1.7.4"
-    with pytest.raises(StoreRefusedError, match=r"is Qdrant 1\.7\.4, too old: expected 1\.\d+ or newer: upgrade it"):
+    with pytest.raises(StoreRefusedError, match=r"expected Qdrant 1\.\d+ or newer, got 1\.7\.4: upgrade the server"):
         QdrantConnection.connect(url)
 
 
-def test_nobody_listening_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_nothing_listens_on_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -223,27 +234,97 @@ def test_nobody_listening_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         QdrantConnection.connect("http://127.0.0.1:6333")
 
 
-def test_a_server_that_comes_back_is_found_again_soon(faulty: Faulty, gallery: RemoteGallery) -> None:
+def test_a_restarted_server_is_reached_within_seconds(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.server.stop(0).wait()
     with deadline(5), pytest.raises(StoreUnreachableError):
         gallery.search(QUERY)
-    time.sleep(3)  # tries to connect fail meanwhile, and gRPC would wait longer and longer between them
-    again = grpc.server(ThreadPoolExecutor(4))
-    again.add_generic_rpc_handlers((faulty,))
-    again.add_insecure_port(f"127.0.0.1:{faulty.port}")
-    again.start()
-    found = None
+    time.sleep(3)  # attempts to connect fail meanwhile, and gRPC by itself would pause longer after each
+    restarted = grpc.server(ThreadPoolExecutor(4))
+    restarted.add_generic_rpc_handlers((faulty,))
+    restarted.add_insecure_port(f"127.0.0.1:{faulty.port}")
+    restarted.start()
+    hits = None
     ends = time.monotonic() + 4
-    while found is None and time.monotonic() < ends:
+    while hits is None and time.monotonic() < ends:
         try:
-            found = gallery.search(QUERY)
+            hits = gallery.search(QUERY)
         except StoreUnreachableError:
             time.sleep(0.1)
-    again.stop(0).wait()
-    assert found == []
+    restarted.stop(0).wait()
+    assert hits == []
 
 
-def test_a_connection_that_breaks_off_in_the_middle_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def restart(faulty: Faulty, after_s: float) -> grpc.Server:
+    """Serve again on the same port after a pause, as a server does that is restarted."""
+    time.sleep(after_s)
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((faulty,))
+    server.add_insecure_port(f"127.0.0.1:{faulty.port}")
+    server.start()
+    return server
+
+
+def test_a_patient_connection_rides_through_a_restart_and_says_so(
+    faulty: Faulty, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=20), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    with ThreadPoolExecutor(1) as pool:
+        restarted = pool.submit(restart, faulty, 2)
+        gallery.upsert([Entry("k", np.zeros(8, np.float32))])
+        assert gallery.search(QUERY) == []
+        restarted.result().stop(0).wait()
+    (line,) = caplog.messages
+    assert "can't be reached" in line
+    assert line.endswith("; waiting up to 20 s for it")
+
+
+def test_patience_has_an_end(faulty: Faulty, url: str) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=1), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    begun = time.monotonic()
+    with pytest.raises(StoreUnreachableError, match="can't be reached"):
+        gallery.search(QUERY)
+    assert 1 <= time.monotonic() - begun < 10
+
+
+def test_a_wish_to_stop_ends_the_wait(faulty: Faulty, url: str) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=60), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    stop = threading.Event()
+    threading.Timer(1, stop.set).start()
+    begun = time.monotonic()
+    with waits_end_with(stop), pytest.raises(StoreUnreachableError):
+        gallery.search(QUERY)
+    assert time.monotonic() - begun < 10
+
+
+def test_patience_never_exceeds_the_deadline(faulty: Faulty, url: str) -> None:
+    gallery = RemoteGallery(QdrantConnection.connect(url, patience_s=60), "g@v1", SPEC)
+    faulty.server.stop(0).wait()
+    begun = time.monotonic()
+    with deadline(1), pytest.raises(UnavailableError):
+        gallery.search(QUERY)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_workers_connection_is_as_patient(faulty: Faulty, url: str, tmp_path: Path) -> None:
+    connection = QdrantConnection.connect(url, patience_s=7)
+    build = RemoteBuild(connection, RemoteGallery(connection, "g@v1", SPEC), tmp_path, Lock(tmp_path / "LOCK", "g"))
+    with closing(build):
+        gallery = pickle.loads(pickle.dumps(build.reopen))()
+    assert gallery._connection.patience_s == 7
+
+
+def test_a_server_that_was_never_reached_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDRANT_GRPC_PORT", "1")
+    begun = time.monotonic()
+    with pytest.raises(StoreUnreachableError):
+        open_store("http://127.0.0.1:6333", patience_s=60)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_connection_that_breaks_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def break_off() -> None:
@@ -252,7 +333,7 @@ def test_a_connection_that_breaks_off_in_the_middle_is_said(monkeypatch: pytest.
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"[:5])  # a part of HTTP/2's first frame
+                connection.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"[:5])  # part of HTTP/2's first frame
                 connection.close()
 
         threading.Thread(target=break_off, daemon=True).start()
@@ -276,13 +357,13 @@ def test_the_key_comes_from_the_environment_or_a_file(
     assert set(faulty.keys) == {"open sesame"}
 
 
-def test_a_key_file_that_is_not_there_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_file_is_reported(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QDRANT_API_KEY_FILE", "/no/such/key")
-    with pytest.raises(LookalikeError, match="/no/such/key can't be read"):
+    with pytest.raises(LookalikeError, match="/no/such/key: QDRANT_API_KEY_FILE can't be read"):
         QdrantConnection.connect(url)
 
 
-def test_a_private_authority_is_trusted_when_its_file_is_named(
+def test_a_private_certificate_authority_is_trusted_if_its_file_is_named(
     faulty: Faulty, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("QDRANT_GRPC_PORT", str(faulty.tls_port))
@@ -290,4 +371,4 @@ def test_a_private_authority_is_trusted_when_its_file_is_named(
         QdrantConnection.connect("https://localhost:6333")
     faulty.authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("QDRANT_CA_FILE", str(tmp_path / "ca.pem"))
-    assert QdrantConnection.connect("https://localhost:6333").gallery("g@v1", SPEC).search(QUERY) == []
+    assert RemoteGallery(QdrantConnection.connect("https://localhost:6333"), "g@v1", SPEC).search(QUERY) == []

@@ -1,4 +1,4 @@
-"""`ingest`, run as a user runs it, on real MNIST."""
+"""The `ingest` command, run as a process, on MNIST."""
 
 import json
 import signal
@@ -45,14 +45,14 @@ def test_loading_again_changes_nothing(command: Command, store_url: str) -> None
     command("ingest", *LOAD, "--store", store_url)
     before = listed(command, store_url)
     again = command("ingest", *LOAD, "--store", store_url)
-    assert "0 images added, 2,000 were there already" in again.stdout
+    assert "0 images added, 2,000 unchanged" in again.stdout
     assert listed(command, store_url) == before
 
 
 def test_loading_more_adds_only_what_is_new(command: Command, store_url: str) -> None:
     command("ingest", "load", "mnist", "--limit", "1500", "--store", store_url)
     more = command("ingest", *LOAD, "--store", store_url)
-    assert "mnist v1: 500 images added, 1,500 were there already" in more.stdout
+    assert "mnist v1: 500 images added, 1,500 unchanged" in more.stdout
 
 
 def test_a_rebuild_makes_the_next_version(command: Command, store_url: str) -> None:
@@ -62,8 +62,8 @@ def test_a_rebuild_makes_the_next_version(command: Command, store_url: str) -> N
     assert (gallery["version"], gallery["count"]) == (2, 1200)
 
 
-def test_name_and_split(command: Command, store_url: str) -> None:
-    loaded = command("ingest", "load", "mnist", "--split", "test", "--name", "mine", "--store", store_url, "--json")
+def test_gallery_and_split(command: Command, store_url: str) -> None:
+    loaded = command("ingest", "load", "mnist", "--split", "test", "--gallery", "mine", "--store", store_url, "--json")
     assert (json.loads(loaded.stdout)["name"], json.loads(loaded.stdout)["count"]) == ("mine", 10_000)
     # the article's own experiment: a test image against the 9,999 others
     found = command("encoder-service", "search", "mnist/test/7", "--json", "--store", store_url)
@@ -142,7 +142,9 @@ def wait_for_lock(store_url: str) -> None:
         time.sleep(0.01)
 
 
-def test_of_two_loads_at_once_the_second_is_told_who_holds_the_gallery(command: Command, store_url: str) -> None:
+def test_the_second_of_two_concurrent_loads_names_the_process_that_has_the_gallery(
+    command: Command, store_url: str
+) -> None:
     first = load_in_background(store_url, "--limit", "20000")
     wait_for_lock(store_url)
     second = command("ingest", *LOAD, "--store", store_url)

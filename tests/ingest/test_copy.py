@@ -1,4 +1,4 @@
-"""Galleries on their way from one store to another."""
+"""Copies of galleries from one store to another."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -11,7 +11,8 @@ from qdrant_client import QdrantClient
 from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
 from gallery.errors import GalleryNotFoundError, StoreDamagedError, StoreError
-from gallery.remote.server import QdrantConnection, RemoteGallery
+from gallery.remote.collection import RemoteGallery
+from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from ingest.copy import copy
 from ingest.loading.build import load_and_publish
@@ -38,8 +39,8 @@ def entries(store: Store) -> dict[str, Entry]:
         return {entry.key: entry for batch in gallery.scroll() for entry in batch}
 
 
-def assert_same(one: Store, other: Store) -> None:
-    left, right = entries(one), entries(other)
+def assert_same(store: Store, other: Store) -> None:
+    left, right = entries(store), entries(other)
     assert left.keys() == right.keys()
     for key, entry in left.items():
         np.testing.assert_array_equal(entry.code, right[key].code)
@@ -50,24 +51,22 @@ def assert_same(one: Store, other: Store) -> None:
         )
 
 
-def test_there_and_back_again_changes_nothing(edge: Store, server: Store, tmp_path: Path) -> None:
-    there, written = copy(edge, server, "digits", Stages())
-    assert (there.count, there.version, written) == (400, 1, 400)
+def test_a_copy_of_a_copy_equals_the_original(edge: Store, server: Store, tmp_path: Path) -> None:
+    spec, written = copy(edge, server, "digits", Stages())
+    assert (spec.count, spec.version, written) == (400, 1, 400)
     assert_same(edge, server)
-    assert there.calibration == edge.spec("digits").calibration is not None
+    assert spec.calibration == edge.spec("digits").calibration is not None
     back = open_store(f"edge:{tmp_path / 'back'}")
     assert copy(server, back, "digits", Stages())[1] == 400
     assert_same(edge, back)
     assert check(back, "digits", 0, Stages()) == ([], 0)
 
 
-def test_a_copy_knows_what_was_loaded_so_that_loading_adds_nothing(
-    edge: Store, server: Store, encoder: Encoder
-) -> None:
+def test_a_copy_has_the_ledger_so_that_loading_adds_nothing(edge: Store, server: Store, encoder: Encoder) -> None:
     spec, _ = copy(edge, server, "digits", Stages())
     with closing(server.build(spec)) as building:
-        done = load_and_publish(building, digits.Digits(), "digits", encoder, Stages())[1]
-    assert (done.added, done.unchanged) == (0, 400)
+        summary = load_and_publish(building, digits.Digits(), encoder, Stages())[1]
+    assert (summary.added, summary.unchanged) == (0, 400)
 
 
 def test_a_gallery_loaded_by_another_machine_is_not_loaded_again(
@@ -75,19 +74,19 @@ def test_a_gallery_loaded_by_another_machine_is_not_loaded_again(
 ) -> None:
     spec, _ = copy(edge, server, "digits", Stages())
     assert isinstance(server, RemoteStore)
-    elsewhere = RemoteStore(server._server, tmp_path / "another machine")
+    elsewhere = RemoteStore(server._connection, tmp_path / "another machine")
     with closing(elsewhere.build(spec)) as building:
-        done = load_and_publish(building, digits.Digits(), "digits", encoder, Stages())[1]
-    assert (done.added, done.unchanged) == (0, 400)
+        summary = load_and_publish(building, digits.Digits(), encoder, Stages())[1]
+    assert (summary.added, summary.unchanged) == (0, 400)
 
 
-def test_a_copy_that_was_cut_off_is_gone_on_with(edge: Store, server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_copy_is_resumed(edge: Store, server: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     upsert = RemoteGallery.upsert
     monkeypatch.setattr("ingest.copy._BATCH", 100)
 
     def break_off(self: RemoteGallery, new: Sequence[Entry]) -> None:
         if self.count() == 200:
-            raise StoreError("the server has gone away")
+            raise StoreError("the server is down")
         upsert(self, new)
 
     with monkeypatch.context() as broken, pytest.raises(StoreError):
@@ -99,7 +98,7 @@ def test_a_copy_that_was_cut_off_is_gone_on_with(edge: Store, server: Store, mon
     assert_same(edge, server)
 
 
-def test_what_the_original_has_lost_since_a_cut_is_not_in_the_copy(edge: Store, server: Store) -> None:
+def test_a_resumed_copy_drops_what_the_original_has_lost_since(edge: Store, server: Store) -> None:
     spec = edge.spec("digits")
     begun = GallerySpec(spec.name, spec.encoder, spec.fingerprint, spec.code_size, sources=spec.sources)
     with closing(server.build(begun)) as building:
@@ -108,14 +107,14 @@ def test_what_the_original_has_lost_since_a_cut_is_not_in_the_copy(edge: Store, 
     assert_same(edge, server)
 
 
-def test_a_copy_takes_the_place_of_what_was_there(edge: Store, server: Store) -> None:
+def test_a_copy_replaces_the_gallery_of_its_name(edge: Store, server: Store) -> None:
     copy(edge, server, "digits", Stages())
     assert copy(edge, server, "digits", Stages())[0].version == 2
     assert server.clean("digits") == [1]
     assert_same(edge, server)
 
 
-def test_a_copy_that_is_not_like_the_original_does_not_go_live(
+def test_a_copy_that_differs_from_the_original_does_not_go_live(
     edge: Store, server: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upsert = RemoteGallery.upsert
@@ -124,12 +123,12 @@ def test_a_copy_that_is_not_like_the_original_does_not_go_live(
         upsert(self, [Entry(entry.key, entry.code + 1, entry.label, entry.sha256) for entry in new])
 
     monkeypatch.setattr(RemoteGallery, "upsert", spoil)
-    with pytest.raises(StoreDamagedError, match=r"does not have digits/train/.* as it was: copy again"):
+    with pytest.raises(StoreDamagedError, match=r"differs from the original in digits/train/.*: copy it again"):
         copy(edge, server, "digits", Stages())
     assert server.list() == []
 
 
-def test_a_profile_may_change_on_the_way(edge: Store, server: Store) -> None:
+def test_a_copy_may_have_another_profile(edge: Store, server: Store) -> None:
     assert copy(edge, server, "digits", Stages(), "disk")[0].profile == "disk"
     code = entries(edge)["digits/train/7"].code
     with closing(server.open("digits")) as gallery:

@@ -1,3 +1,5 @@
+"""Figures of an evaluation."""
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from ingest.progress import Stages
 
 
 def on_a_line(labels: str, encoder: Encoder) -> ExactGallery:
-    """A gallery whose codes lie on a line, one step apart, so that who is near whom is plain."""
+    """Return a gallery whose codes lie on a line, each about one step from the next, so that distances are plain."""
     gallery = ExactGallery(GallerySpec("line", encoder.spec.name, encoder.spec.fingerprint, 128))
     codes = np.zeros((len(labels), 128), np.float32)
     codes[:, 0] = np.arange(len(labels)) + np.arange(len(labels)) ** 2 / 1000
@@ -24,9 +26,9 @@ def evaluated(labels: str, encoder: Encoder, sample: int | None = None) -> Evalu
 
 def test_the_figures_are_those_computed_by_hand(encoder: Encoder) -> None:
     # the first a has hits a b a b b; precision@k at its right ranks: 1/1, 2/3
-    one = evaluated("aababb", encoder).answered[0]
-    assert one.right == [True, False, True, False, False]
-    assert one.average_precision == pytest.approx((1 + 2 / 3) / 5)
+    answer = evaluated("aababb", encoder).answered[0]
+    assert answer.right == [True, False, True, False, False]
+    assert answer.average_precision == pytest.approx((1 + 2 / 3) / 5)
 
 
 def test_one_label_everywhere_is_perfect(encoder: Encoder) -> None:
@@ -35,14 +37,14 @@ def test_one_label_everywhere_is_perfect(encoder: Encoder) -> None:
 
 
 def test_a_query_never_answers_itself(encoder: Encoder) -> None:
-    for one in evaluated("abababab", encoder).answered:
-        assert one.query.key not in [hit.key for hit in one.hits]
+    for answer in evaluated("abababab", encoder).answered:
+        assert answer.query.key not in [hit.key for hit in answer.hits]
 
 
 def test_a_sample_is_spread_over_the_queries(encoder: Encoder) -> None:
     evaluation = evaluated("a" * 50 + "b" * 50, encoder, sample=10)
     assert evaluation.as_dict()["query_count"] == 10
-    assert {one.query.label for one in evaluation.answered} == {"a", "b"}
+    assert {answer.query.label for answer in evaluation.answered} == {"a", "b"}
 
 
 def test_the_worst_come_first(encoder: Encoder) -> None:

@@ -1,11 +1,13 @@
-"""Loading that can be trusted: nothing lost, nothing twice, bad images named."""
+"""Loads: no image is lost, none is loaded twice, and every bad image is named."""
 
 import json
 import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -17,14 +19,14 @@ from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
 from gallery.errors import StoreDamagedError
 from ingest.errors import SourceError
+from ingest.loading.batches import LoadSummary
 from ingest.loading.build import LoadOptions, load_and_publish
-from ingest.loading.pipeline import LoadSummary
 from ingest.progress import Stages
-from ingest.sources import Source, open_source
+from ingest.sources import Item, Source, open_source
 from tests import digits
 from tests.commands import BIN, Command
 
-AS_USUAL = LoadOptions()
+DEFAULTS = LoadOptions()
 
 
 @pytest.fixture
@@ -42,14 +44,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def load(
-    store: Store, encoder: Encoder, source: Path | Source, terms: LoadOptions = AS_USUAL, rebuild: bool = False
+    store: Store, encoder: Encoder, source: Path | Source, options: LoadOptions = DEFAULTS, rebuild: bool = False
 ) -> LoadSummary:
-    place = str(source) if isinstance(source, Path) else source.name
-    images = open_source(place) if isinstance(source, Path) else source
-    made = encoder.spec
-    spec = GallerySpec("g", made.name, made.fingerprint, made.code_size, sources=(images.name,))
+    images = open_source(str(source)) if isinstance(source, Path) else source
+    spec = GallerySpec("g", encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size, sources=(images.name,))
     with closing(store.build(spec, rebuild=rebuild)) as build:
-        return load_and_publish(build, images, place, encoder, Stages(), terms)[1]
+        return load_and_publish(build, images, encoder, Stages(), options)[1]
 
 
 def stored(store: Store) -> dict[str, Entry]:
@@ -83,17 +83,12 @@ def test_a_changed_image_is_encoded_again_and_the_others_are_not(store: Store, e
 
 def test_new_labels_reach_the_gallery(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
-    made = encoder.spec
-    spec = GallerySpec("g", made.name, made.fingerprint, made.code_size, sources=("photos",))
-    with closing(store.build(spec)) as build:
-        done = load_and_publish(build, open_source(str(photos), label_from="folder"), str(photos), encoder, Stages())[1]
-        assert done.added == 0  # they lie in the folder itself
-        (photos.parent / "labels.csv").write_text("03.png,three\n")
-    with closing(store.build(spec)) as build:
-        source = open_source(str(photos), labels=photos.parent / "labels.csv")
-        assert load_and_publish(build, source, str(photos), encoder, Stages())[1].added == 1
+    # the images are in the source's own folder, which gives no labels
+    assert load(store, encoder, open_source(str(photos), label_from_folders=True)).added == 0
+    (photos.parent / "labels.csv").write_text("03.png,three\n")
+    assert load(store, encoder, open_source(str(photos), labels=photos.parent / "labels.csv")).added == 1
     assert {entry.label for entry in stored(store).values()} == {"", "three"}
-    assert load(store, encoder, photos).unchanged == 12  # which says nothing of labels
+    assert load(store, encoder, photos).unchanged == 12  # a source without labels changes none
     assert stored(store)["photos/03.png"].label == "three"
 
 
@@ -109,18 +104,18 @@ def test_prune_removes_what_has_left_its_own_source_only(store: Store, encoder: 
     }
 
 
-def test_nothing_is_pruned_when_the_source_goes_away(store: Store, encoder: Encoder, photos: Path) -> None:
+def test_nothing_is_pruned_when_the_source_disappears(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
 
-    class Leaving:
-        name, count = "photos", 12
+    class Disappearing:
+        name, place, count, notes = "photos", str(photos), 12, ()
 
-        def __iter__(self):  # type: ignore[no-untyped-def]
+        def __iter__(self) -> Iterator[Item]:
             yield from list(open_source(str(photos), limit=3))
-            raise SourceError("it went away")
+            raise SourceError("it disappeared")
 
-    with pytest.raises(SourceError, match="it went away"):
-        load(store, encoder, Leaving(), LoadOptions(prune=True))
+    with pytest.raises(SourceError, match="it disappeared"):
+        load(store, encoder, Disappearing(), LoadOptions(prune=True))
     assert len(stored(store)) == 12
     assert load(store, encoder, photos).unchanged == 12
 
@@ -137,7 +132,7 @@ def test_duplicates_are_kept_unless_dedupe_says_otherwise(store: Store, encoder:
 
 
 @pytest.mark.parametrize("fate", ["changed", "pruned"])
-def test_a_duplicate_takes_the_place_of_an_original_that_is_gone(
+def test_a_duplicate_is_loaded_when_its_original_has_left_the_gallery(
     store: Store, encoder: Encoder, photos: Path, fate: str
 ) -> None:
     shutil.copy(photos / "00.png", photos / "zz.png")
@@ -146,16 +141,17 @@ def test_a_duplicate_takes_the_place_of_an_original_that_is_gone(
         Image.new("L", (28, 28), 99).save(photos / "00.png")
     else:
         (photos / "00.png").unlink()
-    load(store, encoder, photos, LoadOptions(dedupe=True, prune=True))
+    again = load(store, encoder, photos, LoadOptions(dedupe=True, prune=True))
+    assert (again.unchanged, again.duplicates, again.seen) == (11, 0, 13 if fate == "changed" else 12)
     assert "photos/zz.png" in stored(store)
     assert len(stored(store)) == (13 if fate == "changed" else 12)
 
 
-def test_bad_images_are_named_and_the_others_are_in(store: Store, encoder: Encoder, photos: Path) -> None:
+def test_bad_images_are_named_and_the_others_are_loaded(store: Store, encoder: Encoder, photos: Path) -> None:
     (photos / "cut.png").write_bytes((photos / "00.png").read_bytes()[:60])
     (photos / "empty.png").touch()
-    done = load(store, encoder, photos)
-    assert (done.added, done.rejected) == (12, 2)
+    summary = load(store, encoder, photos)
+    assert (summary.added, summary.rejected) == (12, 2)
     assert [(row["key"], row["source"]) for row in rejected(store)] == [
         ("photos/cut.png", "photos"),
         ("photos/empty.png", "photos"),
@@ -167,16 +163,14 @@ def test_bad_images_are_named_and_the_others_are_in(store: Store, encoder: Encod
     assert [row["key"] for row in rejected(store)] == ["photos/empty.png"]
 
 
-def test_an_image_that_went_bad_leaves_and_one_that_cannot_be_read_stays(
-    store: Store, encoder: Encoder, photos: Path
-) -> None:
+def test_images_that_went_bad_or_are_unreadable_stay(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
     (photos / "00.png").write_bytes(b"no longer an image")
     (photos / "01.png").unlink()
     (photos / "01.png").symlink_to(photos / "01.png")
-    done = load(store, encoder, photos)
-    assert (done.unchanged, done.rejected) == (10, 2)
-    assert stored(store).keys() == {f"photos/{i:02}.png" for i in range(1, 12)}
+    summary = load(store, encoder, photos)
+    assert (summary.unchanged, summary.rejected) == (10, 2)
+    assert stored(store).keys() == {f"photos/{i:02}.png" for i in range(12)}
     assert [row["key"] for row in rejected(store)] == ["photos/00.png", "photos/01.png"]
 
 
@@ -197,10 +191,10 @@ def test_all_kinds_of_pixels_load(store: Store, encoder: Encoder, tmp_path: Path
 
 def test_a_folder_of_nothing_but_bad_files_makes_no_gallery(command: Command, store_url: str, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("text")
+    (tmp_path / "texts" / "a.text").write_text("text")
     done = command("ingest", "load", str(tmp_path / "texts"), "--store", store_url)
     assert done.returncode == 3
-    assert "none of its 1 files is an image" in done.stderr
+    assert "texts: expected images, got 1 files that are not" in done.stderr
     assert open_store(store_url).list() == []
 
 
@@ -226,7 +220,9 @@ def test_the_exit_code_says_when_too_many_are_bad(
     [
         (("--prune", "--limit", "3"), "expected one of --prune and --limit"),
         (("--label-from", "name"), "--label-from 'name': expected folder"),
-        (("--label-from", "folder", "--labels", "x.csv"), "expected one of --label-from and --labels"),
+        (("--label-from-folders", "--labels", "x.csv"), "expected one of --label-from-folders and --labels"),
+        (("--dedupe", "--workers", "2"), "expected one of --dedupe and --workers"),
+        (("--service", "127.0.0.1:1", "--rebuild"), "--service only adds"),
         (("--service", "nowhere"), "service 'nowhere': expected HOST:PORT"),
         (("--service", "127.0.0.1:99999"), "service '127.0.0.1:99999': expected HOST:PORT"),
     ],
@@ -269,8 +265,8 @@ def test_a_rebuild_is_like_the_source_and_the_old_version_stays_until_clean(
     assert sorted(path.name for path in folder.glob("v*")) == ["v2"]
 
 
-class Wrong:
-    """An encoder that makes codes of another image for the first one, as a bad memory would."""
+class WrongEncoder:
+    """An encoder whose first batch has the codes in the wrong order, as broken memory might."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -288,7 +284,7 @@ class Wrong:
 def test_a_version_with_wrong_codes_does_not_go_live(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
     with pytest.raises(StoreDamagedError, match=r"gallery 'g' does not go live: photos/00\.png: its code is"):
-        load(store, Wrong(encoder), photos, rebuild=True)  # type: ignore[arg-type]
+        load(store, WrongEncoder(encoder), photos, rebuild=True)  # type: ignore[arg-type]
     assert store.spec("g").version == 1
     with closing(store.open("g")) as gallery:
         assert (
@@ -296,7 +292,24 @@ def test_a_version_with_wrong_codes_does_not_go_live(store: Store, encoder: Enco
         )
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(command: Command, store_url: str) -> None:
+def test_names_of_options_from_release_0_1_0_still_work(command: Command, store_url: str, photos: Path) -> None:
+    (photos / "dog").mkdir()
+    shutil.move(photos / "00.png", photos / "dog" / "00.png")
+    labelled = ("--label-from", "folder", "--name", "old"), ("--label-from-folders", "--gallery", "new")
+    for options in labelled:
+        done = command("ingest", "load", str(photos), "--store", store_url, *options)
+        assert done.returncode == 0, done.stderr
+    for name in ("old", "new"):
+        with closing(open_store(store_url).open(name)) as gallery:
+            (entry,) = gallery.get(["photos/dog/00.png"])
+        assert entry is not None
+        assert entry.label == "dog"
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_the_same_command_resumes_a_load_that_ctrl_c_has_stopped(
+    command: Command, store_url: str, presses: int
+) -> None:
     arguments = ("load", "mnist", "--limit", "15000", "--store", store_url)
     process = subprocess.Popen([BIN / "ingest", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger = Path(store_url.removeprefix("edge:")) / "mnist" / "v1" / "ledger.sqlite-wal"
@@ -305,10 +318,17 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(command: Command
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    assert any("stopping after the images in flight" in line for line in lines)
+    if presses == 2:
+        process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
     _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 20  # a few batches, not the rest of the source
     assert process.returncode == 130
-    assert "stopping after the images in hand" in err
-    assert "the same command goes on from there" in err
+    assert "error: stopped " in err
+    assert "the same command resumes" in err
     assert "Traceback" not in err
     again = json.loads(command("ingest", *arguments, "--json").stdout)
     assert 0 < again["unchanged"] < 15_000
@@ -319,15 +339,15 @@ def test_check_finds_a_sound_gallery_sound(command: Command, store_url: str, pho
     command("ingest", "load", str(photos), "--store", store_url)
     done = command("ingest", "check", "photos", "--store", store_url)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "photos v1: sound: 12 images, its files as built, 12 codes made again\n"
+    assert done.stdout == "photos v1: sound: 12 images, files unchanged, 12 codes compared\n"
     shutil.rmtree(photos)
     done = command("ingest", "check", "photos", "--store", store_url)
-    assert (done.returncode, "0 codes made again" in done.stdout) == (0, True)
+    assert (done.returncode, " 0 codes compared" in done.stdout) == (0, True)
     assert "note: images of" in done.stderr
 
 
 @pytest.mark.parametrize("harm", ["flip", "missing", "extra", "ledger", "manifest"])
-def test_check_says_what_is_wrong_and_what_to_do(command: Command, store_url: str, photos: Path, harm: str) -> None:
+def test_check_names_the_problem_and_the_remedy(command: Command, store_url: str, photos: Path, harm: str) -> None:
     command("ingest", "load", str(photos), "--store", store_url)
     version = Path(store_url.removeprefix("edge:")) / "photos" / "v1"
     vectors = next(version.rglob("*.dat"))
@@ -347,7 +367,7 @@ def test_check_says_what_is_wrong_and_what_to_do(command: Command, store_url: st
     done = command("ingest", "check", "photos", "--store", store_url)
     assert done.returncode == 3
     assert "photos: " in done.stdout
-    assert "build it again with `ingest load … --name photos --rebuild`" in done.stderr
+    assert "build it again with `ingest load … --gallery photos --rebuild`" in done.stderr
 
 
 def test_a_version_that_was_altered_is_not_loaded_into_and_can_be_dropped(
@@ -368,16 +388,17 @@ def test_a_version_that_was_altered_is_not_loaded_into_and_can_be_dropped(
 
 def test_a_gallery_without_a_ledger_gets_one(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
-    usual = store.spec("g").calibration
+    calibration = store.spec("g").calibration
     (store.local_folder("g") / "ledger.sqlite").unlink()
     again = load(store, encoder, photos)
     assert (again.added, again.unchanged) == (0, 12)
-    assert store.spec("g").calibration == usual is not None
+    assert store.spec("g").calibration == calibration is not None
 
 
 def test_the_loader_leaves_no_threads_and_no_open_files(store: Store, encoder: Encoder, photos: Path) -> None:
     load(store, encoder, photos)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before, threads = len(os.listdir("/proc/self/fd")), set(threading.enumerate())  # noqa: PTH208
     for _ in range(3):
         load(store, encoder, photos)
+    assert set(threading.enumerate()) <= threads
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""What `ingest plan` reckons."""
+"""Estimates of `ingest plan`."""
 
 import json
 
@@ -21,13 +21,13 @@ def test_amounts_are_read_as_people_write_them(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "many", "-5", "0", "1X", "nan", "1e9"])
-def test_what_is_no_amount_is_refused(text: str) -> None:
+def test_a_text_that_is_not_an_amount_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"--images .*: expected a number above 0 such as"):
         amount(text, "--images")
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_ten_times_the_images_take_ten_times_the_room_and_a_little_more_than_ten_times_the_indexing(
+def test_ten_times_the_images_take_ten_times_the_disk_and_slightly_more_than_ten_times_the_indexing(
     profile: str,
 ) -> None:
     small, large = (plan(images, profile, 64 * GB, 1, 1) for images in (1e7, 1e8))
@@ -36,22 +36,22 @@ def test_ten_times_the_images_take_ten_times_the_room_and_a_little_more_than_ten
     assert 10 < large.index_s / small.index_s < 13
 
 
-def test_profiles_take_less_memory_the_more_is_left_on_disk() -> None:
+def test_profiles_that_leave_more_on_disk_take_less_memory() -> None:
     memory, balanced, disk = (plan(1e8, name, 64 * GB, None, 1) for name in PROFILES)
     assert memory.ram_bytes > balanced.ram_bytes * 0.9 > 2 * disk.ram_bytes
 
 
-def test_nodes_hold_what_has_to_be_in_memory_and_every_replica() -> None:
+def test_the_nodes_have_the_memory_for_every_replica() -> None:
     once, twice = (plan(1e9, "balanced", 16 * GB, None, replicas) for replicas in (1, 2))
     assert once.ram_bytes <= once.nodes * 16 * GB
     assert 2 * once.nodes - 1 <= twice.nodes <= 2 * once.nodes + 1
     assert plan(1000, "disk", 16 * GB, None, 3).nodes == 3
-    with pytest.raises(InvalidInputError, match="--nodes 2: expected at least 3, as many as there are replicas"):
+    with pytest.raises(InvalidInputError, match="--nodes 2: expected at least 3, the number of replicas"):
         plan(1000, "disk", 16 * GB, 2, 3)
 
 
-def test_a_node_too_small_for_anything_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="--ram 1 MB: expected more than"):
+def test_a_node_too_small_for_the_server_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"--ram 1\.0 MB: expected more than"):
         plan(1000, "disk", 1e6, None, 1)
 
 

@@ -1,4 +1,4 @@
-"""Loads in several processes."""
+"""Loads in several worker processes."""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ SPEC = GallerySpec("digits", "seed", "f" * 64, 128, sources=("photos",))
 
 
 class FolderGallery:
-    """Entries as files in a folder, which any number of processes may write to."""
+    """A gallery of files in a folder, to which any number of processes may write."""
 
     spec = SPEC
 
@@ -34,7 +34,7 @@ class FolderGallery:
     def upsert(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             if "fails" in entry.key:
-                raise StoreError("no room for it")
+                raise StoreError("the disk is full")
             (self.folder / entry.key.replace("/", "_")).write_bytes(pickle.dumps(entry))
 
     def _all(self) -> list[Entry]:
@@ -110,33 +110,42 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_workers_share_the_keys_and_the_next_load_finds_all_done(
+def test_workers_share_the_keys_and_the_next_load_finds_them(
     building: FolderBuild, photos: Path, encoder: Encoder
 ) -> None:
-    terms = LoadOptions(workers=2, prune=True)
-    done = load_and_publish(building, open_source(str(photos)), str(photos), encoder, Stages(), terms)[1]
-    assert (done.added, done.rejected, building.gallery.count()) == (40, 1, 40)
+    options = LoadOptions(workers=2, prune=True)
+    first = load_and_publish(building, open_source(str(photos)), encoder, Stages(), options)[1]
+    assert (first.added, first.rejected, building.gallery.count()) == (40, 1, 40)
     expected = encoder.encode_images([Image.open(photos / f"{index:02}.png") for index in range(40)])
-    found = building.gallery.get([f"photos/{index:02}.png" for index in range(40)])
-    for code, entry in zip(expected, found, strict=True):
+    entries = building.gallery.get([f"photos/{index:02}.png" for index in range(40)])
+    for code, entry in zip(expected, entries, strict=True):
         assert entry is not None
         np.testing.assert_allclose(entry.code, code, atol=1e-4)
     (photos / "00.png").unlink()
     (photos / "01.png").write_bytes((photos / "02.png").read_bytes())
-    again = load_and_publish(building, open_source(str(photos)), str(photos), encoder, Stages(), terms)[1]
+    again = load_and_publish(building, open_source(str(photos)), encoder, Stages(), options)[1]
     assert (again.added, again.unchanged, again.pruned, building.gallery.count()) == (1, 38, 1, 39)
 
 
-def test_what_fails_in_a_worker_is_said(building: FolderBuild, photos: Path, encoder: Encoder) -> None:
+def test_a_worker_s_error_is_raised(building: FolderBuild, photos: Path, encoder: Encoder) -> None:
     (photos / "fails.png").write_bytes((photos / "02.png").read_bytes())
-    with pytest.raises(StoreError, match="no room for it"):
-        load_and_publish(building, open_source(str(photos)), str(photos), encoder, Stages(), LoadOptions(workers=2))
+    with pytest.raises(StoreError, match="the disk is full"):
+        load_and_publish(building, open_source(str(photos)), encoder, Stages(), LoadOptions(workers=2))
 
 
-def test_where_one_process_may_write_workers_are_refused(store_url: str, photos: Path, encoder: Encoder) -> None:
+def test_a_worker_without_a_share_of_a_tiny_source_ends_well(
+    building: FolderBuild, photos: Path, encoder: Encoder
+) -> None:
+    summary = load_and_publish(building, open_source(str(photos), limit=1), encoder, Stages(), LoadOptions(workers=2))[
+        1
+    ]
+    assert (summary.added, building.gallery.count()) == (1, 1)
+
+
+def test_a_store_with_one_writer_refuses_workers(store_url: str, photos: Path, encoder: Encoder) -> None:
     spec = GallerySpec("digits", encoder.spec.name, encoder.spec.fingerprint, 128, sources=("photos",))
     with (
         closing(open_store(store_url).build(spec)) as build,
         pytest.raises(InvalidInputError, match="--workers: expected a server"),
     ):
-        load_and_publish(build, open_source(str(photos)), str(photos), encoder, Stages(), LoadOptions(workers=2))
+        load_and_publish(build, open_source(str(photos)), encoder, Stages(), LoadOptions(workers=2))

@@ -1,1 +1,1 @@
-"""Long trials of a running service, each a command: `make soak` runs them all."""
+"""Long tests of a running service, each a command. `make soak` runs them all."""

@@ -1,7 +1,7 @@
-"""What reads strangers' bytes, under a fuzzer that looks for new ways through: `python -m tests.soak.decoder`.
+"""The decoders of untrusted bytes under a coverage-guided fuzzer: `python -m tests.soak.decoder`.
 
-Atheris mutates images and messages and keeps those that reach code not reached before. Only this project's own errors
-may come out. Options of libFuzzer may follow, such as -atheris_runs=1000000.
+Atheris mutates images and messages and keeps those that reach new code. The decoders must raise only this project's
+own errors. libFuzzer's options may follow, such as -atheris_runs=1000000.
 """
 
 import io
@@ -22,21 +22,24 @@ from google.protobuf.message import DecodeError, Message
 
 from gallery.errors import LookalikeError
 
+# Mutated inputs per run.
 _RUNS = 100_000
-_BYTES = 4096
+# Longest input, in bytes.
+_MAX_BYTES = 4096
 
 
 def main() -> None:
-    """Run the fuzzer; it ends the process, with 0 when nothing was found."""
+    """Run the fuzzer, which ends the process, with exit code 0 if it found nothing."""
     with tempfile.TemporaryDirectory() as corpus:
         for number, content in enumerate(_seeds()):
             Path(corpus, str(number)).write_bytes(content)
-        usual = [f"-atheris_runs={_RUNS}", f"-max_len={_BYTES}", "-rss_limit_mb=0"]
-        atheris.Setup([sys.argv[0], corpus, *usual, *sys.argv[1:]], _one)
+        defaults = [f"-atheris_runs={_RUNS}", f"-max_len={_MAX_BYTES}", "-rss_limit_mb=0"]
+        atheris.Setup([sys.argv[0], corpus, *defaults, *sys.argv[1:]], _decode)
         atheris.Fuzz()
 
 
-def _one(content: bytes) -> None:
+def _decode(content: bytes) -> None:
+    """Decode an image or, if its first byte says so, a message."""
     kind, rest = content[:1], content[1:]
     try:
         if kind < b"\x80":
@@ -49,7 +52,7 @@ def _one(content: bytes) -> None:
 
 def _image(content: bytes) -> None:
     image = images.decode(content)
-    if image.width * image.height <= 1_000_000:  # larger ones are only slow
+    if image.width * image.height <= 1_000_000:  # larger images take the same code, only slowly
         images.normalise([image], (28, 28, 1))
         images.thumbnail_png(image)
 

@@ -1,7 +1,7 @@
-"""A service that is ended under load: `python -m tests.soak.endings`.
+"""Shutdowns and kills of a service under load: `python -m tests.soak.endings`.
 
-SIGTERM twenty times: every call that was accepted is answered. SIGKILL twenty times while images are added: every
-image that was acknowledged is there, none twice.
+After each of twenty SIGTERMs, every accepted call must have been answered. After twenty SIGKILLs while images were
+added, every acknowledged image must be in the gallery exactly once.
 """
 
 import random
@@ -20,27 +20,29 @@ from gallery import open_store
 from gallery.errors import LookalikeError
 from tests.soak.running import Running, judge, machine, pngs, serving, store
 
+# Shutdowns, and as many kills.
 _TIMES = 20
+# Threads that search at the same time.
 _CALLERS = 8
 
 
 def main() -> None:
-    """End it, and see what was lost."""
+    """End services, and count lost calls and lost images."""
     print(machine())
     good = True
     with store(3000) as url:
         files = pngs(200)
-        answered = refused = 0
+        answered = rejected = 0
         lost: list[str] = []
         for turn in range(_TIMES):
             with serving(url) as service:
                 outcomes = _terminated(service, files, random.Random(turn).uniform(0.2, 1.0))
             answered += outcomes.count("OK")
-            refused += outcomes.count("refused")
-            lost += [one for one in outcomes if one.startswith("lost")]
+            rejected += outcomes.count("rejected")
+            lost += [outcome for outcome in outcomes if outcome.startswith("lost")]
         good &= judge(
-            f"SIGTERM under load, {_TIMES} times: {answered:,} calls answered, {refused:,} not accepted after it, "
-            f"{len(lost)} accepted and lost {lost[:2] or ''}",
+            f"SIGTERM under load, {_TIMES} times: {answered:,} calls answered, {rejected:,} rejected during shutdown, "
+            f"{len(lost)} accepted but lost {lost[:2] or ''}",
             not lost and answered > 0,
         )
         acknowledged: set[str] = set()
@@ -51,15 +53,15 @@ def main() -> None:
             keys = [entry.key for batch in gallery.scroll() for entry in batch]
         missing, twice = len(acknowledged - set(keys)), len(keys) - len(set(keys))
         good &= judge(
-            f"SIGKILL while images are added, {_TIMES} times: {len(acknowledged):,} acknowledged, {missing} missing, "
-            f"{twice} twice",
+            f"SIGKILL while images are added, {_TIMES} times: {len(acknowledged):,} images acknowledged, "
+            f"{missing} missing, {twice} duplicated",
             missing == twice == 0 and len(acknowledged) > 0,
         )
     sys.exit(not good)
 
 
 def _terminated(service: Running, files: list[bytes], after_s: float) -> list[str]:
-    """Call without a pause, send SIGTERM, and return what became of each call."""
+    """Search without a pause, send SIGTERM, and return the outcome of each call."""
     outcomes: list[str] = []
 
     def call() -> None:
@@ -71,11 +73,11 @@ def _terminated(service: Running, files: list[bytes], after_s: float) -> list[st
                     search(search_pb2.SearchRequest(gallery="mnist", image=picture), timeout=30)
                     outcomes.append("OK")
                 except grpc.RpcError as error:
-                    # before a call is begun, gRPC says that nobody listens; after, that it was cancelled or cut off
-                    refused = error.code() is grpc.StatusCode.UNAVAILABLE and not any(
-                        cut in str(error.details()) for cut in ("Cancelling all calls", "Socket closed")
+                    # these two details mean that the call had begun; any other, that the service no longer accepted it
+                    rejected = error.code() is grpc.StatusCode.UNAVAILABLE and not any(
+                        detail in str(error.details()) for detail in ("Cancelling all calls", "Socket closed")
                     )
-                    outcomes.append("refused" if refused else f"lost: {error.code().name} {error.details()}")
+                    outcomes.append("rejected" if rejected else f"lost: {error.code().name} {error.details()}")
                     return
 
     callers = [threading.Thread(target=call) for _ in range(_CALLERS)]

@@ -1,8 +1,8 @@
-"""Ten times the load that a service can sustain, for a minute: `python -m tests.soak.overload`.
+"""Ten times the sustainable load for a minute: `python -m tests.soak.overload`.
 
-The load comes from h2load (Debian: nghttp2-client), which calls at a steady rate whatever the answers: an open loop. A
-caller beside it measures. Sustainable is the highest rate, in steps, at which nothing is turned away and that caller's
-p99 is at most three times what it is without load.
+The load comes from h2load (Debian: nghttp2-client) in an open loop: it sends at a constant rate and does not wait for
+answers. A separate caller measures latency. The sustainable rate is the highest one, in steps of 100 calls per second,
+at which no call is rejected and that caller's p99 is at most three times its p99 without load.
 """
 
 import re
@@ -24,46 +24,51 @@ from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
 from tests.soak.running import Running, judge, machine, pngs, serving, store
 
 _METHOD = "/encoder_service.v1.SearchService/Search"
+# Connections of h2load.
 _CONNECTIONS = 4
+# Step of the search for the sustainable rate, in calls per second, and the time of each step.
 _STEP = 100
 _STEP_S = 6
+# Pause of the measuring caller between two calls, in seconds.
 _PAUSE_S = 0.004
+# Load of the test, as a multiple of the sustainable rate.
 _TIMES = 10
-_WORSE = 3.0
+# Largest allowed p99 of accepted calls, as a multiple of the p99 without load.
+_MAX_SLOWDOWN = 3.0
 
 
 @dataclass(slots=True)
 class Seen:
-    """What a caller saw.
+    """The measurements of a caller.
 
     Attributes:
-        accepted_ms: Times of the calls that were answered.
-        refused_ms: Times of those that were turned away.
-        statuses: How the latter ended.
+        accepted_ms: Latencies of the answered calls.
+        rejected_ms: Latencies of the rejected calls.
+        statuses: Statuses of the rejected calls.
     """
 
     accepted_ms: list[float] = field(default_factory=list)
-    refused_ms: list[float] = field(default_factory=list)
+    rejected_ms: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
 
     @property
     def p99_ms(self) -> float:
-        """Of a hundred accepted calls, one took longer."""
+        """The 99th percentile of the latency of accepted calls."""
         return _p99(self.accepted_ms)
 
     def __str__(self) -> str:
-        """Show it in a line."""
+        """Show the measurements in one line."""
         text = f"{len(self.accepted_ms):,} accepted, p50 {median(self.accepted_ms):.1f}, p99 {self.p99_ms:.1f} ms"
-        if self.refused_ms:
-            shown = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
-            text += f"; turned away: {shown}, p50 {median(self.refused_ms):.1f}, p99 {_p99(self.refused_ms):.1f} ms"
+        if self.rejected_ms:
+            counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
+            text += f"; rejected: {counts}, p50 {median(self.rejected_ms):.1f}, p99 {_p99(self.rejected_ms):.1f} ms"
         return text
 
 
 def main(seconds: int = 60, count: int = 60_000, rate: int | None = None) -> None:
-    """Find what is sustainable, unless a rate is given; send ten times as much; judge."""
+    """Find the sustainable rate, unless one is given, and send ten times as much."""
     if shutil.which("h2load") is None:
-        sys.exit("expected h2load to make the load, and it is not here: install nghttp2-client")
+        sys.exit("expected the program h2load, which makes the load, found none: install nghttp2-client")
     print(machine())
     with store(count) as url, serving(url) as service, tempfile.TemporaryDirectory() as scratch:
         trial = _Trial(service, Path(scratch))
@@ -97,13 +102,13 @@ class _Trial:
         return all(
             [
                 judge(
-                    f"p99 of accepted calls is {seen.p99_ms / unloaded.p99_ms:.1f} times the unloaded "
-                    f"(at most {_WORSE:g})",
-                    seen.p99_ms <= _WORSE * unloaded.p99_ms,
+                    f"p99 of accepted calls is {seen.p99_ms / unloaded.p99_ms:.1f} times that without load "
+                    f"(at most {_MAX_SLOWDOWN:g})",
+                    seen.p99_ms <= _MAX_SLOWDOWN * unloaded.p99_ms,
                 ),
                 judge(f"memory before {before_mb:.0f} MB, after {after_mb:.0f} MB", after_mb <= 1.1 * before_mb + 20),
-                judge(f"full speed again after {recovered_s:.1f} s (at most 2)", recovered_s <= 2),
-                judge("the service lives", self._service.process.poll() is None),
+                judge(f"normal latency again after {recovered_s:.1f} s (at most 2)", recovered_s <= 2),
+                judge("the service is alive", self._service.process.poll() is None),
             ]
         )
 
@@ -115,7 +120,7 @@ class _Trial:
             seen = self._call(_STEP_S - 2)
             load.wait()
             print(f"at {rate + _STEP:>5,}/s         {seen}", flush=True)
-            if seen.refused_ms or seen.p99_ms > _WORSE * unloaded.p99_ms:
+            if seen.rejected_ms or seen.p99_ms > _MAX_SLOWDOWN * unloaded.p99_ms:
                 time.sleep(2)
                 return max(rate, _STEP)
             rate += _STEP
@@ -138,13 +143,13 @@ class _Trial:
                 self._search(self._request, timeout=10)
                 seen.accepted_ms.append((time.perf_counter() - begun) * 1e3)
             except grpc.RpcError as error:
-                seen.refused_ms.append((time.perf_counter() - begun) * 1e3)
+                seen.rejected_ms.append((time.perf_counter() - begun) * 1e3)
                 seen.statuses[error.code().name] += 1
             time.sleep(_PAUSE_S)
         return seen
 
     def _recovered(self, unloaded: Seen) -> float:
-        """Return how long after the flood calls take no longer than before it."""
+        """Return the seconds until the median latency is at most 1.5 times that without load."""
         begun = time.monotonic()
         while time.monotonic() - begun < 30:
             seen = self._call(0.25)

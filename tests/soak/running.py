@@ -1,4 +1,4 @@
-"""A service as a process of its own, over a new store of MNIST, and what it takes of the machine."""
+"""A service in its own process, over a new store of MNIST, with its memory and open files."""
 
 import os
 import platform
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.memory import process_memory_mb
 from ingest.sources import open_source
 from tests.digits import png
 
@@ -21,12 +22,12 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that runs.
+    """A running service.
 
     Attributes:
         address: HOST:PORT.
-        process: Its process.
-        store: URL of its store.
+        process: The process of the service.
+        store: URL of the store.
     """
 
     address: str
@@ -34,18 +35,17 @@ class Running:
     store: str
 
     def memory_mb(self, field: str = "VmRSS") -> float:
-        """Return its memory, as /proc names the kind: VmRSS for all resident, RssAnon without files."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition(f"{field}:")[2].split()[0]) / 1024
+        """Return the memory of the service in MB; see `process_memory_mb`."""
+        return process_memory_mb(self.process.pid, field)
 
     def file_count(self) -> int:
-        """Count its open file descriptors."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208 (names alone are wanted)
+        """Count the open file descriptors of the service."""
+        return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
 
 @contextmanager
 def store(count: int) -> Iterator[str]:
-    """Yield the URL of a store with the first digits of MNIST, which goes away in the end."""
+    """Yield the URL of a temporary store with the first `count` digits of MNIST."""
     with tempfile.TemporaryDirectory(prefix="lookalike-soak-") as folder:
         url = f"edge:{folder}/store"
         load("mnist", url, "--limit", str(count))
@@ -75,21 +75,21 @@ def load(source: str, url: str, *flags: str) -> None:
 
 
 def digits(count: int) -> list[Image.Image]:
-    """Return digits that no gallery of the train split has."""
+    """Return digits of the test split, which a gallery of the train split lacks."""
     return [item.image() for item in open_source("mnist", "test", limit=count)]
 
 
 def pngs(count: int) -> list[bytes]:
-    """Return the same as files."""
+    """Return `digits` as PNG files."""
     return [png(digit) for digit in digits(count)]
 
 
 def machine() -> str:
-    """Return what this runs on."""
+    """Describe this machine and its Python."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def judge(what: str, is_so: bool) -> bool:
-    """Print whether something is as it should be, and return it."""
-    print(f"{'ok' if is_so else 'NOT REACHED':<12}{what}", flush=True)
-    return is_so
+def judge(finding: str, passed: bool) -> bool:
+    """Print a finding with its verdict, and return the verdict."""
+    print(f"{'ok' if passed else 'FAILED':<8}{finding}", flush=True)
+    return passed

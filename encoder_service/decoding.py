@@ -1,0 +1,234 @@
+"""The only decoder of image files, which shows them as viewers do: upright, 8 bits per channel, sRGB."""
+
+import importlib
+import io
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageCms, Jpeg2KImagePlugin
+
+from encoder_service.errors import ImageError, ImageTooLargeError
+from encoder_service.limits import LIMITS, Limits
+
+# Pillow runs Ghostscript on EPS, which must never happen with untrusted input. IPTC files may embed EPS.
+_REFUSED_FORMATS = {"EPS", "IPTC"}
+# Larger images are halved while they are decoded. Encoders and thumbnails need far less, and at 64 million pixels, a
+# copy in full size has 256 MB.
+_LARGE_PIXELS = 16_000_000
+# Rows that are converted at a time, so that only a part of a large image is in memory twice. Even, as they are halved.
+_BAND_ROWS = 256
+# Part of a JPEG's pixels that may be missing at its end. Viewers show such files with a grey rest.
+_MISSING_PART = 0.05
+# White of the scales that are in use.
+_INTEGER_SCALES = (255, 1023, 4095, 16383, 65535)
+_FLOAT_SCALES = (1, 255, 65535)
+_ORIENTATION = 0x0112
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG_END = b"\xff\xd9"
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+with suppress(ImportError):  # the extra `heif`
+    importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
+    """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel, sRGB.
+
+    Args:
+        data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels. A
+            JPEG may lack up to 5 % of its pixels at the end. HEIC needs the extra `heif`.
+        limits: Other limits than those.
+
+    Returns:
+        An image of mode L, RGB or, where it has transparency, RGBA. Images of more than 16 million pixels are halved
+        in width and height.
+
+    Raises:
+        ImageTooLargeError: The file exceeds a limit; its pixels have not been decoded.
+        ImageError: The file is empty, truncated or not an image.
+    """
+    if not data:
+        raise ImageError("image: expected the bytes of an image file, got none")
+    if len(data) > limits.max_image_bytes:
+        raise ImageTooLargeError(f"image: expected at most {limits.max_image_bytes:,} bytes, got {len(data):,}")
+    try:
+        try:
+            image = _load(data, limits)
+        except ValueError:  # a text or a profile is too long for Pillow, and the pixels do not need it
+            if not data.startswith(_PNG):
+                raise
+            image = _load(_without_texts(data), limits)
+        except OSError as error:
+            if not (data.startswith(b"\xff\xd8") and "truncated" in str(error)):
+                raise
+            image = _completed(data, error, limits)
+        return _upright(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLargeError(f"image: expected at most {limits.max_image_pixels:,} pixels, got far more") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types
+        raise ImageError(
+            f"image: expected a whole image file, such as PNG or JPEG, got {len(data):,} bytes that can't be "
+            f"decoded ({_reason(data, error)})"
+        ) from error
+
+
+def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
+    """Reject an image whose size alone, in pixels, exceeds the limit.
+
+    Raises:
+        ImageTooLargeError: The image has more than 64 million pixels.
+    """
+    if width * height > limits.max_image_pixels:
+        raise ImageTooLargeError(
+            f"image: expected at most {limits.max_image_pixels:,} pixels, "
+            f"got {width:,} × {height:,} = {width * height:,}"
+        )
+
+
+def _load(data: bytes, limits: Limits) -> Image.Image:
+    """Decode the pixels of an image file. Large images may be returned halved."""
+    image = Image.open(io.BytesIO(data))
+    check_pixel_count(*image.size, limits)
+    if image.format in _REFUSED_FORMATS:
+        raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
+    if _is_large(image):  # these two formats can be decoded in half the size
+        image.draft(None, (image.width // 2, image.height // 2))
+        if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+            image.reduce = 1
+    image.load()
+    return image
+
+
+def _is_large(image: Image.Image) -> bool:
+    return image.width * image.height > _LARGE_PIXELS
+
+
+def _without_texts(png: bytes) -> bytes:
+    """Return a PNG file without its texts and its colour profile."""
+    parts, position = [_PNG], len(_PNG)
+    while position < len(png):
+        end = position + 12 + int.from_bytes(png[position : position + 4])  # length, type and checksum are 12 bytes
+        if png[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            parts.append(png[position:end])
+        position = end
+    return b"".join(parts)
+
+
+def _completed(jpeg: bytes, error: OSError, limits: Limits) -> Image.Image:
+    """Decode a JPEG whose end is missing, if nearly all of its pixels are there; else raise the error.
+
+    A decoder does not report the pixels that it had to invent. They are those that depend on what follows the data.
+    """
+    image = _load(jpeg + _JPEG_END, limits)
+    other = _load(jpeg + bytes(range(1, 255)) * 64 + _JPEG_END, limits)
+    bounds = ImageChops.difference(image, other).getbbox()
+    if bounds and image.height - bounds[1] > _MISSING_PART * image.height:
+        raise error
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNED.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # malformed EXIF, about which viewers do not care either
+        turn = None
+    converted = _converted(image)
+    return converted if turn is None else converted.transpose(turn)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """Convert to 8 bits and sRGB, and halve what is still large."""
+    scale = _Scale.of(image) if image.mode.startswith("I") or image.mode == "F" else None
+    if not _is_large(image):
+        return _eight_bit(image, scale)
+    halved: Image.Image | None = None
+    for top in range(0, image.height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, image.height)
+        band = _eight_bit(image.crop((0, top, image.width, bottom)), scale).reduce(2)
+        halved = halved or Image.new(band.mode, ((image.width + 1) // 2, (image.height + 1) // 2))
+        halved.paste(band, (0, top // 2))
+    assert halved
+    return halved
+
+
+def _eight_bit(image: Image.Image, scale: "_Scale | None") -> Image.Image:
+    if scale:
+        return scale.applied(np.asarray(image))
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return image.convert("L") if image.mode == "1" else image
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+    elif image.mode not in ("RGB", "CMYK"):
+        image = image.convert("RGB")
+    image = _srgb(image)
+    return image.convert("RGB") if image.mode == "CMYK" else image
+
+
+def _srgb(image: Image.Image) -> Image.Image:
+    """Convert RGB, RGBA or CMYK from the image's colour profile to sRGB. Without a usable profile, the colours stay."""
+    content = image.info.get("icc_profile")
+    if not content:
+        return image
+    with suppress(ImageCms.PyCMSError, OSError):
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        if "sRGB" not in (profile.profile.profile_description or ""):
+            mode = "RGB" if image.mode == "CMYK" else image.mode
+            return ImageCms.profileToProfile(image, profile, _SRGB, outputMode=mode) or image
+    return image
+
+
+class _Scale(NamedTuple):
+    """How the values of an image with more than 8 bits per channel become brightness: black and white are the ends."""
+
+    black: float
+    white: float
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "_Scale":
+        """Choose the scale of an image of integers or floats.
+
+        It is the narrowest that is in use and holds the values: for integers, 8, 10, 12, 14 or 16 bits; for floats,
+        0 to 1, -1 to 1, 0 to 255 or 0 to 65,535. Values that fit none of them have a scale of their own. A thousandth
+        of the pixels, at least one, may lie outside, as may NaN and infinity.
+        """
+        sample = np.asarray(image.resize([min(side, 1024) for side in image.size], Image.Resampling.NEAREST))
+        values = sample[np.isfinite(sample)].astype(np.float64)
+        if not values.size:
+            return cls(0, 1)
+        stray = max(1, values.size // 1000) if values.size > 2 else 0
+        values.partition((stray, values.size - 1 - stray))
+        low, high = float(values[stray]), float(values[-1 - stray]) or float(values.max())
+        if sample.dtype.kind != "f":
+            if low < 0:
+                return cls(low, high)
+            return cls(0, next((full for full in _INTEGER_SCALES if high <= full), high))
+        if low < -0.1 * high:
+            return cls(-1, 1) if low >= -1.1 and high <= 1.1 else cls(low, high)
+        return cls(0, next((full for full in _FLOAT_SCALES if full / 8 <= high <= full * 1.1), high))
+
+    def applied(self, values: NDArray[np.generic]) -> Image.Image:
+        """Return an image of mode L."""
+        wide = values.astype(np.float32) - np.float32(self.black)
+        wide *= np.float32(255 / ((self.white - self.black) or 1))
+        return Image.fromarray(np.nan_to_num(wide.round(), copy=False).clip(0, 255).astype(np.uint8))
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
+        return "HEIC needs the extra `heif`: pip install '.[heif]' in a clone of Lookalike"
+    message = str(error)
+    return message.splitlines()[0] if message and "BytesIO" not in message else "no known format"

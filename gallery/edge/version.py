@@ -1,0 +1,295 @@
+"""One version of a gallery: a folder with a shard, the gallery's description, and the state of both.
+
+v2/gallery.json     the description, see `GallerySpec`
+v2/manifest.json    the files with their sums; missing while the version is being built or modified
+v2/GROWN            exists if the version has been modified since it was published; see `manifest.GROWN`
+v2/ADDED            keys that have been added and deleted since the version was published; see `gallery.journal`
+v2/OPEN             lock of the one process that may have the version open
+v2/shard/           Qdrant Edge's own files
+
+A process that modifies a live version marks it before the first change, and records the new count and files when it
+closes the version. If it dies instead, the next process that opens the version records them.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from gallery.edge.manifest import GROWN, MANIFEST, OPEN, Manifest, write_manifest
+from gallery.edge.shard import EdgeGallery
+from gallery.errors import NewerFormatError, StoreDamagedError
+from gallery.files import Lock, file_errors, replace_file
+from gallery.formats import parse_object
+from gallery.journal import JOURNAL, note_added, note_deleted
+from gallery.spec import GallerySpec
+from gallery.types import Entry
+
+SPEC = "gallery.json"
+"""Name of the file with a version's description."""
+_VERSION_NAME = re.compile(r"v([1-9][0-9]{0,17})")
+
+
+class Version(EdgeGallery):
+    """An open shard, and the lock that keeps other processes from opening it."""
+
+    def __init__(self, folder: Path, spec: GallerySpec) -> None:
+        """Take the lock and open the shard, or create one.
+
+        Raises:
+            StoreLockedError: Another process has the version open.
+            StoreError: The shard can't be opened.
+        """
+        self.folder = folder
+        self._open_lock = open_lock(folder, spec.name)
+        try:
+            self._check_files()
+            super().__init__(folder / "shard", spec)
+        except BaseException:
+            self._open_lock.close()
+            raise
+
+    def publish(self, spec: GallerySpec) -> None:
+        """Close the version and describe it as complete, whatever has modified it before."""
+        with file_errors(str(self.folder)):
+            self.settle()
+            write_spec(self.folder, spec)
+            write_manifest(self.folder)
+            (self.folder / GROWN).unlink(missing_ok=True)
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+        self._open_lock.close()
+
+    def close(self) -> None:
+        """Close the shard and release the lock."""
+        super().close()
+        self._open_lock.close()
+
+    def _check_files(self) -> None:
+        """Do nothing: a version that is being built may lack any file."""
+
+
+class LiveVersion(Version):
+    """A live version, which its user may modify.
+
+    Attributes:
+        is_modified: Whether its entries have been modified since it was opened.
+    """
+
+    def __init__(self, folder: Path, spec: GallerySpec, *, keeps_journal: bool = False) -> None:
+        """Take the lock and open the shard.
+
+        Args:
+            folder: The version's folder.
+            spec: Its description.
+            keeps_journal: Note the keys that are added and deleted, as a service must: a load has its ledger.
+
+        Raises:
+            StoreLockedError: Another process has the version open.
+            StoreDamagedError: Files of the shard are missing or have another size than recorded.
+            StoreError: The shard can't be opened.
+        """
+        self._keeps_journal = keeps_journal
+        self.is_modified = False
+        self._must_record = False
+        super().__init__(folder, spec)
+        self._must_record = has_unrecorded_changes(folder)
+
+    def upsert(self, entries: Sequence[Entry]) -> None:
+        """Mark the version as modified, and store entries."""
+        if entries:
+            self._begin_modification()
+            self._note(note_added, [entry.key for entry in entries])
+            super().upsert(entries)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Mark the version as modified, and remove the entries with these keys."""
+        if keys:
+            self._begin_modification()
+            self._note(note_deleted, keys)
+            super().delete(keys)
+
+    def index(self) -> None:
+        """Mark the version as modified, and build the search index."""
+        self._begin_modification()
+        with file_errors(str(self.folder)):
+            (self.folder / GROWN).write_bytes(b"")  # the index replaces files that the former manifest names
+        super().index()
+
+    def mark(self) -> None:
+        """Mark the version as modified before the first change to any of its files."""
+        if not self._must_record:
+            with file_errors(str(self.folder)):
+                try:
+                    (self.folder / MANIFEST).replace(self.folder / GROWN)
+                except FileNotFoundError:
+                    (self.folder / GROWN).touch()
+            self._must_record = True
+
+    def publish(self, spec: GallerySpec) -> None:
+        """Close the version and describe it as complete, whatever has modified it before."""
+        super().publish(spec)
+        self._must_record = False
+
+    def close(self) -> None:
+        """Close the shard, record the count and the files if they may have changed, and release the lock."""
+        try:
+            if self._must_record and not self._closed:
+                self._must_record = False
+                count = self.count()
+                self.settle()
+                with file_errors(str(self.folder)):
+                    write_spec(self.folder, replace(read_spec(self.folder), count=count))
+                    write_manifest(self.folder)
+        finally:
+            super().close()
+
+    def _note(self, note: Callable[[Path, Sequence[str]], None], keys: Sequence[str]) -> None:
+        if self._keeps_journal:
+            with file_errors(str(self.folder)):
+                note(self.folder, keys)
+
+    def _begin_modification(self) -> None:
+        self.mark()
+        self.is_modified = True
+
+    def _check_files(self) -> None:
+        check_not_lost(self.folder)
+
+
+def check_not_lost(folder: Path) -> None:
+    """Check that no file of a live version's shard has been lost. Edge itself would begin an empty shard in its place.
+
+    Raises:
+        StoreDamagedError: A file is missing, unexpected or of another size.
+    """
+    problems = lost_files(folder)
+    if problems:
+        name = folder.parent.name
+        raise StoreDamagedError(
+            f"gallery '{name}' v{version_number(folder)} can't be opened: {problems[0]}: {how_to_repair(name)}"
+        )
+
+
+def lost_files(folder: Path) -> list[str]:
+    """Compare the files of a version's shard with what is recorded, by names and sizes, which takes milliseconds.
+
+    After an unrecorded modification the sizes are unknown, and while an index is built the names are too.
+
+    Returns:
+        One line for each file that is missing, unexpected or of another size.
+    """
+    with file_errors(str(folder)):
+        if not (folder / "shard" / "edge_config.json").is_file():
+            return ["shard/edge_config.json is missing"]
+        if (folder / MANIFEST).exists():
+            return Manifest.read(folder).differences(folder, "shard/", with_content=False)
+        return _missing_after_modification(folder)
+
+
+def _missing_after_modification(folder: Path) -> list[str]:
+    with suppress(ValueError, FileNotFoundError):
+        before = Manifest.from_bytes((folder / GROWN).read_bytes(), str(folder / GROWN))
+        shard = {name: file for name, file in before.files.items() if name.startswith("shard/")}
+        return Manifest(shard).missing(folder)
+    has_segment = any((folder / "shard" / "segments").glob("*/segment.json"))
+    return [] if has_segment else ["shard/segments is missing or empty"]
+
+
+def how_to_repair(name: str) -> str:
+    """Return advice for a gallery whose files are damaged."""
+    return (
+        f"restore a backup with `ingest restore FILE --gallery {name}`, or build it again with `ingest load … "
+        f"--gallery {name} --rebuild`, which leaves out images that a service has added"
+    )
+
+
+def open_lock(folder: Path, name: str) -> Lock:
+    """Take the lock of the one process that may have a version of the named gallery open.
+
+    Raises:
+        StoreLockedError: Another process holds it.
+    """
+    with file_errors(str(folder)):
+        return Lock(folder / OPEN, f"gallery '{name}'")
+
+
+def modified_by_service(folder: Path) -> bool:
+    """Return whether a version has been modified since it was published."""
+    return (folder / GROWN).exists()
+
+
+def has_unrecorded_changes(folder: Path) -> bool:
+    """Return whether a version is being modified, or its modifying process has died."""
+    return (folder / GROWN).exists() and not (folder / MANIFEST).exists()
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a version has ever been published."""
+    return (folder / MANIFEST).exists() or (folder / GROWN).exists()
+
+
+def record_changes(folder: Path) -> None:
+    """Record the count and the files of a live version whose modifying process has died.
+
+    Raises:
+        StoreLockedError: The process that modifies the version is still running.
+        StoreError: The version can't be opened.
+    """
+    with file_errors(str(folder)):
+        if has_unrecorded_changes(folder):
+            LiveVersion(folder, read_spec(folder)).close()
+
+
+def check_unaltered(folder: Path, name: str) -> None:
+    """Check that a version's shard is as it was built, before a load writes a new manifest.
+
+    Files outside the shard, such as the ledger, can be made again. So can a missing manifest.
+
+    Raises:
+        StoreDamagedError: A file of the shard is missing, unexpected or altered.
+    """
+    with file_errors(str(folder)):
+        problems = Manifest.read(folder).differences(folder, under="shard/") if (folder / MANIFEST).exists() else []
+    if problems:
+        raise StoreDamagedError(f"gallery '{name}' is not as it was built: {problems[0]}: {how_to_repair(name)}")
+
+
+def can_resume(folder: Path, spec: GallerySpec) -> bool:
+    """Return whether a folder holds an interrupted build of an identical spec."""
+    try:
+        return read_spec(folder) == spec
+    except (StoreDamagedError, NewerFormatError):
+        return False
+
+
+def version_number(folder: Path) -> int:
+    """Return the number of the version in a folder, 0 if the folder is not named like a version."""
+    match = _VERSION_NAME.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
+def read_spec(folder: Path) -> GallerySpec:
+    """Read the description of a version. Its name and its number are those of its folders, which may be copies.
+
+    Raises:
+        StoreDamagedError: The description can't be read.
+        NewerFormatError: A newer release wrote it.
+    """
+    place = str(folder / SPEC)
+    try:
+        content = parse_object((folder / SPEC).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreDamagedError(f"can't be read as a gallery's description: {error}", place=place) from error
+    return replace(GallerySpec.from_json(content, place), name=folder.parent.name, version=version_number(folder))
+
+
+def spec_bytes(spec: GallerySpec) -> bytes:
+    """Return the content of the file that describes a version."""
+    return (json.dumps(spec.to_json(), indent=2) + "\n").encode()
+
+
+def write_spec(folder: Path, spec: GallerySpec) -> None:
+    """Write the description of a version."""
+    replace_file(folder / SPEC, spec_bytes(spec))

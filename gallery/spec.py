@@ -1,0 +1,228 @@
+"""The description of a gallery: its name, encoder, profile and typical values, as written beside its codes."""
+
+import math
+import re
+import reprlib
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from gallery.errors import EncoderMismatchError, InvalidQueryError, StoreDamagedError
+from gallery.formats import FORMAT_KEY, check_format
+from gallery.profiles import DEFAULT_PROFILE, find_profile
+
+_FORMAT = 1
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# The smallest value of each whole number in a spec's JSON object.
+_LEAST = {"code_size": 1, "version": 0, "count": 0}
+_QUANTILES = 101
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Typical values of a gallery: the quantiles 0 %, 1 %, …, 100 % over a sample of its own images.
+
+    Attributes:
+        errors: 101 quantiles of the mean squared error between an image and its reconstruction.
+        distances: 101 quantiles of the distance from an image to its nearest neighbour.
+    """
+
+    errors: tuple[float, ...]
+    distances: tuple[float, ...]
+
+    @classmethod
+    def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
+        """Compute the quantiles of two samples, each of at least one value.
+
+        Args:
+            errors: Reconstruction errors of some images of the gallery.
+            distances: Distances from some images of the gallery to their nearest neighbours.
+        """
+        steps = np.linspace(0, 1, _QUANTILES)
+        return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
+
+    def error_percentile(self, error: float) -> float:
+        """Return the percentage of the gallery's images with a smaller reconstruction error, 0 to 100."""
+        return _percentile(error, self.errors)
+
+    def distance_percentile(self, distance: float) -> float:
+        """Return the percentage of the gallery's images whose nearest neighbour is nearer, 0 to 100."""
+        return _percentile(distance, self.distances)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Distribution of a gallery over the nodes of a cluster. None leaves a setting to the server.
+
+    Attributes:
+        shards: Number of parts that the gallery is split into.
+        replicas: Number of nodes that hold each part.
+        write_consistency: Number of replicas that must apply a write before it is acknowledged.
+    """
+
+    shards: int | None = None
+    replicas: int | None = None
+    write_consistency: int | None = None
+
+    def require_default(self, url: str) -> None:
+        """Reject any setting, for a store without a cluster.
+
+        Args:
+            url: The store's URL, for the error.
+
+        Raises:
+            InvalidQueryError: A setting is not None.
+        """
+        if self != DEFAULT_PLACEMENT:
+            raise InvalidQueryError(
+                "shards and replicas: expected a store on a server: name one with --store http://HOST:6333",
+                place=f"store {url}",
+            )
+
+
+DEFAULT_PLACEMENT = Placement()
+"""Leaves every setting to the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class GallerySpec:
+    """Description of one version of a gallery.
+
+    Attributes:
+        name: 1 to 64 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit.
+        encoder: Name of the encoder that makes its codes.
+        fingerprint: SHA-256 of that encoder's weights file, 64 hex digits.
+        code_size: Count of numbers in a code.
+        version: Number of the build, from 1; 0 before it is built.
+        profile: Name of its storage profile, see `gallery.profiles`.
+        sources: Names of the sources loaded into it, such as "mnist/train".
+        count: Number of its images when it was last published.
+        calibration: Its typical values; None if unknown.
+
+    Raises:
+        InvalidQueryError: The name is not a valid gallery name, or no profile has this name.
+    """
+
+    name: str
+    encoder: str
+    fingerprint: str
+    code_size: int
+    version: int = 0
+    profile: str = DEFAULT_PROFILE
+    sources: tuple[str, ...] = ()
+    count: int = 0
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        find_profile(self.profile)
+
+    @classmethod
+    def from_json(cls, content: object, place: str) -> "GallerySpec":
+        """Make a spec from the JSON object that `to_json` returned.
+
+        A newer release may add a field without changing the format: unknown fields are ignored, and missing fields
+        take their defaults.
+
+        Args:
+            content: The object.
+            place: The file or collection that holds it, for errors.
+
+        Raises:
+            NewerFormatError: A newer release wrote the object, in a format that this one can't read.
+            StoreDamagedError: The object does not describe a gallery.
+        """
+        try:
+            if not isinstance(content, Mapping):
+                raise TypeError(f"expected a JSON object, got {reprlib.repr(content)}")
+            check_format(content, _FORMAT, place)
+            missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in content]
+            if missing:
+                raise ValueError(f"no {', '.join(missing)}")
+            known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+            return cls(**{name: _checked(name, value) for name, value in known.items()})
+        except (KeyError, TypeError, ValueError, InvalidQueryError) as error:
+            raise StoreDamagedError(f"can't be read as a gallery's description: {error}", place=place) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as an object that can be written as JSON."""
+        return {FORMAT_KEY: _FORMAT, **asdict(self)}
+
+    def check_encoder(self, encoder: str, fingerprint: str) -> None:
+        """Reject codes of another encoder.
+
+        Args:
+            encoder: Name of the encoder in use.
+            fingerprint: SHA-256 of its weights file, 64 hex digits.
+
+        Raises:
+            EncoderMismatchError: The fingerprint differs from this gallery's.
+        """
+        if fingerprint != self.fingerprint:
+            raise EncoderMismatchError(
+                f"gallery '{self.name}' was made by encoder '{self.encoder}' ({self.fingerprint[:8]}…), and the one in "
+                f"use is '{encoder}' ({fingerprint[:8]}…): build it again with `ingest load … --gallery {self.name} "
+                f"--encoder {encoder} --rebuild`"
+                + (f", or run with `--encoder {self.encoder}`" if encoder != self.encoder else "")
+            )
+
+    def extended_by(self, other: "GallerySpec") -> "GallerySpec":
+        """Return this spec with the other one's sources added.
+
+        Raises:
+            EncoderMismatchError: The other spec's codes come from another encoder.
+        """
+        self.check_encoder(other.encoder, other.fingerprint)
+        return replace(self, sources=tuple(dict.fromkeys((*self.sources, *other.sources))))
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return a field of a spec from its value in JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError: The field can't have this value.
+    """
+    if name == "calibration":
+        return value if value is None else Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]))
+    if name == "sources":
+        if not (isinstance(value, list | tuple) and all(isinstance(source, str) for source in value)):
+            raise TypeError(f"sources: expected names, got {reprlib.repr(value)}")
+        return tuple(value)
+    if name in _LEAST:
+        if type(value) is not int or value < _LEAST[name]:
+            raise ValueError(f"{name}: expected a whole number of {_LEAST[name]} or more, got {reprlib.repr(value)}")
+    elif not isinstance(value, str):
+        raise TypeError(f"{name}: expected a text, got {reprlib.repr(value)}")
+    return value
+
+
+def _quantiles(values: Any) -> tuple[float, ...]:
+    quantiles = tuple(map(float, values))
+    if len(quantiles) != _QUANTILES or not all(map(math.isfinite, quantiles)):
+        raise ValueError(f"calibration: expected {_QUANTILES} finite numbers, got {reprlib.repr(values)}")
+    return quantiles
+
+
+def _percentile(value: float, quantiles: tuple[float, ...]) -> float:
+    """Return the percentile of a value among 101 quantiles, 0 to 100, interpolated linearly between two of them."""
+    above = bisect_right(quantiles, value)
+    if above in (0, len(quantiles)):
+        return 100.0 if above else 0.0
+    low, high = quantiles[above - 1], quantiles[above]
+    return above - 1 + (value - low) / (high - low)
+
+
+def check_name(name: str) -> str:
+    """Return a gallery's name unchanged if it is valid.
+
+    Raises:
+        InvalidQueryError: The name is invalid.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidQueryError(
+            f"gallery name {name!r}: expected 1 to 64 of a-z, 0-9, '.', '-' and '_', beginning with a letter or digit"
+        )
+    return name

@@ -1,0 +1,95 @@
+"""The commands that judge a gallery: `ingest check` and `ingest evaluate`."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from encoder_service import terminal
+from encoder_service.terminal import EncoderOption, JsonOption, StoreOption
+from gallery import DEFAULT_STORE, open_store
+from gallery.errors import StoreDamagedError
+from ingest.cli.galleries import GalleryArgument
+from ingest.errors import GalleryUnsoundError
+
+
+def check(
+    gallery: GalleryArgument,
+    sample: Annotated[int, typer.Option(min=0, help="Number of images to encode again.")] = 200,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Check a gallery for damage.
+
+    Compares its files with their checksums, its images with its ledger, and a sample of its codes with new codes of the
+    same images. Exits with 3 if something is wrong.
+    """
+    from ingest.loading import verify
+    from ingest.progress import Stages
+
+    galleries = open_store(store)
+    try:
+        with Stages() as stages:
+            problems, compared = verify.check(galleries, gallery, sample, stages)
+    except StoreDamagedError as error:
+        problems, compared = [str(error)], 0
+    for problem in problems:
+        print(f"{gallery}: {problem}")
+    if problems:
+        raise GalleryUnsoundError(
+            f"gallery '{gallery}' is not sound: restore a backup with `ingest restore FILE --gallery {gallery}`, or "
+            f"build it again with `ingest load … --gallery {gallery} --rebuild`, which leaves out images that a "
+            "service has added"
+        )
+    spec = galleries.spec(gallery)
+    print(f"{gallery} v{spec.version}: sound: {spec.count:,} images, files unchanged, {compared:,} codes compared")
+
+
+def evaluate(
+    gallery: GalleryArgument,
+    queries: Annotated[
+        str,
+        typer.Option(metavar="SOURCE", help="Labelled images, such as mnist/test. Default: the gallery's own images."),
+    ] = "",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of queries, spread evenly over all. Default: all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this HTML file.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    encoder: EncoderOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how well a gallery answers.
+
+    Searches for labelled images, and counts the hits with the same label. An image never finds itself.
+    """
+    from encoder_service.encoder import load_encoder
+    from ingest.evaluate import evaluate as run_evaluation
+    from ingest.loading.keys import with_known_keys
+    from ingest.loading.ledger import FILE, Ledger
+    from ingest.progress import Stages
+    from ingest.report import html
+    from ingest.sources import open_source
+
+    galleries = open_store(store)
+    spec = galleries.spec(gallery)
+    loaded_encoder = load_encoder(encoder or spec.encoder)
+    spec.check_encoder(loaded_encoder.spec.name, loaded_encoder.spec.fingerprint)
+    source = open_source(queries) if queries else None
+    if source and (galleries.local_folder(gallery) / FILE).exists():
+        with closing(Ledger(galleries.local_folder(gallery))) as ledger:
+            source = with_known_keys(source, ledger)
+    with closing(galleries.open(gallery)) as opened_gallery, Stages() as stages:
+        evaluation = run_evaluation(opened_gallery, loaded_encoder, source, sample, stages)
+    if out:
+        terminal.write_out(out, html(spec, evaluation).encode())
+    figures = evaluation.as_dict()
+    if as_json:
+        print(json.dumps(figures))
+        return
+    print(
+        f"{figures['query_count']:,} queries against {figures['gallery_count']:,} images, encoder {figures['encoder']}"
+    )
+    for key in ("precision_at_1", "precision_at_5", "map_at_5", "recall_at_5"):
+        print(f"{key:<16}{figures[key]:.4f}")

@@ -1,0 +1,212 @@
+"""Keys: each source of a gallery has a prefix of its own, so that two folders of one name never replace each other.
+
+A source proposes keys such as `images/7.png` for the folder /home/ada/images. The first source of a gallery keeps them.
+For another source, at /home/bob/images, they become `bob/images/7.png`.
+"""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path, PurePosixPath
+
+from encoder_service.client import Client
+from encoder_service.searcher import Key
+from gallery import SearchOptions
+from gallery.errors import InvalidInputError, NotFoundError
+from ingest.loading.ledger import Ledger
+from ingest.sources import Item, Source
+from ingest.sources.names import path_of
+
+# Images that are compared to find out whether a source was loaded before from another place. The first of each source:
+# cameras and datasets number them, so two sources that could replace each other's images do so from the start.
+_COMPARED = 32
+# Hits among which an image is looked for by its content: a gallery may have the same content under several keys.
+_LIKELY_DUPLICATES = 100
+# Distance below which two codes are those of the same image.
+_SAME_DISTANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Prefixed:
+    """A source whose keys begin with another prefix than the source proposes."""
+
+    source: Source
+    prefix: str
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    @property
+    def place(self) -> str:
+        """Place of the source."""
+        return self.source.place
+
+    @property
+    def count(self) -> int | None:
+        """Number of images, as the source reports it."""
+        return self.source.count
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes of the source."""
+        return self.source.notes
+
+    def __iter__(self) -> Iterator[Item]:
+        """Read the images."""
+        for item in self.source:
+            yield replace(item, key=_with_prefix(item.key, self.prefix))
+
+
+def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None]) -> Source:
+    """Return a source with the keys that it has in a gallery, and note their prefix in the gallery's ledger.
+
+    A source that is new to the gallery gets the shortest prefix that no other source has. If its images are those of a
+    source whose place no longer exists, it is the same source: it has been moved, and its keys stay.
+
+    Args:
+        source: The source as it was opened.
+        ledger: The gallery's ledger.
+        say: Prints a line for the user.
+    """
+    prefix = ledger.prefix(source.place)
+    if prefix is None:
+        sample = list(islice(source, _COMPARED))
+        if len({own_prefix(item) for item in sample if "/" in item.key}) != 1:
+            return source  # it has no images, or is of another program that has its own rules for keys
+        prefix, previous_place = own_prefix(sample[0]), ""
+        if _is_path(source.place):  # the keys of a dataset are the same in every gallery
+            prefix, previous_place = _choose(source, sample, ledger)
+        ledger.claim(source.place, source.name, prefix, previous_place)
+        if previous_place:
+            say(f"note: {source.place} has the images that were loaded from {previous_place}: they keep their keys")
+        elif prefix != own_prefix(sample[0]):
+            say(_other_prefix(sample[0], source, prefix))
+    return Prefixed(source, prefix) if _is_path(source.place) else source
+
+
+def with_known_keys(source: Source, ledger: Ledger) -> Source:
+    """Return a source with the keys that it has in a gallery, unless it was never loaded into the gallery."""
+    prefix = ledger.prefix(source.place)
+    return Prefixed(source, prefix) if prefix and _is_path(source.place) else source
+
+
+def candidates(base: Path, own: str) -> Iterator[str]:
+    """Yield the prefixes that a source may have, the shortest first: `images`, `bob/images`, `home/bob/images`.
+
+    Args:
+        base: The source's folder or file.
+        own: The prefix that the source proposes.
+    """
+    yield own
+    parts = base.parts[1:]
+    for length in range(1, len(parts) + 1):
+        if (prefix := "/".join(parts[-length:])) != own:
+            yield prefix
+    for number in count(2):
+        yield f"{own}~{number}"
+
+
+def own_prefix(item: Item) -> str:
+    """Return the prefix that a source proposes for its keys."""
+    return item.key.partition("/")[0]
+
+
+def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str, str]:
+    """Return the prefix of a new source, and the place of the same source before it was moved, "" if it was not."""
+    own = own_prefix(sample[0])
+    base = _base(source.place, own, [item.key for item in sample])
+    for prefix in candidates(base, own):
+        claimants = {
+            place: other
+            for place, other in ledger.claimants(prefix).items()
+            if _base(place, other, ledger.look_up([f"{other}/{PurePosixPath(place).name}"])) != base
+        }
+        if not claimants:
+            return prefix, ""
+        if all(other == prefix and _has_gone(place) for place, other in claimants.items()):
+            rows = ledger.look_up([_with_prefix(item.key, prefix) for item in sample])
+            known = {row.key: row.sha256 for row in rows.values() if row.sha256}
+            same = sum(known.get(_with_prefix(item.key, prefix)) == item.sha256 for item in sample)
+            if same * 2 >= len(sample):
+                return prefix, next((place for place in claimants if place), "")
+    raise AssertionError("the candidates never end")
+
+
+def _base(place: str, prefix: str, keys: Container[str]) -> Path:
+    """Return the folder or file in which the paths of a source's keys begin: of a single image, the folder.
+
+    Args:
+        place: The source's place.
+        prefix: The prefix of its keys.
+        keys: Some of its keys, with that of a single image.
+    """
+    path = Path(place)
+    is_single = path.name != prefix.rpartition("/")[2] and f"{prefix}/{path.name}" in keys
+    return path.parent if is_single else path
+
+
+def _has_gone(place: str) -> bool:
+    """Return whether a place is unknown, or a path that no longer exists."""
+    path = path_of(place)
+    if "{" in path.name:  # shards, such as shard-{000..009}.tar
+        path = path.parent
+    return not place or (_is_path(place) and not path.exists())
+
+
+def _is_path(place: str) -> bool:
+    return PurePosixPath(place).is_absolute()
+
+
+def _with_prefix(key: str, prefix: str) -> str:
+    return f"{prefix}/{key.partition('/')[2]}"
+
+
+def with_service_keys(source: Source, client: Client, gallery: str, say: Callable[[str], None]) -> Source:
+    """Return a source with keys by which it replaces no image of another source in a gallery of a service.
+
+    A service does not know where its images come from, so the first images are compared: the source gets the shortest
+    prefix under which the gallery has none of them, or has the same ones.
+
+    Args:
+        source: The source as it was opened.
+        client: A connection to the service.
+        gallery: Name of the gallery.
+        say: Prints a line for the user.
+    """
+    sample = list(islice(source, _COMPARED))
+    if not _is_path(source.place) or len({own_prefix(item) for item in sample if "/" in item.key}) != 1:
+        return source
+    own = own_prefix(sample[0])
+    base = _base(source.place, own, [item.key for item in sample])
+    for prefix in candidates(base, own):
+        stored = [item for item in sample if _has_key(client, gallery, _with_prefix(item.key, prefix))]
+        same = sum(_is_stored(client, gallery, item, _with_prefix(item.key, prefix)) for item in stored)
+        if same * 2 >= len(stored):
+            if prefix != own:
+                say(_other_prefix(sample[0], source, prefix))
+            return Prefixed(source, prefix)
+    raise AssertionError("the candidates never end")
+
+
+def _has_key(client: Client, gallery: str, key: str) -> bool:
+    try:
+        client.search(Key(key), gallery, SearchOptions(limit=1))
+    except (NotFoundError, InvalidInputError):
+        return False
+    return True
+
+
+def _is_stored(client: Client, gallery: str, item: Item, key: str) -> bool:
+    """Return whether a gallery has an image under a key."""
+    try:
+        picture = item.content if isinstance(item.content, bytes) else item.image()
+        hits = client.search(picture, gallery, SearchOptions(limit=_LIKELY_DUPLICATES)).hits
+    except InvalidInputError:
+        return False
+    return any(hit.key == key and hit.distance < _SAME_DISTANCE for hit in hits)
+
+
+def _other_prefix(first: Item, source: Source, prefix: str) -> str:
+    return f"note: another source has keys like {first.key}: those of {source.place} begin with {prefix}/"

@@ -1,0 +1,164 @@
+"""The live version that a rebuild is about to replace: its labels and prefixes stay, and what it loses is counted."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from gallery import Build, Gallery, GallerySpec, Store
+from gallery.errors import EncoderMismatchError, LookalikeError, StoreLockedError
+from gallery.journal import read_journal
+from ingest.errors import RejectedError
+from ingest.loading.ledger import FILE, Ledger, Row, Status
+from ingest.sources import Source
+
+
+class LiveVersion:
+    """The version of a gallery that is live when a rebuild begins. Use `live_version` to open it.
+
+    Attributes:
+        ledger: A copy of its ledger, which also knows the images that services and other machines have added.
+    """
+
+    def __init__(self, store: Store, name: str, ledger: Ledger, stack: ExitStack) -> None:
+        """Take the parts. The stack closes the gallery."""
+        self.ledger = ledger
+        self.folder = store.local_folder(name)
+        self._store = store
+        self._name = name
+        self._stack = stack
+        self._gallery: Gallery | None = None
+
+    def open(self) -> None:
+        """Open the version.
+
+        Raises:
+            StoreLockedError: Another process has it open, and only one may.
+            LookalikeError: The version can't be read.
+        """
+        if self._gallery is None:
+            self._gallery = self._stack.enter_context(closing(self._store.open(self._name)))
+
+    def refresh(self) -> None:
+        """Bring the copy of the ledger up to date with what services have written since it was made."""
+        if self._gallery is None and self._is_live() and self._store.modified_by_service(self._name):
+            with suppress(StoreLockedError):
+                self.open()
+        if self._gallery is None:
+            self.ledger.match_keys(read_journal(self.folder))
+        elif self._gallery.count() != self.ledger.counts()[Status.OK]:
+            self.ledger.match(self._gallery.scroll())
+
+    def check_lost(self, rebuilt: Ledger, source: Source, *, most: bool) -> None:
+        """Check that a rebuilt version has at least half of the images that this one has of the source.
+
+        Args:
+            rebuilt: The ledger of the rebuilt version.
+            source: The source.
+            most: Whether the rebuilt version may have fewer.
+
+        Raises:
+            RejectedError: It has fewer.
+        """
+        total = sum(map(len, self.ledger.stored(source, own=True)))
+        lost = sum(map(len, self._missing(rebuilt, source, own=True)))
+        if lost * 2 > total and not most:
+            raise RejectedError(
+                f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays: if "
+                "the source is complete, add --yes"
+            )
+
+    def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
+        """Count the images that a rebuilt version lacks because they are not the source's, and report them.
+
+        Args:
+            rebuilt: The ledger of the rebuilt version.
+            source: The source.
+            say: Prints a line for the user.
+            said: The number that has been reported before.
+        """
+        batches = self._missing(rebuilt, source, own=False)
+        first = next(batches, [])
+        count = len(first) + sum(map(len, batches))
+        if count > said:
+            say(
+                f"note: left out {count:,} images that were added through a service or loaded from elsewhere (first: "
+                f"{first[0][0].key!r}): keep them with --keep-added"
+            )
+        return count
+
+    def copy_left_out(self, build: Build, rebuilt: Ledger, source: Source) -> int:
+        """Copy the images that a rebuilt version lacks because they are not the source's, and return their number."""
+        self.open()
+        assert self._gallery
+        count = 0
+        for batch in self._missing(rebuilt, source, own=False):
+            entries = [entry for entry in self._gallery.get([row.key for row, _ in batch]) if entry]
+            build.gallery.upsert(entries)
+            copied = {entry.key for entry in entries}
+            rebuilt.take_over([(row, place) for row, place in batch if row.key in copied])
+            count += len(entries)
+        return count
+
+    def _is_live(self) -> bool:
+        return self._store.local_folder(self._name) == self.folder
+
+    def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
+        """Yield the rows of images that a rebuilt version does not know, the source's own or all others, in batches."""
+        for batch in self.ledger.stored(source, own=own):
+            known = rebuilt.look_up([row.key for row, _ in batch])
+            if missing := [(row, place) for row, place in batch if row.key not in known]:
+                yield missing
+
+
+@contextmanager
+def live_version(
+    store: Store, spec: GallerySpec, say: Callable[[str], None], *, must_copy: bool
+) -> Iterator[LiveVersion | None]:
+    """Open the version that a rebuild of a gallery is about to replace.
+
+    Args:
+        store: The store of the gallery.
+        spec: The gallery as it will be.
+        say: Prints a note for the user.
+        must_copy: Whether its images will be copied.
+
+    Yields:
+        The version; None if it can't be read.
+
+    Raises:
+        EncoderMismatchError: Images are to be copied, and their codes are another encoder's.
+        StoreLockedError: Images are to be copied, and another process has the gallery open.
+        LookalikeError: Images are to be copied, and the version can't be read.
+    """
+    with ExitStack() as stack:
+        try:
+            live = _open(store, spec, must_copy, stack)
+        except LookalikeError as error:
+            if must_copy:
+                raise
+            say(f"note: the live version can't be read, so its labels are not kept: {error}")
+            live = None
+        yield live
+
+
+def _open(store: Store, spec: GallerySpec, must_copy: bool, stack: ExitStack) -> LiveVersion:
+    live_spec = store.spec(spec.name)
+    if must_copy and live_spec.fingerprint != spec.fingerprint:
+        raise EncoderMismatchError(
+            f"--keep-added: expected encoder {live_spec.encoder}, which made the live version, got {spec.encoder}: "
+            "rebuild without --keep-added, and add those images again"
+        )
+    folder = store.local_folder(spec.name)
+    scratch = Path(stack.enter_context(TemporaryDirectory()))
+    if (folder / FILE).exists():
+        with closing(Ledger(folder)) as original:
+            original.copy_to(scratch)
+    live = LiveVersion(store, spec.name, stack.enter_context(closing(Ledger(scratch))), stack)
+    if must_copy:
+        live.open()
+    elif live.ledger.counts()[Status.OK] != live_spec.count:
+        with suppress(StoreLockedError), closing(store.open(spec.name)) as gallery:
+            live.ledger.match(gallery.scroll())
+    live.refresh()
+    return live

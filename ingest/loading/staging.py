@@ -1,0 +1,93 @@
+"""Changed images that wait for the end of a load's pass: they replace the stored ones only if few images are bad."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.loading.ledger import Row, Status
+from ingest.loading.sqlite_errors import sqlite_errors
+
+FILE = "staged.sqlite"
+# Images that are handed on at once, as many as a batch of the load has.
+_BATCH_COUNT = 1024
+# Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
+_LOCK_S = 60
+
+
+class Staging:
+    """Encoded images in a file beside the gallery's version, kept until the load ends. Safe to use from threads.
+
+    Several processes may open it at the same time. The first uses it in a `with` block, which begins with an empty file
+    and ends by removing it; the others close it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the file in a version's folder, or create it.
+
+        Raises:
+            StoreUnusableError: The file can't be read or written.
+            StoreFullError: The disk is full.
+        """
+        self._path = folder / FILE
+        with sqlite_errors(self._path):
+            self._rows = sqlite3.connect(self._path, _LOCK_S, check_same_thread=False)
+            self._rows.executescript(
+                "PRAGMA synchronous = OFF;"
+                "CREATE TABLE IF NOT EXISTS staged "
+                "(key TEXT PRIMARY KEY, sha256 TEXT, label TEXT, error REAL, code BLOB, thumbnail BLOB) WITHOUT ROWID"
+            )
+
+    def __enter__(self) -> "Staging":
+        """Discard what a killed load has left."""
+        self.clear()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Close the file and remove it."""
+        self.close()
+        for path in self._path.parent.glob(f"{FILE}*"):
+            path.unlink(missing_ok=True)
+
+    def add(self, rows: Sequence[Row], codes: Sequence[NDArray[np.float32]], thumbnails: Sequence[bytes]) -> None:
+        """Keep images, each with its code, (code_size,), and its thumbnail, in place of those with the same keys."""
+        if not rows:
+            return
+        with sqlite_errors(self._path), self._rows:
+            self._rows.executemany(
+                "INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    (row.key, row.sha256, row.label, row.error, code.tobytes(), thumbnail)
+                    for row, code, thumbnail in zip(rows, codes, thumbnails, strict=True)
+                ),
+            )
+
+    def count(self) -> int:
+        """Return the number of images."""
+        with sqlite_errors(self._path):
+            count: int = self._rows.execute("SELECT COUNT(*) FROM staged").fetchone()[0]
+        return count
+
+    def batches(self) -> Iterator[tuple[list[Row], NDArray[np.float32], list[bytes]]]:
+        """Yield all images in batches: n rows, their codes (n, code_size) and their thumbnails."""
+        with closing(self._rows.execute("SELECT key, sha256, label, error, code, thumbnail FROM staged")) as selected:
+            while True:
+                with sqlite_errors(self._path):
+                    batch = selected.fetchmany(_BATCH_COUNT)
+                if not batch:
+                    return
+                rows = [Row(key, Status.OK, sha256, label, error=error) for key, sha256, label, error, _, _ in batch]
+                codes = np.stack([np.frombuffer(code, np.float32) for *_, code, _ in batch])
+                yield rows, codes, [thumbnail for *_, thumbnail in batch]
+
+    def clear(self) -> None:
+        """Remove all images."""
+        with sqlite_errors(self._path), self._rows:
+            self._rows.execute("DELETE FROM staged")
+
+    def close(self) -> None:
+        """Close the file, and keep it."""
+        self._rows.close()

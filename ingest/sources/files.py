@@ -1,0 +1,150 @@
+"""Images as the files of a tree, the common part of folders, tars and zips."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, ClassVar
+
+from ingest.sources.base import Item, Notes, Options, limited_name
+from ingest.sources.clutter import Kind, kind_of
+from ingest.sources.label_lines import label_in
+from ingest.sources.names import text_of
+from ingest.sources.streams import reason_of
+
+# Bytes of a file of labels beside an image that are read. Such a file has a number or a few fields.
+_MAX_LABEL_BYTES = 1024 * 1024
+# Bytes of images of one name that wait for the file with their label. More are passed on without it.
+_MAX_WAITING_BYTES = 32 * 1024 * 1024
+
+REPLACED = "files that a later file of the same name replaces"
+"""Reason to leave out a file of an archive."""
+LINKED_FOLDER = "links to folders"
+"""Reason to leave out a link in an archive. In a folder, such links are followed."""
+DANGLING = "expected a file, got a link to {!r}, which the archive does not have"
+"""Problem of a link in an archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file in a tree.
+
+    Attributes:
+        name: Path in the tree, with slashes.
+        size: Size in bytes.
+        open: Opens the file. It must be called before the next file is asked for.
+        problem: Why the file can't be opened; "" if it can.
+    """
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+    problem: str = ""
+
+
+class FilesSource:
+    """The images in a tree of files. A key is the tree's name and the path inside: `photos/cat.jpg`.
+
+    Every file counts as an image unless its name says that it is something else. `1.cls` or `1.json` beside `1.jpg`
+    labels it, as in WebDataset's shards.
+    """
+
+    file_errors: ClassVar[tuple[type[Exception], ...]] = ()
+    """The errors that concern one file alone. All others end the reading."""
+
+    def __init__(self, path: Path, stem: str, options: Options) -> None:
+        """Set what all trees have.
+
+        Args:
+            path: The folder or archive.
+            stem: Name of the tree, with which each key begins.
+            options: Options of the reading.
+        """
+        self.name = limited_name(text_of(path.name), options.limit)
+        self.place = text_of(path.resolve())
+        self.notes: list[str] = []
+        self.count = options.limit
+        self._stem = stem
+        self._options = options
+
+    def files(self, notes: Notes) -> Iterator[File]:
+        """Go through the files in the same order each time. Hidden and excluded files may be among them."""
+        raise NotImplementedError
+
+    def is_image(self, name: str) -> bool:
+        """Return whether a path in the tree is that of an image, unless its content says otherwise."""
+        return kind_of(name, self._options.exclude) is Kind.IMAGE
+
+    def __iter__(self) -> Iterator[Item]:
+        """Read the images."""
+        notes = Notes()
+        yield from islice(_label_by_neighbours(self._read(notes)), self._options.limit)
+        self.notes = notes.lines()
+
+    def _read(self, notes: Notes) -> Iterator[tuple[str, Item | str]]:
+        """Yield the name of each file with its image or the label in it."""
+        for file in self.files(notes):
+            kind = kind_of(file.name, self._options.exclude)
+            if kind is Kind.IMAGE:
+                yield file.name, self._item(file)
+                continue
+            if kind is Kind.LABEL and (label := self._label(file)):
+                yield file.name, label
+            elif kind in (Kind.LABEL, Kind.OTHER):
+                notes.add("files that are not images by their names", file.name)
+
+    def _item(self, file: File) -> Item:
+        key = text_of(f"{self._stem}/{file.name.removeprefix('./')}")
+        if file.problem:
+            return Item(key, b"", problem=file.problem)
+        if file.size > self._options.max_image_bytes:
+            return Item(key, b"", problem=self._options.too_large(file.size))
+        try:
+            with file.open() as stream:
+                content = stream.read(file.size + 1)
+        except self.file_errors as error:
+            return Item(key, b"", problem=f"can't be read: {reason_of(error)}")
+        if len(content) > file.size:
+            return Item(key, b"", problem="can't be read: it grew while it was read")
+        return Item(key, content, large=self._options.large_images)
+
+    def _label(self, file: File) -> str:
+        if file.problem or file.size > _MAX_LABEL_BYTES:
+            return ""
+        try:
+            with file.open() as stream:
+                text = stream.read(_MAX_LABEL_BYTES).decode("utf-8-sig", "replace").strip()
+        except self.file_errors:
+            return ""
+        if file.name.lower().endswith(".cls"):
+            return text
+        try:
+            return label_in(json.loads(text))
+        except (ValueError, RecursionError):
+            return ""
+
+
+def _label_by_neighbours(read: Iterator[tuple[str, Item | str]]) -> Iterator[Item]:
+    """Label each image by the file beside it whose name has the same beginning, up to the first dot.
+
+    Only neighbours in the order of the files are compared, which is how folders are sorted and shards are written.
+    """
+    sample, label, waiting = "", "", list[Item]()
+    for name, content in read:
+        folder, slash, file_name = name.rpartition("/")
+        this_sample = folder + slash + file_name.partition(".")[0]
+        if this_sample != sample or sum(item.size for item in waiting) > _MAX_WAITING_BYTES:
+            yield from _labelled(waiting, label)
+            label, waiting = label if this_sample == sample else "", []
+            sample = this_sample
+        if isinstance(content, str):
+            label = content
+        else:
+            waiting.append(content)
+    yield from _labelled(waiting, label)
+
+
+def _labelled(items: list[Item], label: str) -> Iterator[Item]:
+    for item in items:
+        yield replace(item, label=label) if label else item

