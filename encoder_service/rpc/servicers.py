@@ -173,7 +173,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             "%s deleted %d images of gallery '%s'",
             context.peer(),
             count,
-            request.gallery,
+            request.gallery or "(the only one)",
             extra={"request_id": request_id_from(context.invocation_metadata())},
         )
         return gallery_pb2.DeleteImagesResponse(deleted_count=count)

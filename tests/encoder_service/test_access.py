@@ -346,7 +346,7 @@ def test_refused_calls_and_deletions_are_logged_with_the_caller_s_address(
     with serving(store, encoder, tokens_file=tmp_path / "tokens") as server:
         for token, keys in (("mistyped", ["a"]), ("reader", ["a"]), ("writer", ["digits/train/0", "digits/train/1"])):
             with Client(server.address, token=token) as client, suppress(UnauthenticatedError, ForbiddenError):
-                client.delete([*keys, "none"])
+                client.delete([*keys, "none"], "digits")
     texts = [record.getMessage() for record in caplog.records if "127.0.0.1" in record.getMessage()]
     assert "DeleteImages from ipv4:127.0.0.1" in texts[0]
     assert texts[0].endswith("is refused: UNAUTHENTICATED")
