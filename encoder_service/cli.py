@@ -20,7 +20,8 @@ from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.errors import quoted
 from encoder_service.limits import LIMITS, UNUSUAL_PERCENTILE
-from encoder_service.rpc.config import Config
+from encoder_service.rpc.addresses import joined
+from encoder_service.rpc.config import Config, ignore_kubernetes_variables
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
 from encoder_service.terminal import (
     CaFileOption,
@@ -47,6 +48,7 @@ _LIMITS = (
 
 def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
     """Make the settings of a TOML file the defaults of the command's options."""
+    ignore_kubernetes_variables()
     if path is None:
         return None
     try:
@@ -109,14 +111,17 @@ def serve(config: Config) -> None:
     Runs until SIGTERM or Ctrl-C, and then lets the calls in flight finish.
     """
     from encoder_service.rpc.logs import begin_logging
-    from encoder_service.rpc.server import Server
+    from encoder_service.rpc.signals import EndingSignals
 
+    signals = EndingSignals()
     begin_logging(config.log_format, config.log_level)
+    from encoder_service.rpc.server import Server  # gRPC reads its own level of logging when it is imported
+
     with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
         print(f"serving on {server.address}", flush=True)
         if config.metrics_port is not None:
-            print(f"metrics on http://{config.metrics_host}:{server.metrics_port}/metrics", flush=True)
-        server.wait_for_signal()
+            print(f"metrics on http://{joined(config.metrics_host, server.metrics_port)}/metrics", flush=True)
+        server.wait_for_signal(signals)
 
 
 @app.command("config")

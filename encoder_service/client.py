@@ -36,6 +36,11 @@ _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
     "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""
 
+# Milliseconds between pings while calls are in flight, and milliseconds that the service has to answer one. Without
+# them, a stream would wait for ever for a service that has stopped or vanished.
+_KEEPALIVE_MS = 30_000
+_KEEPALIVE_TIMEOUT_MS = 10_000
+
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
 
@@ -66,7 +71,8 @@ class Client:
 
         Args:
             address: HOST:PORT of the service.
-            timeout_s: Maximum duration of a call, in seconds. Streams have no limit.
+            timeout_s: Maximum duration of a call, in seconds. A stream has no limit while the service is alive; if the
+                service stops or vanishes, the stream fails within 40 seconds.
             token: Token that identifies the caller; empty if the service requires none.
             credentials: TLS credentials, as from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
         """
@@ -79,6 +85,9 @@ class Client:
         )
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         options = [
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", LIMITS.max_message_bytes),
             ("grpc.service_config", _RETRIES),
         ]
@@ -280,6 +289,8 @@ class Client:
         if status is grpc.StatusCode.UNAVAILABLE and not is_answered:
             details = f"{details}: is it running? start it with `encoder-service serve`; {self._tls_hint}"
             return ServiceError(f"{status.name}: {details}", place=self._place)
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED and not is_answered:
+            details = f"no answer within {self._timeout_s:g} s: is the service overloaded or stuck?"
         translated = error_from_status(status, details)
         if isinstance(translated, UnavailableError):
             translated.place = self._place

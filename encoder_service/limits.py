@@ -6,8 +6,10 @@ from gallery import MAX_LIMIT
 
 MAX_CALLS_PER_CONNECTION = 8
 """Concurrent calls of one connection. gRPC makes the client hold back further calls, so they are not rejected."""
-MAX_PENDING_CALLS = 12
-"""Accepted calls that no handler has picked up. gRPC itself cancels further calls (CANCELLED), before Python runs."""
+MAX_PENDING_CALLS = 32
+"""Accepted calls that no handler has picked up. gRPC itself cancels further calls (CANCELLED), before Python runs.
+
+As many calls run or queue at once by default, so that a burst of these is never cancelled."""
 UNUSUAL_PERCENTILE = 99
 """A query is unusual if its error or the distance of its nearest hit is above this percentile of the gallery's own."""
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at, quoted
 from encoder_service.limits import EXACT_DISTANCE, UNUSUAL_PERCENTILE
@@ -184,24 +185,23 @@ class Searcher:
         subject, options = request.subject, request.options
         match subject:
             case Path():
-                return self._image_query(images.decode(images.read(subject)), request)
-            case bytes():
-                return self._image_query(images.decode(subject), request)
-            case Image.Image():
+                return self._image_query(images.read(subject), request)
+            case bytes() | Image.Image():
                 return self._image_query(subject, request)
             case Key():
                 return self._key_query(subject.value, options)
             case _:
                 return _CodeQuery(options, check_comparable(subject[None], self._gallery.spec.code_size)[0])
 
-    def _image_query(self, image: Image.Image, request: SearchRequest) -> _ImageQuery:
-        query = _ImageQuery(request.options, self._encoder.normalise([image])[0])
-        if request.as_is:
-            return query
-        framed, done = self._encoder.frame(image)
-        if not done:
-            return query
-        return replace(query, framed=self._encoder.normalise([framed])[0], prepared=", ".join(done))
+    def _image_query(self, image: bytes | Image.Image, request: SearchRequest) -> _ImageQuery:
+        with decoded(image) as picture:
+            query = _ImageQuery(request.options, self._encoder.normalise([picture])[0])
+            if request.as_is:
+                return query
+            framed, done = self._encoder.frame(picture)
+            if not done:
+                return query
+            return replace(query, framed=self._encoder.normalise([framed])[0], prepared=", ".join(done))
 
     def _key_query(self, key: str, options: SearchOptions) -> _CodeQuery:
         entry = self._gallery.get([key])[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder_service import images
+from encoder_service.rpc.addresses import joined
 from gallery.errors import InvalidInputError, LookalikeError
 from gallery.files import replace_file
 
@@ -103,7 +104,7 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
     """Return a client of a running service.
 
     Args:
-        address: HOST:PORT.
+        address: HOST:PORT, where HOST may be an IPv6 address with or without brackets; or unix:PATH.
         token_file: File with the token to send; None sends no token.
         ca_file: PEM file of the authority that signed the service's certificate; None for no TLS.
         cert_file: PEM file of the caller's own certificate and its key; None sends no certificate.
@@ -115,9 +116,11 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
 
     from encoder_service.client import Client
 
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InvalidInputError(f"service {address!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+    if not address.startswith("unix:"):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InvalidInputError(f"service {address!r}: expected HOST:PORT, such as 127.0.0.1:50051")
+        address = joined(host, int(port))
     if cert_file and not ca_file:
         raise InvalidInputError("--cert-file: expected --ca-file with it")
     token = _token(token_file) if token_file else ""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import RequestError
 from encoder_service.limits import LIMITS
@@ -116,8 +117,9 @@ class GalleryWriter:
         return len(known)
 
     def _prepare(self, image: NewImage, sha256: str) -> _Prepared:
-        picture = _decode(image)
-        return _Prepared(image, sha256, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
+        _check_names(image)
+        with decoded(image.picture) as picture:
+            return _Prepared(image, sha256, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
 
     def _store(self, prepared: Sequence[_Prepared]) -> None:
         codes = self._encoder.encode(np.stack([item.input for item in prepared]))
@@ -129,9 +131,8 @@ class GalleryWriter:
         )
 
 
-def _decode(image: NewImage) -> Image.Image:
+def _check_names(image: NewImage) -> None:
     if not 1 <= len(image.key) <= LIMITS.max_key_length:
         raise RequestError(f"key: expected 1 to {LIMITS.max_key_length:,} characters, got {len(image.key):,}")
     if len(image.label) > LIMITS.max_key_length:
         raise RequestError(f"label: expected at most {LIMITS.max_key_length:,} characters, got {len(image.label):,}")
-    return images.decode(image.picture) if isinstance(image.picture, bytes) else image.picture

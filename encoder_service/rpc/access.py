@@ -1,32 +1,39 @@
-"""Authentication: TLS certificates and tokens from files, which are read again when they change."""
+"""Authentication: tokens from a file, which is read again when it changes."""
 
 import hashlib
 import hmac
+import itertools
 import logging
-import ssl
 import threading
-from dataclasses import dataclass
+import time
 from enum import StrEnum
 from pathlib import Path
 
-import grpc
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from encoder_service.errors import ForbiddenError, UnauthenticatedError
-from encoder_service.rpc.config import Config
+from encoder_service.rpc.files import WatchedFile
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
-from gallery.errors import InvalidInputError, LookalikeError
+from gallery.errors import InvalidInputError
 
 _log = logging.getLogger(__name__)
 
-READING_RPCS = frozenset(
+REFLECTION_RPCS = frozenset(
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
+)
+"""Full names of the RPCs by which clients ask for the protos."""
+READING_RPCS = REFLECTION_RPCS | frozenset(
     f"/{service.full_name}/{method.name}"
     for file in (encoder_pb2, gallery_pb2, search_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
-) | {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"}
+)
 """Full names of the RPCs that a token with the role `read` may call. All others require the role `write`."""
+
+
+# Seconds for which the file may be empty or missing, as it is for a moment where a tool does not replace it atomically.
+_MAX_REPLACING_S = 2.0
 
 
 class Role(StrEnum):
@@ -37,7 +44,10 @@ class Role(StrEnum):
 
 
 class Tokens:
-    """The tokens of a file with lines of `read TOKEN` or `write TOKEN`. A `#` begins a comment."""
+    """The tokens of a file with lines of `read TOKEN` or `write TOKEN`.
+
+    A token is a whole word. A word that begins with `#` begins a comment.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -45,9 +55,12 @@ class Tokens:
         Raises:
             InvalidInputError: The file can't be read, has a malformed line, or contains no token.
         """
-        self._file = _WatchedFile(path)
+        self._file = WatchedFile(path)
         self._lock = threading.Lock()
         self._roles = _parse_roles(path, self._file.content())
+        if not self._roles:
+            raise InvalidInputError("expected lines of `read TOKEN` or `write TOKEN`, got none", place=str(path))
+        self._empty_since: float | None = None
 
     def role(self, token: str) -> Role | None:
         """Return the role of a token, None for an unknown token.
@@ -55,17 +68,40 @@ class Tokens:
         The token is compared with every known token, each in constant time, so that the duration reveals nothing.
         """
         with self._lock:
-            if self._file.has_changed():
-                try:
-                    self._roles = _parse_roles(self._file.path, self._file.content())
-                except InvalidInputError as error:
-                    _log.error("keeping the previous tokens: %s", error)
-        given = hashlib.sha256(token.encode()).digest()
+            self._follow()
+            roles = self._roles
+        given = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
         match = None
-        for digest, role in self._roles.items():
+        for digest, role in roles.items():
             if hmac.compare_digest(digest, given):
                 match = role
         return match
+
+    def _follow(self) -> None:
+        """Read the file if it has changed. A malformed file changes nothing; an empty or missing one revokes all."""
+        if not self._file.exists():
+            self._revoke("is missing")
+            return
+        if not (self._file.has_changed() or self._empty_since):
+            return
+        try:
+            roles = _parse_roles(self._file.path, self._file.content())
+        except InvalidInputError as error:
+            self._empty_since = None
+            _log.error("keeping the previous tokens: %s", error)
+            return
+        if roles:
+            self._roles, self._empty_since = roles, None
+        else:
+            self._revoke("has no tokens")
+
+    def _revoke(self, reason: str) -> None:
+        """Revoke all tokens, unless the file may only be in the middle of being replaced."""
+        now = time.monotonic()
+        self._empty_since = self._empty_since or now
+        if self._roles and now - self._empty_since > _MAX_REPLACING_S:
+            self._roles = {}
+            _log.error("all tokens are revoked: %s %s", self._file.path, reason)
 
     def check(self, method: str, authorization: str) -> None:
         """Check that a caller may call an RPC.
@@ -88,78 +124,18 @@ class Tokens:
             raise ForbiddenError("expected a token with the role `write`, got one with the role `read`")
 
 
-def server_credentials(config: Config) -> grpc.ServerCredentials | None:
-    """Return credentials for the port that follow changes of their files, None without TLS.
-
-    Raises:
-        InvalidInputError: A file can't be read, or does not contain a certificate or key.
-    """
-    if config.tls_cert_file is None or config.tls_key_file is None:
-        return None
-    try:  # gRPC itself would only report that the port can't be bound
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.tls_cert_file, config.tls_key_file)
-    except (ssl.SSLError, OSError) as error:
-        raise InvalidInputError(
-            f"expected PEM of a certificate and its key: {error.strerror or error}",
-            place=f"{config.tls_cert_file} and {config.tls_key_file}",
-        ) from error
-    paths = (config.tls_key_file, config.tls_cert_file, config.tls_client_ca_file)
-    files = [_WatchedFile(path) for path in paths if path]
-
-    def read() -> grpc.ServerCertificateConfiguration:
-        key, chain, *authority = (file.content() for file in files)
-        return grpc.ssl_server_certificate_configuration([(key, chain)], *authority)
-
-    def read_if_changed() -> grpc.ServerCertificateConfiguration | None:
-        if not any(file.has_changed() for file in files):
-            return None
-        try:
-            return read()
-        except LookalikeError as error:
-            _log.error("keeping the previous certificates: %s", error)
-            return None
-
-    # the stubs don't know that None means no change
-    return grpc.dynamic_ssl_server_credentials(read(), read_if_changed, len(files) > 2)  # type: ignore[arg-type]
-
-
-@dataclass(slots=True)
-class _WatchedFile:
-    """A file, and the state in which it was last read."""
-
-    path: Path
-    _read: tuple[int, ...] = ()
-
-    def has_changed(self) -> bool:
-        try:
-            return self._stamp() != self._read
-        except OSError:  # missing for a moment while it is being replaced
-            return False
-
-    def content(self) -> bytes:
-        try:
-            stamp = self._stamp()
-            content = self.path.read_bytes()
-            self._read = stamp
-            return content
-        except OSError as error:
-            raise InvalidInputError(f"can't be read: {error.strerror}", place=str(self.path)) from error
-
-    def _stamp(self) -> tuple[int, ...]:
-        stat = self.path.stat()
-        return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
-
-
 def _parse_roles(path: Path, content: bytes) -> dict[bytes, Role]:
     """Return the role of each token, by the token's SHA-256."""
     roles = {}
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
-        words = line.partition("#")[0].split()
+        words = list(itertools.takewhile(lambda word: not word.startswith("#"), line.split()))
         if not words:
             continue
+        place = f"{path}, line {number}"
         if len(words) != 2 or words[0] not in list(Role):
-            raise InvalidInputError("expected `read TOKEN` or `write TOKEN`", place=f"{path}, line {number}")
-        roles[hashlib.sha256(words[1].encode()).digest()] = Role(words[0])
-    if not roles:
-        raise InvalidInputError("expected lines of `read TOKEN` or `write TOKEN`, got none", place=str(path))
+            raise InvalidInputError("expected `read TOKEN` or `write TOKEN`", place=place)
+        role, token = words
+        if not (token.isascii() and token.isprintable()):
+            raise InvalidInputError("expected a token of printable ASCII, as no other can be sent", place=place)
+        roles[hashlib.sha256(token.encode()).digest()] = Role(role)
     return roles

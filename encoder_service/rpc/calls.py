@@ -2,17 +2,17 @@
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from encoder_service.errors import RequestError
+from encoder_service.capacity import Turns
+from encoder_service.rpc.codec import Codec
 from encoder_service.rpc.metrics import Metrics
+from encoder_service.rpc.pools import CallPool, Stream, StreamPool, current_call
 from encoder_service.status import status_for
 from gallery.deadline import check_wanted, deadline
 from gallery.errors import LookalikeError
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 # Characters of a request id that clients may choose: it is repeated in each log line of the call.
 _MAX_ID_LENGTH = 128
-# Characters of an error message: it travels in a header, and gRPC refuses to send a header that is too long.
-_MAX_MESSAGE_LENGTH = 1000
+# Bytes of an error message as gRPC sends it, in a header that has 8 KiB together with all other trailing metadata.
+_MAX_MESSAGE_BYTES = 4000
 # Tells gRPC's own clients not to retry, even if they are configured to.
 _DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 # Health checks bypass this interceptor: any prober may send them, and they must not wait for other calls.
@@ -30,17 +30,21 @@ _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Wraps every RPC of the service."""
+    """Wraps every RPC of the service, except health."""
 
-    def __init__(self, max_executing: int, metrics: Metrics) -> None:
+    def __init__(self, max_executing: int, calls: CallPool, streams: StreamPool, metrics: Metrics) -> None:
         """Take the parts.
 
         Args:
             max_executing: Maximum calls with one request that execute at once; the others of their pool wait for
                 their turn. Streams are not counted.
+            calls: Pool of the calls with one request and one response.
+            streams: Pool of the streams.
             metrics: Counts and times the calls.
         """
-        self._turns = threading.BoundedSemaphore(max_executing)
+        self._turns = Turns(max_executing)
+        self._calls = calls
+        self._streams = streams
         self._metrics = metrics
 
     def intercept_service(
@@ -51,25 +55,44 @@ class CallInterceptor(grpc.ServerInterceptor):
         method = str(details.method)
         if handler is None or method.startswith(_HEALTH_PREFIX):
             return handler
-        handler = handler._replace(request_deserializer=_lenient(handler.request_deserializer))
+        codec = Codec(method, handler.request_deserializer, handler.response_serializer)
+        handler = handler._replace(request_deserializer=None, response_serializer=None)
         if handler.request_streaming:
-            return handler._replace(stream_stream=self._stream(handler.stream_stream, method))
-        return handler._replace(unary_unary=self._unary(handler.unary_unary, method))
+            return handler._replace(stream_stream=self._stream(handler.stream_stream, method, codec))
+        return handler._replace(unary_unary=self._unary(handler.unary_unary, method, codec))
 
-    def _unary(self, behaviour: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
-        def run(request: Any, context: grpc.ServicerContext) -> Any:
+    def _unary(self, behaviour: Callable[[Any, Any], Any], method: str, codec: Codec) -> Callable[..., Any]:
+        def run(content: bytes, context: grpc.ServicerContext) -> Any:
             with self._call(context, method, "call"):
-                message = _check_message(request)
-                with self._turns:
+                call = current_call()
+                self._calls.arrived(call, len(content))
+                with self._turns.turn():
                     check_wanted()
-                    return behaviour(message, context)
+                    answer = codec.serialize(behaviour(codec.parse(content), context))
+                self._calls.answered(call, len(answer), context)
+                return answer
 
         return run
 
-    def _stream(self, behaviour: Callable[[Any, Any], Any], method: str) -> Callable[..., Any]:
-        def run(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self._call(context, method, "stream"):
-                yield from behaviour(map(_check_message, requests), context)
+    def _stream(self, behaviour: Callable[[Any, Any], Any], method: str, codec: Codec) -> Callable[..., Any]:
+        def run(contents: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
+            stream: Stream = current_call()
+
+            def requests() -> Iterator[Any]:
+                for content in contents:
+                    stream.received(len(content))
+                    request = codec.parse(content)
+                    del content
+                    yield request
+                    del request
+                    self._streams.wait_for_room(stream, context)
+
+            with self._call(context, method, "stream"), closing(behaviour(requests(), context)) as responses:
+                for response in responses:
+                    answer = codec.serialize(response)
+                    stream.sending()
+                    yield answer
+                    stream.sent()
 
         return run
 
@@ -119,31 +142,22 @@ def message_for_client(error: LookalikeError, request_id: str) -> str:
     """
     if error.summary:
         return f"{error.summary} {_see_log(request_id)}"
-    return error.message[:_MAX_MESSAGE_LENGTH]
+    return _cut(error.message)
+
+
+def _cut(message: str) -> str:
+    """Cut a message to the bytes that a header may have: gRPC sends all but printable ASCII as %XX for each byte."""
+    size = 0
+    for position, character in enumerate(message):
+        is_plain = character.isascii() and character.isprintable() and character != "%"
+        size += 1 if is_plain else 3 * len(character.encode("utf-8", "replace"))
+        if size > _MAX_MESSAGE_BYTES:
+            return message[:position]
+    return message
 
 
 def _see_log(request_id: str) -> str:
     return f"The service's log has more under {request_id}."
-
-
-class _Malformed:
-    """Stands for bytes that can't be parsed. gRPC itself would answer INTERNAL, though the mistake is the client's."""
-
-
-def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def parse_or_mark(content: bytes) -> Any:
-        try:
-            return parse(content)
-        except DecodeError:
-            return _Malformed()
-
-    return parse_or_mark
-
-
-def _check_message(request: Any) -> Any:
-    if isinstance(request, _Malformed):
-        raise RequestError("request: expected a protobuf message of this RPC, got bytes that can't be parsed as one")
-    return request
 
 
 def request_id_from(metadata: Iterable[tuple[str, str | bytes]]) -> str:

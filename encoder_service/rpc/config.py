@@ -3,19 +3,22 @@
 `encoder-service serve` makes a flag, an environment variable and a key of its TOML file from each field.
 """
 
-import ipaddress
 import os
 import re
+import sys
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
 from encoder_service.encoder import DEFAULT_ENCODER
 from encoder_service.limits import LIMITS, Limits
+from encoder_service.rpc.addresses import is_local
 from gallery import DEFAULT_STORE
 from gallery.errors import InvalidInputError
 
 _MASK = "***"
+# The value of the variable NAME_PORT that Kubernetes sets for each Service of a namespace.
+_KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
 class LogFormat(StrEnum):
@@ -58,7 +61,8 @@ class Config:
         default="127.0.0.1",
         metadata=_setting(
             "HOST",
-            "Address to listen on. Addresses that other machines can reach require TLS and tokens, or --insecure.",
+            "Address to listen on: a name, IPv4, IPv6 or unix:PATH. "
+            "Addresses that other machines can reach require TLS and tokens, or --insecure.",
         ),
     )
     port: int = field(default=50051, metadata=_setting("PORT", "Port to listen on; 0 picks a free one.", 0, 65535))
@@ -110,7 +114,7 @@ class Config:
         metadata=_setting("LOG_LEVEL", "Least severe lines that are logged; debug logs every call."),
     )
     drain_s: float = field(
-        default=10.0, metadata=_setting("DRAIN_S", "Seconds that calls in flight may take to finish at shutdown.", 0)
+        default=8.0, metadata=_setting("DRAIN_S", "Seconds that calls in flight may take to finish at shutdown.", 0)
     )
 
     def __post_init__(self) -> None:
@@ -119,7 +123,7 @@ class Config:
         if self.tls_client_ca_file and not self.tls_cert_file:
             raise InvalidInputError("--tls-client-ca-file: expected --tls-cert-file and --tls-key-file with it")
         authenticates = self.tokens_file or self.tls_client_ca_file
-        if not (_is_loopback(self.host) or self.insecure or (self.tls_cert_file and authenticates)):
+        if not (is_local(self.host) or self.insecure or (self.tls_cert_file and authenticates)):
             raise InvalidInputError(
                 f"--host {self.host} exposes the service to other machines: expected --tls-cert-file, --tls-key-file "
                 "and --tokens-file (or --tls-client-ca-file) with it, or --insecure to accept anyone"
@@ -140,10 +144,17 @@ class Config:
         return shown
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def ignore_kubernetes_variables() -> None:
+    """Remove the variables that Kubernetes sets for a Service named like this program, and say so on stderr.
+
+    For a Service `lookalike`, its containers have LOOKALIKE_PORT=tcp://10.0.0.1:50051, which is no setting of ours.
+    """
+    for name, value in list(os.environ.items()):
+        if name.startswith("LOOKALIKE_") and _KUBERNETES_VALUE.fullmatch(value):
+            del os.environ[name]
+            if name in _variables():
+                print(f"{name}={value} is ignored: it looks as if Kubernetes had set it for a Service", file=sys.stderr)
+
+
+def _variables() -> set[str]:
+    return {str(setting.metadata["env"]) for setting in fields(Config) if setting.metadata}

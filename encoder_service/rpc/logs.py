@@ -1,6 +1,7 @@
 """The service's log on stderr: text for people, or JSON for machines."""
 
 import logging
+import os
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -22,5 +23,9 @@ def begin_logging(style: LogFormat, level: LogLevel) -> None:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
         )
+    # gRPC's core would write lines of its own about handshakes that fail and calls that it refuses
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # gRPC logs tracebacks for mistakes of clients, with what they sent. `CallInterceptor` logs all other errors.
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the client that sent a bad image receives an error instead
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,16 +1,27 @@
 """Counters, times and gauges of the service, which Prometheus reads on a port of its own."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from encoder_service.errors import ServiceError
+from encoder_service.rpc.addresses import bare, joined
 from encoder_service.rpc.traces import Traces
 from gallery import GallerySpec
 from gallery.errors import LookalikeError
 
+# Connections to the port of the metrics. Prometheus needs one. Another one ends the oldest.
+_MAX_CONNECTIONS = 8
+# Seconds that a client of the metrics may take to send the next bytes, and to take some.
+_MAX_PAUSE_S = 10
 # Upper bounds of the histograms' buckets: from a fast search to the slowest call that is worth telling apart.
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -97,11 +108,15 @@ class Metrics:
             ServiceError: The port can't be bound.
         """
         try:
-            server, thread = start_http_server(port, host, self.registry)
+            family, _, _, _, address = socket.getaddrinfo(bare(host), port, type=socket.SOCK_STREAM)[0]
+            server = _HttpServer.at(family, address)
         except OSError as error:
             raise ServiceError(
-                f"can't listen on {host}:{port} for metrics: {error.strerror}: choose another --metrics-port"
+                f"can't listen on {joined(host, port)} for metrics: {error.strerror}: choose another --metrics-port"
             ) from error
+        server.set_app(make_wsgi_app(self.registry))
+        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+        thread.start()
 
         def stop() -> None:
             server.shutdown()
@@ -131,3 +146,57 @@ class _Galleries(Collector):
         except LookalikeError:  # the store is unavailable: export the encoder alone
             pass
         return [info, up, images, version]
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = _MAX_PAUSE_S
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+class _HttpServer(ThreadingMixIn, WSGIServer):
+    """Has a thread for each of a few connections."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    @classmethod
+    def at(cls, family: int, address: Any) -> "_HttpServer":
+        """Listen on an address."""
+
+        class Server(cls):  # type: ignore[misc, valid-type]
+            address_family = family
+
+        server: _HttpServer = Server(address[:2], _Handler)
+        return server
+
+    def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
+        """Listen."""
+        self._connections: dict[Any, None] = {}
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Bind, without asking a name server for our own name."""
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread. End the oldest one where there are too many."""
+        self._connections[request] = None
+        if len(self._connections) > _MAX_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            self._connections.pop(oldest, None)
+            with suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log nothing: the client has gone or was ended."""

@@ -1,31 +1,32 @@
 """Build the service, start it, and drain it when asked to stop."""
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import TracebackType
+from typing import Self
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import SERVICE_NAME as HEALTH_NAME
-from grpc_health.v1.health import HealthServicer
-from grpc_reflection.v1alpha import reflection
 
+from encoder_service.capacity import return_memory
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
-from encoder_service.rpc.access import Tokens, server_credentials
-from encoder_service.rpc.admission import Admission, CallPool
+from encoder_service.rpc.access import Tokens
+from encoder_service.rpc.addresses import joined, resolved
+from encoder_service.rpc.admission import Admission
 from encoder_service.rpc.calls import CallInterceptor
 from encoder_service.rpc.config import Config
+from encoder_service.rpc.health import NAME as HEALTH_NAME
+from encoder_service.rpc.health import Health
 from encoder_service.rpc.metrics import Metrics
+from encoder_service.rpc.pools import CallPool, Pool, StreamPool, Sweeper
+from encoder_service.rpc.reflection import reflection_handlers
 from encoder_service.rpc.servicers import EncoderServicer, GalleryServicer, SearchServicer
+from encoder_service.rpc.signals import EndingSignals
+from encoder_service.rpc.tls import server_credentials
 from encoder_service.rpc.traces import Traces
 from encoder_service.v1 import (
     encoder_pb2,
@@ -37,21 +38,36 @@ from encoder_service.v1 import (
 )
 from gallery import Store
 
-# Threads for health checks alone. A client that opens a check and never sends its request occupies one of them.
-_HEALTH_THREADS = 32
 # Calls executed concurrently. More would starve gRPC's single polling thread of the GIL without raising throughput.
 _MAX_EXECUTING = os.cpu_count() or 1
 # Calls in flight during overload. It is lower, because rejecting the other calls costs CPU too.
 _OVERLOAD_LIMIT = max(1, _MAX_EXECUTING // 4)
-# Milliseconds between pings, by which the service notices that a client has vanished without closing its connection.
+# Milliseconds between pings on a connection, by which the service notices that a client has vanished.
 _KEEPALIVE_MS = 60_000
+# Milliseconds that a client has to answer a ping.
+_KEEPALIVE_TIMEOUT_MS = 20_000
+# Milliseconds between two pings of a client, below which gRPC ends its connection. gRPC's default is five minutes.
+_MIN_CLIENT_PING_MS = 5_000
+# Milliseconds that a new connection has for its TLS handshake and its first settings.
+_HANDSHAKE_MS = 20_000
+# Bytes that gRPC buffers of a call before the service asks for its request. gRPC's default is 4 MiB, for each of the
+# calls of each connection, of callers that are not known yet.
+_LOOKAHEAD_BYTES = 256 * 1024
 # Seconds during which a service that shuts down rejects new calls before it closes its port.
 _REJECTING_S = 0.5
-# Seconds between two looks at whether the calls in flight have ended.
+# Seconds between two looks whether the calls in flight have ended.
 _POLL_S = 0.02
 _ANY_PORT = Config(port=0)
 _OPTIONS = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", _MIN_CLIENT_PING_MS),
+    ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+    ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
+    ("grpc.http2.bdp_probe", 0),  # or the bytes above would grow with the speed of the connection
+    ("grpc.per_message_decompression", 0),  # `Codec` decompresses, within the limit of each RPC
     ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
     # this protection also counts calls that are answered but not cleaned up yet, and would cancel new calls for them
     ("grpc.http.overload_protection", 0),
@@ -106,30 +122,30 @@ class Server:
         self._config = config
         self._galleries = Galleries(store, encoder)
         self._health = Health((LIVENESS, *_ALL_NAMES))
+        self._health.set(LIVENESS, True)
         self._traces = Traces() if config.traces else None
         self._metrics = Metrics(self._traces)
         self._metrics.watch(self._galleries.overview, encoder.spec.fingerprint)
         self._stop_metrics: Callable[[], None] | None = None
-        self._pools = (
-            CallPool(config.max_concurrent_calls, "calls", _OVERLOAD_LIMIT),
-            CallPool(config.max_streams, "streams"),
-        )
+        calls = CallPool(config.max_concurrent_calls, _OVERLOAD_LIMIT)
+        streams = StreamPool(config.max_streams)
         tokens = Tokens(config.tokens_file) if config.tokens_file else None
-        self._admission = Admission(tokens, *self._pools, self._metrics)
+        self._admission = Admission(tokens, calls, streams, self._metrics)
+        self._pools = self._admission.pools
+        pools: tuple[Pool, ...] = (*self._pools, self._health.pool)
+        self._sweeper = Sweeper([*(pool.sweep for pool in pools), self._admission.delayed.run_due])
         self._grpc = grpc.server(
-            ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health"),
+            self._health.pool,
             interceptors=[
                 self._admission,
                 *([self._traces.interceptor] if self._traces else []),
-                CallInterceptor(_MAX_EXECUTING, self._metrics),
+                CallInterceptor(_MAX_EXECUTING, calls, streams, self._metrics),
             ],
             options=_OPTIONS,
         )
         self._register()
-        self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        self._report_ready(False, _ALL_NAMES)
         self.port = self._bind()
-        self.address = f"{config.host}:{self.port}"
+        self.address = joined(config.host, self.port)
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -153,6 +169,8 @@ class Server:
             ServiceError: The port of the metrics can't be bound.
             UnavailableError: The store can't be used.
         """
+        return_memory()
+        self._sweeper.start()
         self._grpc.start()
         self._encoder.warm()
         self._galleries.open_all()
@@ -166,42 +184,51 @@ class Server:
     def stop(self, grace_s: float | None = None) -> None:
         """Accept no new calls, let the calls in flight finish, and close the galleries. A second call does nothing.
 
+        An idle stream is ended: nothing of it is lost, because it has the answer to each of its messages.
+
         Args:
             grace_s: Seconds after which calls in flight are cancelled; None for the setting `drain_s`.
         """
-        self._health.enter_graceful_shutdown()
-        self._grpc.stop(self._config.drain_s if grace_s is None else grace_s).wait()
-        for pool in self._pools:  # a cancelled call may still be executing, and needs its gallery
-            pool.shutdown()
+        self._health.enter_shutdown()
+        self._health.end_watches()
+        stopped = self._grpc.stop(self._config.drain_s if grace_s is None else grace_s)
+        while not stopped.wait(_POLL_S):
+            self._end_idle()
+        self._admission.stop()  # a cancelled call may still be executing, and needs its gallery
         self._galleries.close()
+        self._health.close()
+        self._sweeper.stop()
         if self._stop_metrics:
             self._stop_metrics()
             self._stop_metrics = None
         if self._traces:
             self._traces.close()
 
-    def wait_for_signal(self) -> None:
-        """Wait for SIGTERM or SIGINT, then drain and stop."""
-        received = threading.Event()
+    def wait_for_signal(self, signals: EndingSignals | None = None) -> None:
+        """Wait for SIGTERM, SIGINT or SIGHUP, then drain and stop. A second signal ends the draining.
 
-        def receive(signum: int, frame: FrameType | None) -> None:
-            received.set()
+        Args:
+            signals: Handles the signals; None to begin now.
+        """
+        signals = signals or EndingSignals()
+        signals.wait()
+        self._drain(signals)
+        self.stop(grace_s=_REJECTING_S if signals.count == 1 else 0)
 
-        signal.signal(signal.SIGTERM, receive)
-        signal.signal(signal.SIGINT, receive)
-        received.wait()
-        self._drain()
-        self.stop(grace_s=_REJECTING_S)
-
-    def _drain(self) -> None:
+    def _drain(self, signals: EndingSignals) -> None:
         """Reject new calls, and let those in flight finish. `grpc.Server.stop` would cancel calls it has not read."""
-        self._health.enter_graceful_shutdown()
+        self._health.enter_shutdown()
         self._admission.close()
         begun = time.monotonic()
-        while (passed := time.monotonic() - begun) < self._config.drain_s:
+        while signals.count == 1 and (passed := time.monotonic() - begun) < self._config.drain_s - _REJECTING_S:
             if passed > _REJECTING_S and not any(pool.in_flight for pool in self._pools):
                 return
+            self._end_idle()
             time.sleep(_POLL_S)
+
+    def _end_idle(self) -> None:
+        for pool in self._pools:
+            pool.end_idle()
 
     def _register(self) -> None:
         """Add the services, health and reflection to the gRPC server."""
@@ -212,41 +239,30 @@ class Server:
         gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
             GalleryServicer(self._galleries, self._metrics), self._grpc
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        reflection.enable_server_reflection((*SERVICES, HEALTH_NAME, reflection.SERVICE_NAME), self._grpc)
+        reflection = reflection_handlers((*SERVICES, HEALTH_NAME))
+        self._grpc.add_generic_rpc_handlers((self._health.handler(), *reflection))
 
     def _bind(self) -> int:
-        address = f"{self._config.host}:{self._config.port}"
+        """Listen on every address that the host stands for, and return the port.
+
+        Raises:
+            ServiceError: One of them can't be bound.
+        """
         credentials = server_credentials(self._config)
-        try:
-            if credentials:
-                return self._grpc.add_secure_port(address, credentials)
-            return self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise ServiceError(
-                f"can't listen on {address}: choose another --port (0 for a free one), or stop what uses it"
-            ) from error
+        port = self._config.port
+        for host in resolved(self._config.host, port):
+            address = joined(host, port)
+            try:
+                if credentials:
+                    port = self._grpc.add_secure_port(address, credentials)
+                else:
+                    port = self._grpc.add_insecure_port(address)
+            except RuntimeError as error:
+                raise ServiceError(
+                    f"can't listen on {address}: choose another --port (0 for a free one), or stop what uses it"
+                ) from error
+        return port
 
     def _report_ready(self, ready: bool, names: Iterable[str]) -> None:
-        status = health_pb2.HealthCheckResponse
         for name in names:
-            self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
-
-
-class Health(HealthServicer):
-    """The health of the given names alone: otherwise a client could exhaust memory by watching made-up names."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        """Take the names."""
-        super().__init__()
-        self._names = frozenset(names)
-
-    def Watch(  # noqa: N802 (the protocol names it)
-        self, request: Any, context: Any, send_response_callback: Callable[[Any], None] | None = None
-    ) -> Any:
-        """Send the health of a name now and whenever it changes. For an unknown name, answer once and end."""
-        if request.service in self._names or send_response_callback is None:
-            return super().Watch(request, context, send_response_callback)
-        send_response_callback(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN))
-        send_response_callback(None)
-        return None
+            self._health.set(name, ready)

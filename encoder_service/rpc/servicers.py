@@ -1,5 +1,6 @@
 """The RPCs. Each converts its request, calls the domain, and converts the result."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,12 +11,14 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from encoder_service import images
+from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at
 from encoder_service.galleries import Galleries
 from encoder_service.limits import LIMITS, Limits
 from encoder_service.rpc import wire
 from encoder_service.rpc.arrivals import arrivals
+from encoder_service.rpc.calls import request_id_from
 from encoder_service.rpc.metrics import Metrics
 from encoder_service.searcher import SearchResult
 from encoder_service.v1 import (
@@ -28,6 +31,8 @@ from encoder_service.v1 import (
 )
 from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
+
+_log = logging.getLogger(__name__)
 
 
 def _size(message: Message) -> int:
@@ -83,11 +88,9 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
         )
 
     def _code(self, message: encoder_pb2.Image) -> NDArray[np.float32]:
-        image = wire.image_from_proto(message)
-        if isinstance(image, bytes):
-            image = images.decode(image)
-        begun = time.perf_counter()
-        code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
+        with decoded(wire.image_from_proto(message)) as image:
+            begun = time.perf_counter()
+            code: NDArray[np.float32] = self._encoder.encode_images([image])[0]
         self._metrics.stages(encode=(time.perf_counter() - begun) * 1e3)
         return code
 
@@ -165,8 +168,15 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     ) -> gallery_pb2.DeleteImagesResponse:
         """Remove images by key."""
         keys = wire.check_keys(request.keys)
-        deleted_count = self._galleries.write(request.gallery, lambda writer: writer.delete(keys))
-        return gallery_pb2.DeleteImagesResponse(deleted_count=deleted_count)
+        count = self._galleries.write(request.gallery, lambda writer: writer.delete(keys))
+        _log.info(
+            "%s deleted %d images of gallery '%s'",
+            context.peer(),
+            count,
+            request.gallery or "(the only one)",
+            extra={"request_id": request_id_from(context.invocation_metadata())},
+        )
+        return gallery_pb2.DeleteImagesResponse(deleted_count=count)
 
     def _add(
         self, name: str, requests: list[gallery_pb2.AddImagesRequest], first: int

@@ -4,12 +4,16 @@ Needs the extra `traces`. OpenTelemetry's own environment variables, such as OTE
 exporter.
 """
 
+import threading
 import time
 from collections.abc import Mapping
 
 import grpc
 
 from gallery.errors import InvalidInputError
+
+# Seconds that the remaining spans may take to be exported at shutdown.
+_MAX_CLOSING_S = 1.0
 
 
 class Traces:
@@ -31,7 +35,8 @@ class Traces:
             raise InvalidInputError(
                 f"--traces: expected the extra `traces`: pip install '.[traces]' in a clone of Lookalike ({error})"
             ) from error
-        self._provider = TracerProvider(resource=Resource({SERVICE_NAME: "lookalike"}).merge(Resource.create()))
+        resource = Resource({SERVICE_NAME: "lookalike"}).merge(Resource.create())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("encoder_service")
         self.interceptor: grpc.ServerInterceptor = server_interceptor(  # type: ignore[no-untyped-call]
@@ -53,5 +58,7 @@ class Traces:
             end = start
 
     def close(self) -> None:
-        """Export the remaining spans and stop."""
-        self._provider.shutdown()
+        """Export the remaining spans and stop. If the collector does not answer soon, they are lost."""
+        thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
+        thread.start()
+        thread.join(_MAX_CLOSING_S)

@@ -1,13 +1,18 @@
 """Authentication, over real sockets with real certificates."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 
@@ -22,6 +27,7 @@ from gallery import Store
 from gallery.errors import InvalidInputError, UnavailableError
 from tests.commands import Command
 from tests.digits import png
+from tests.encoder_service.raw import RawClient, framed, process, trailers
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def serving(store: Store, encoder: Encoder, **settings: Any) -> Iterator[Server]
         yield server
 
 
-def issue(authority: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, Path]:
+def issue(authority: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, Any]:
     """Write a certificate and its key, and return the settings that name the two files."""
     certificate = authority.issue_cert(name)
     certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
@@ -58,6 +64,7 @@ def test_the_reading_rpcs_are_those_without_side_effects_and_reflection() -> Non
         "/encoder_service.v1.SearchService/BatchSearch",
         "/encoder_service.v1.GalleryService/ListGalleries",
         "/encoder_service.v1.GalleryService/GetGallery",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
 
@@ -226,6 +233,155 @@ def test_a_malformed_certificate_or_key_stops_the_service(
 ) -> None:
     files = issue(authority, tmp_path)
     (tmp_path / broken).write_text("neither")
-    refused = pytest.raises(InvalidInputError, match="expected PEM of a certificate and its key")
+    refused = pytest.raises(InvalidInputError, match=f"{broken}: expected PEM of a certificate and its key")
     with refused, serving(store, encoder, host="localhost", **files):
         pass
+
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "key.pem", "ca.pem"])
+@pytest.mark.parametrize("fault", ["empty", "byte order mark", "cut off"])
+def test_gRPC_tries_each_tls_file_at_the_start(  # noqa: N802
+    store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path, name: str, fault: str
+) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    files = issue(authority, tmp_path)
+    content = (tmp_path / name).read_bytes()
+    broken = {"empty": b"", "byte order mark": BYTE_ORDER_MARK + content, "cut off": content[:-60]}[fault]
+    (tmp_path / name).write_bytes(broken)
+    with pytest.raises(InvalidInputError, match=f"{name}: expected PEM of"):
+        Server(store, encoder, Config(port=0, tls_client_ca_file=tmp_path / "ca.pem", **files))
+
+
+def certify(folder: Path, key: Any, days: int) -> dict[str, Any]:
+    """Write a key and a certificate that is valid until so many days from now, and return the settings."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    unsigned = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(9), now + timedelta(days))
+    signed = unsigned.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return {"tls_cert_file": folder / "cert.pem", "tls_key_file": write_key(folder, key)}
+
+
+def write_key(folder: Path, key: Any, passphrase: bytes = b"") -> Path:
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, encryption))
+    return folder / "key.pem"
+
+
+def test_certificates_that_clients_would_reject_stop_the_service(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    curve = ec.generate_private_key(ec.SECP256R1())
+    with serving(store, encoder, host="localhost", **certify(tmp_path, curve, days=9)):
+        pass
+    for key, days, message in (
+        (curve, -1, "cert.pem: certificate has expired"),
+        (ed25519.Ed25519PrivateKey.generate(), 9, "cert.pem: expected a certificate with an ECDSA or RSA key"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            Server(store, encoder, Config(port=0, **certify(tmp_path, key, days)))
+    files = certify(tmp_path, curve, days=9)
+    for other, passphrase, message in (
+        (curve, b"sesame", "key.pem: expected a key without a passphrase"),
+        (ec.generate_private_key(ec.SECP256R1()), b"", "key.pem: expected PEM of a certificate and its key"),
+    ):
+        write_key(tmp_path, other, passphrase)
+        with pytest.raises(InvalidInputError, match=message):
+            Server(store, encoder, Config(port=0, **files))
+
+
+def test_a_token_is_a_whole_word(store: Store, encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("write abc#def\nread x # y\n#read z\n")
+    with serving(store, encoder, tokens_file=tmp_path / "tokens") as server:
+        for token, is_known in (("abc#def", True), ("x", True), ("abc", False), ("y", False), ("z", False)):
+            with Client(server.address, token=token) as client:
+                if is_known:
+                    assert client.galleries()
+                else:
+                    with pytest.raises(UnauthenticatedError):
+                        client.galleries()
+
+
+@pytest.mark.parametrize("token", ["caf\u00e9", "a\x07b"])
+def test_a_token_that_cannot_be_sent_stops_the_service(
+    store: Store, encoder: Encoder, tmp_path: Path, token: str
+) -> None:
+    (tmp_path / "tokens").write_text(f"read ok\nwrite {token}", "utf-8")
+    with pytest.raises(InvalidInputError, match="line 2: expected a token of printable ASCII"):
+        Server(store, encoder, Config(port=0, tokens_file=tmp_path / "tokens"))
+
+
+@pytest.mark.parametrize("change", ["empty", "delete"])
+def test_a_file_of_tokens_that_stays_empty_or_missing_revokes_all(
+    store: Store,
+    encoder: Encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+) -> None:
+    monkeypatch.setattr("encoder_service.rpc.access._MAX_REPLACING_S", 0.3)
+    file = tmp_path / "tokens"
+    file.write_text("read sesame")
+    with serving(store, encoder, tokens_file=file) as server, Client(server.address, token="sesame") as client:
+        file.write_text("") if change == "empty" else file.unlink()
+        assert client.galleries()  # it may be about to be replaced
+        time.sleep(0.4)
+        with pytest.raises(UnauthenticatedError):
+            client.galleries()
+        assert "all tokens are revoked" in caplog.text
+        file.write_text("read sesame")
+        assert client.galleries()
+
+
+def test_refused_calls_and_deletions_are_logged_with_the_caller_s_address(
+    store: Store, encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "tokens").write_text("read reader\nwrite writer")
+    with serving(store, encoder, tokens_file=tmp_path / "tokens") as server:
+        for token, keys in (("mistyped", ["a"]), ("reader", ["a"]), ("writer", ["digits/train/0", "digits/train/1"])):
+            with Client(server.address, token=token) as client, suppress(UnauthenticatedError, ForbiddenError):
+                client.delete([*keys, "none"], "digits")
+    texts = [record.getMessage() for record in caplog.records if "127.0.0.1" in record.getMessage()]
+    assert "DeleteImages from ipv4:127.0.0.1" in texts[0]
+    assert texts[0].endswith("is refused: UNAUTHENTICATED")
+    assert "DeleteImages from ipv4:127.0.0.1" in texts[1]
+    assert "deleted 2 images of gallery 'digits'" in texts[2]
+    assert "mistyped" not in caplog.text
+
+
+def test_strangers_cannot_flood_the_log(
+    store: Store, encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tokens").write_text("read sesame")
+    with serving(store, encoder, tokens_file=tmp_path / "tokens") as server, Client(server.address) as client:
+        for _ in range(200):
+            with pytest.raises(UnauthenticatedError):
+                client.galleries()
+    assert len(caplog.records) < 40
+
+
+def test_mistakes_of_strangers_leave_no_traceback_and_no_secret_in_the_log(
+    command: Command, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("read sesame")
+    with process(store, "--tokens-file", str(tmp_path / "tokens")) as (address, service):
+        with RawClient(address) as client:
+            galleries = "/encoder_service.v1.GalleryService/ListGalleries"
+            client.send(client.begin(galleries, (b"authorization", b"Bearer SECRET\xff")), framed(b""), end=True)
+            client.call("/grpc.health.v1.Health/Check", b"\xff\xff")
+            client.call("/grpc.health.v1.Health/List", b"\xff\xff")
+            client.call("/grpc.health.v1.Health/Nothing", b"")
+            client.call("/nothing/Nothing", b"")
+            statuses = [answer[b"grpc-status"] for answer in trailers(client.receive(0.5))]
+        assert sorted(statuses) == [b"12", b"12", b"16", b"3", b"3"]
+        service.terminate()
+        log = service.communicate(timeout=20)[1]
+    assert "Traceback" not in log
+    assert "SECRET" not in log
+    assert log.count("\n") == 1

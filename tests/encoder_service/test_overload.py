@@ -2,7 +2,7 @@
 
 import pytest
 
-from encoder_service.rpc.admission import OverloadDetector
+from encoder_service.rpc.overload import OverloadDetector
 
 LIMIT, OVERLOAD_LIMIT = 10, 3
 

@@ -1,0 +1,59 @@
+"""Addresses to listen on: IPv4 and IPv6, host names, and Unix sockets."""
+
+import ipaddress
+import socket
+
+from encoder_service.errors import ServiceError
+
+_UNIX = "unix:"
+
+
+def is_local(host: str) -> bool:
+    """Return whether only this machine can reach a host: it is loopback, or `unix:PATH`."""
+    if host == "localhost" or host.startswith(_UNIX):
+        return True
+    try:
+        return ipaddress.ip_address(bare(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def bare(host: str) -> str:
+    """Return a host without the brackets that an IPv6 address may have."""
+    return host.removeprefix("[").removesuffix("]")
+
+
+def joined(host: str, port: int) -> str:
+    """Return HOST:PORT, with brackets around an IPv6 address. `unix:PATH` has no port."""
+    if host.startswith(_UNIX):
+        return host
+    return f"[{bare(host)}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def resolved(host: str, port: int) -> list[str]:
+    """Return the addresses that a host stands for on this machine, each without brackets.
+
+    gRPC would listen on some of the addresses of a name, and call that success if the others are taken.
+
+    Raises:
+        ServiceError: The host is unknown.
+    """
+    if host.startswith(_UNIX):
+        return [host]
+    try:
+        found = socket.getaddrinfo(bare(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ServiceError(f"can't listen on {joined(host, port)}: {error.strerror}: name another --host") from error
+    addresses = list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
+    own = [address for family, address in addresses if len(addresses) == 1 or _is_own(family, address)]
+    return own or [address for _, address in addresses]
+
+
+def _is_own(family: int, address: str) -> bool:
+    """Return whether this machine has an address: one without IPv6 still resolves `localhost` to ::1."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True

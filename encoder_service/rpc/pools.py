@@ -1,0 +1,443 @@
+"""Pools of threads for calls, which know whether a call works or waits for its client.
+
+Only work counts as load. A call that waits for its client (for the rest of its request, for a stream's next message, or
+for its answer to be read) costs little, but may do so for ever. So waiting has a time limit, and where too many calls
+wait, the one that has waited longest is ended to make room.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+
+from encoder_service.rpc.access import READING_RPCS
+from encoder_service.rpc.overload import OverloadDetector
+from gallery.errors import OverloadedError
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+# Seconds that a request may take to arrive, and an answer to be read. 64 MiB take this long at 9 Mbit/s.
+_MAX_TRANSFER_S = 60.0
+# Seconds for which an arriving request counts as work: it usually comes in one packet with the call's headers.
+_FRESH_S = 0.1
+# Requests that are slow to arrive. Each holds a thread, and at most one message.
+_MAX_SLOW = 32
+# Bytes of all requests that have arrived and are not answered yet, and of all answers that are not read yet. Each is
+# twice the largest message, so that a single large one does not keep all other calls from being answered.
+_MAX_BYTES = 128 * 1024 * 1024
+# Seconds for which an answer may wait to be read even if all answers together are over the limit.
+_MIN_UNREAD_S = 1.0
+# Seconds that a stream may wait for its client. It is long, as a person or a slow source may be at the other end.
+_MAX_IDLE_S = 600.0
+# Seconds that a stream may wait for its client if another stream needs its place.
+_MAX_IDLE_WHEN_FULL_S = 5.0
+# Seconds that a stream may wait for its client while the service shuts down.
+_MAX_IDLE_AT_END_S = 0.5
+# Threads beyond a pool's limit, for calls that have been ended and whose threads have not noticed yet.
+_SPARE_THREADS = 8
+# Seconds that a health request may take to arrive. It comes in one packet with the call's headers, whereas a large
+# message, which anybody could send, would be buffered for as long as it keeps arriving.
+_MAX_HEALTH_TRANSFER_S = 0.02
+# Threads that wait for health requests to arrive.
+_HEALTH_THREADS = 2
+# Health requests that wait for one of these threads.
+_MAX_HEALTH_WAITING = 64
+# Seconds between two looks for calls that have waited too long.
+_SWEEP_S = 0.01
+
+_HEALTH = "/grpc.health.v1.Health"
+
+_current = threading.local()
+
+
+class Call:
+    """A call, as its pool knows it.
+
+    Attributes:
+        method: Full name of the RPC.
+        begun: When it began, by the monotonic clock.
+        waiting_since: Since when it waits for its client, by the monotonic clock; None while it works.
+        has_arrived: Whether its request has arrived.
+        size: Bytes of its request, and of its answer once that is computed.
+    """
+
+    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
+        """Find the call among the arguments that gRPC submits to a pool, as it has no handler to ask yet."""
+        self.method = method
+        self._core = next(argument.call for argument in arguments if hasattr(argument, "call_details"))
+        self.begun = time.monotonic()
+        self.waiting_since: float | None = self.begun
+        self.has_arrived = False
+        self.size = 0
+        self._is_cancelled = False
+
+    def waited_s(self, now: float) -> float:
+        """Return for how long it has waited for its client, in seconds; 0 while it works."""
+        since = self.waiting_since
+        return 0.0 if since is None else now - since
+
+    def cancel(self, reason: str, level: int = logging.INFO) -> None:
+        """End the call with CANCELLED, and log the reason."""
+        if not self._is_cancelled:
+            self._is_cancelled = True
+            _log.log(level, "%s from %s is ended: %s", self.method, self._core.peer().decode(), reason)
+            self._core.cancel()
+
+
+class Stream(Call):
+    """A stream. It waits for its client while all requests are answered, and while an answer is not read.
+
+    Attributes:
+        reads: Whether its RPC only reads.
+    """
+
+    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
+        """Begin to wait for the first request."""
+        super().__init__(method, arguments)
+        self.reads = method in READING_RPCS
+        self._sizes: deque[int] = deque()  # of the requests that are not answered yet
+        self._is_sending = False
+
+    def received(self, size: int) -> None:
+        """Count a request of so many bytes."""
+        self._sizes.append(size)
+        self.size += size
+        if not self._is_sending:
+            self.waiting_since = None
+
+    def sending(self) -> None:
+        """Begin to send the answer to the oldest request."""
+        self._is_sending = True
+        self.waiting_since = time.monotonic()
+
+    def sent(self) -> None:
+        """End it: the answer has left."""
+        self.size -= self._sizes.popleft()
+        self._is_sending = False
+        self.waiting_since = None if self._sizes else time.monotonic()
+
+
+def current_call() -> Any:
+    """Return the call that this thread of a pool executes, a `Call` or a `Stream`."""
+    return _current.call
+
+
+class Pool(ThreadPoolExecutor):
+    """Threads for the calls of one kind.
+
+    Attributes:
+        kind: The kind of call, for messages: "calls" or "streams".
+    """
+
+    _call_type: type[Call] = Call
+
+    def __init__(self, kind: str, max_threads: int) -> None:
+        """Begin without calls."""
+        super().__init__(max_threads, thread_name_prefix=kind)
+        self.kind = kind
+        self._method = ""
+        self._lock = threading.Lock()
+        self._calls: dict[Call, None] = {}  # that have a thread, in order of their beginning
+
+    @property
+    def in_flight(self) -> int:
+        """Number of calls that count as load."""
+        return len(self._calls)
+
+    def admits(self, method: str) -> bool:
+        """Return whether a call is admitted. If so, it is the next one that is submitted: one thread does both.
+
+        Args:
+            method: Full name of the RPC.
+        """
+        self._method = method
+        return True
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
+        """Execute a call in a thread."""
+        call = self._call_type(self._method, arguments)
+        self._enter(call)
+        return super().submit(self._run, call, work, *arguments, **named)
+
+    def sweep(self) -> None:
+        """End the calls that have waited for their clients too long."""
+
+    def end_idle(self) -> None:
+        """End the calls for which a service that shuts down does not wait."""
+
+    def _enter(self, call: Call) -> None:
+        with self._lock:
+            self._calls[call] = None
+
+    def _leave(self, call: Call) -> None:
+        with self._lock:
+            self._calls.pop(call, None)
+
+    def _run(self, call: Call, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        _current.call = call
+        try:
+            return work(*arguments, **named)
+        finally:
+            _current.call = None
+            self._leave(call)
+
+
+class CallPool(Pool):
+    """Threads for calls with one request and one response. `CallInterceptor` limits how many execute at once.
+
+    A call works from the arrival of its request until its answer is computed.
+    """
+
+    def __init__(self, limit: int, overload_limit: int | None = None) -> None:
+        """Begin without calls.
+
+        Args:
+            limit: Maximum calls at work, queued ones included.
+            overload_limit: Maximum calls at work during overload; None for `limit`.
+        """
+        super().__init__("calls", limit + _MAX_SLOW + _SPARE_THREADS)
+        self._limit = limit
+        self._detector = OverloadDetector(limit, overload_limit)
+        self._fresh: deque[Call] = deque()  # that began less than 0.1 s ago
+        self._slow: dict[Call, None] = {}  # that began earlier, and whose requests have not arrived
+        self._unread: dict[Call, None] = {}  # that are answered
+        self._request_bytes = self._unread_bytes = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Number of calls at work, including those that have just begun to arrive."""
+        with self._lock:
+            return self._in_flight()
+
+    def admits(self, method: str) -> bool:
+        """Count an arriving call, and return whether it is admitted."""
+        return super().admits(method) and self._detector.admits(self.in_flight)
+
+    def arrived(self, call: Call, size: int) -> None:
+        """Count a call as work, because its request has arrived.
+
+        Args:
+            call: The call.
+            size: Bytes of its request.
+
+        Raises:
+            OverloadedError: Too many calls, or too many bytes, have arrived in the meantime.
+        """
+        with self._lock:
+            call.waiting_since = None
+            if call in self._slow and self._in_flight() >= self._limit:
+                raise OverloadedError(f"the service has {self._limit} calls in flight, its limit: retry soon")
+            if self._request_bytes and self._request_bytes + size > _MAX_BYTES:
+                raise OverloadedError(
+                    f"the service has requests of {self._request_bytes:,} bytes in flight, and this one has {size:,}: "
+                    f"expected at most {_MAX_BYTES:,} in total: retry soon"
+                )
+            self._slow.pop(call, None)
+            call.has_arrived = True
+            call.size = size
+            self._request_bytes += size
+
+    def answered(self, call: Call, size: int, context: grpc.ServicerContext) -> None:
+        """Count an answer as unread until it has left.
+
+        Args:
+            call: The call.
+            size: Bytes of the answer.
+            context: The call's context.
+        """
+        with self._lock:
+            self._request_bytes -= call.size
+            call.size = size
+            call.waiting_since = time.monotonic()
+            self._unread[call] = None
+            self._unread_bytes += size
+        if not context.add_callback(partial(self._was_read, call)):
+            self._was_read(call)
+
+    def sweep(self) -> None:
+        """End the calls whose requests do not arrive, and those whose answers are not read."""
+        now = time.monotonic()
+        with self._lock:
+            self._in_flight()
+            slow, unread, excess = list(self._slow), list(self._unread), self._unread_bytes - _MAX_BYTES
+        for position, call in enumerate(slow):
+            if call.waited_s(now) > _MAX_TRANSFER_S:
+                call.cancel(f"its request has not arrived in {_MAX_TRANSFER_S:.0f} s")
+            elif len(slow) - position > _MAX_SLOW:
+                call.cancel(f"more than {_MAX_SLOW} requests are slow to arrive, and it has waited longest")
+        for call in unread:
+            if call.waited_s(now) > _MAX_TRANSFER_S:
+                call.cancel(f"its answer has not been read in {_MAX_TRANSFER_S:.0f} s")
+            elif excess > 0 and call.waited_s(now) > _MIN_UNREAD_S:
+                call.cancel(f"answers of more than {_MAX_BYTES:,} bytes have not been read, and it has waited longest")
+                excess -= call.size
+
+    def _in_flight(self) -> int:
+        fresh_since = time.monotonic() - _FRESH_S
+        while self._fresh and self._fresh[0].begun < fresh_since:
+            call = self._fresh.popleft()
+            if call in self._calls and not call.has_arrived:
+                self._slow[call] = None
+        return len(self._calls) - len(self._slow)
+
+    def _enter(self, call: Call) -> None:
+        with self._lock:
+            self._calls[call] = None
+            self._fresh.append(call)
+
+    def _leave(self, call: Call) -> None:
+        with self._lock:
+            self._calls.pop(call, None)
+            self._slow.pop(call, None)
+            if call.has_arrived and call not in self._unread and call.waiting_since is None:
+                self._request_bytes -= call.size  # it has failed
+
+    def _was_read(self, call: Call) -> None:
+        with self._lock:
+            del self._unread[call]
+            self._unread_bytes -= call.size
+
+
+class StreamPool(Pool):
+    """One thread for each stream. A quarter of the pool is left to the streams that write."""
+
+    _call_type = Stream
+
+    def __init__(self, limit: int, kind: str = "streams") -> None:
+        """Begin without streams.
+
+        Args:
+            limit: Maximum streams.
+            kind: The kind of stream, for messages.
+        """
+        super().__init__(kind, limit + _SPARE_THREADS)
+        self._limit = limit
+        self._max_reading = limit - limit // 4
+        self._room = threading.Condition(self._lock)
+
+    def admits(self, method: str) -> bool:
+        """Return whether a stream is admitted, and end an idle one if that makes room."""
+        super().admits(method)
+        reads = method in READING_RPCS
+        with self._lock:
+            if self._has_room(reads):
+                return True
+            idle = self._longest_idle(reads)
+            if idle:
+                del self._calls[idle]
+        if not idle:
+            return False
+        idle.cancel("it was idle, and another stream needs its place")
+        return True
+
+    def wait_for_room(self, stream: Stream, context: grpc.ServicerContext) -> None:
+        """Wait while the unanswered requests of all streams are too large together, and this stream has some."""
+        with self._room:
+            while stream.size and sum(other.size for other in self._calls) > _MAX_BYTES and context.is_active():
+                self._room.wait(_SWEEP_S)
+
+    def sweep(self) -> None:
+        """End the streams that have been idle for very long."""
+        self._end_idle(_MAX_IDLE_S)
+
+    def end_idle(self) -> None:
+        """End the streams that have been idle for a moment."""
+        self._end_idle(_MAX_IDLE_AT_END_S)
+
+    def _end_idle(self, limit_s: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            idle = [stream for stream in self._calls if stream.waited_s(now) > limit_s]
+        for stream in idle:
+            stream.cancel(f"it was idle for {stream.waited_s(now):.1f} s")
+
+    def _has_room(self, reads: bool) -> bool:
+        if len(self._calls) >= self._limit:
+            return False
+        return not reads or sum(_reads(stream) for stream in self._calls) < self._max_reading
+
+    def _longest_idle(self, reads: bool) -> Call | None:
+        now = time.monotonic()
+        idle = [stream for stream in self._calls if stream.waited_s(now) > _MAX_IDLE_WHEN_FULL_S]
+        if reads:  # it may only take the place of another that reads
+            idle = [stream for stream in idle if _reads(stream)]
+        return max(idle, key=lambda stream: stream.waited_s(now), default=None)
+
+
+class HealthPool(Pool):
+    """A few threads for health requests, which anybody may send without limit.
+
+    The newest goes first, so that whoever sends requests that do not arrive delays nobody else.
+    """
+
+    def __init__(self) -> None:
+        """Begin without calls."""
+        super().__init__("health", _HEALTH_THREADS)
+        self._waiting: deque[tuple[Call, Callable[[], Any]]] = deque()
+
+    def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
+        """Execute a call in a thread, before those that wait already."""
+        self._waiting.append((Call(_HEALTH, arguments), partial(work, *arguments, **named)))
+        if len(self._waiting) > _MAX_HEALTH_WAITING:
+            call, _ = self._waiting.popleft()
+            call.cancel("too many health requests wait", logging.DEBUG)
+        return ThreadPoolExecutor.submit(self, self._run_newest)  # type: ignore[arg-type] # gRPC ignores the result
+
+    def sweep(self) -> None:
+        """End the calls whose requests do not arrive."""
+        now = time.monotonic()
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            if call.waited_s(now) > _MAX_HEALTH_TRANSFER_S:
+                call.cancel("its request has not arrived", logging.DEBUG)
+
+    def arrived(self) -> None:
+        """Note that the request of this thread's call has arrived."""
+        current_call().waiting_since = None
+
+    def _run_newest(self) -> None:
+        try:
+            call, work = self._waiting.pop()
+        except IndexError:  # its call has been ended
+            return
+        call.waiting_since = time.monotonic()
+        self._enter(call)
+        self._run(call, work)
+
+
+def _reads(stream: Call) -> bool:
+    return isinstance(stream, Stream) and stream.reads
+
+
+class Sweeper:
+    """A thread that ends calls which wait for their clients too long."""
+
+    def __init__(self, sweeps: Iterable[Callable[[], None]]) -> None:
+        """Take the functions to call regularly."""
+        self._sweeps = tuple(sweeps)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread. It need not have been started."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(_SWEEP_S):
+            for sweep in self._sweeps:
+                sweep()

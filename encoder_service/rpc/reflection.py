@@ -1,0 +1,39 @@
+"""Reflection, by which clients ask for the protos: v1, and v1alpha for older clients."""
+
+from collections.abc import Iterable
+
+import grpc
+from google.protobuf import descriptor_pool, json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+_V1ALPHA: str = reflection.SERVICE_NAME
+_V1 = _V1ALPHA.replace("v1alpha", "v1")
+
+
+def reflection_handlers(names: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
+    """Return the handlers of both versions, which differ by the name of their package alone.
+
+    Args:
+        names: Full names of the other services.
+    """
+    _define_v1()
+    servicer = reflection.ReflectionServicer((*names, _V1, _V1ALPHA))
+    info = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": info}) for name in (_V1, _V1ALPHA))
+
+
+def _define_v1() -> None:
+    """Add the proto of v1 to those that clients can ask for. The library has only that of v1alpha."""
+    pool = descriptor_pool.Default()
+    try:
+        pool.FindServiceByName(_V1)
+    except KeyError:
+        v1alpha = FileDescriptorProto()
+        reflection_pb2.DESCRIPTOR.CopyToProto(v1alpha)
+        text = json_format.MessageToJson(v1alpha).replace("v1alpha", "v1")
+        pool.AddSerializedFile(json_format.Parse(text, FileDescriptorProto()).SerializeToString())
