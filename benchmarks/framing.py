@@ -1,8 +1,8 @@
-"""How often digits in unusual form find their like: `python -m benchmarks.framing`.
+"""Measure how often digits in unusual form find similar digits: `python -m benchmarks.framing`.
 
 Draws unseen digits of MNIST in the forms that people send, such as black on white, small in a corner, or as a
 photograph of paper. Prints for each encoder of digits the share of queries whose nearest image has their label, for
-the query as it is and in the form of MNIST's images, and how often the rule takes MNIST's own images for others.
+the query as it is and in the form of MNIST's images, and how often the rule changes MNIST's own images.
 """
 
 import time
@@ -52,7 +52,7 @@ def _measure(encoder: Encoder, train: Sequence[Item], test: Sequence[Item]) -> N
 
 
 def _searcher(encoder: Encoder, train: Sequence[Item]) -> Searcher:
-    """Return a searcher of a gallery of all train digits that is compared code by code."""
+    """Return a searcher of an exact gallery of all training digits."""
     building = open_store("exact:").build(
         GallerySpec("mnist", encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size)
     )
@@ -110,7 +110,7 @@ def _paper(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
 
 
 def _thin(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
-    """Take a pixel, of the 28, off the strokes' width."""
+    """Make the strokes one pixel thinner, at a size of 28 × 28."""
     return digit.resize((280, 280), _SMOOTH).filter(ImageFilter.MinFilter(11))
 
 

@@ -1,7 +1,7 @@
 """Share a machine's processors and memory among concurrent calls that decode images.
 
-A call executes in its turn, and a batch has one turn for each image. The images that are decoded at the same time have
-a bounded number of pixels together, whichever calls and streams they belong to.
+A call executes when it gets a turn, and a batch takes one turn for each image. The total pixels of all images that are
+being decoded are bounded across all calls and streams.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from encoder_service import images
 from encoder_service.limits import LIMITS
 from gallery.deadline import check_wanted
 
-# Pixels of the images that are decoded at the same time, in all. The largest single image is as large.
+# Total pixels of all images that are being decoded. This is the size of the largest single image.
 _MAX_PIXELS = LIMITS.max_image_pixels
 # Pixels up to which an image does not wait for others. All default calls and streams together could hold 12 million.
 _MAX_SMALL_PIXELS = 250_000
@@ -26,7 +26,7 @@ _MAX_SMALL_PIXELS = 250_000
 # in bytes. Setting it keeps glibc from raising it.
 _M_MMAP_THRESHOLD = -3
 _MIN_MAPPED_BYTES = 1024 * 1024
-# Seconds between two checks whether the caller of a waiting image is still there.
+# Seconds between checks whether the caller of a waiting image is still connected.
 _POLL_S = 0.1
 
 
@@ -37,7 +37,7 @@ class Turns:
         """Begin with all turns free.
 
         Args:
-            count: Number of turns that are taken at the same time.
+            count: Maximum number of turns taken at the same time.
         """
         self._free = count
         self._waiting: deque[threading.Lock] = deque()
@@ -67,7 +67,7 @@ class Turns:
         granted.acquire()
 
     def release(self) -> None:
-        """Hand a turn to whoever has waited longest."""
+        """Hand a turn to the call that has waited longest."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -76,12 +76,12 @@ class Turns:
 
     @property
     def is_contended(self) -> bool:
-        """Whether anybody waits for a turn."""
+        """True if a call is waiting for a turn."""
         return bool(self._waiting)
 
 
 class _Turn:
-    """The turn of one call, which the call may give up for a while."""
+    """The turn of one call. The call may release it temporarily."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -97,7 +97,7 @@ class _Turn:
             self._turns.release()
 
     def give_way(self) -> None:
-        """Let a waiting call go first."""
+        """Yield the turn to a waiting call, if there is one, and queue again."""
         if self._turns.is_contended:
             self.give_back()
             self.take()
@@ -113,7 +113,7 @@ class PixelBudget:
         """Begin with all pixels free.
 
         Args:
-            max_pixels: Bound of the sum. A single image with more pixels is decoded alone.
+            max_pixels: Maximum total. A single image with more pixels is decoded alone.
             max_small_pixels: Pixels up to which an image neither waits nor counts.
         """
         self._max_pixels = max_pixels
@@ -168,7 +168,7 @@ class PixelBudget:
     def _enter(self, ticket: object, pixels: int) -> None:
         self._waiting.popleft()
         self._used += pixels
-        self._changed.notify_all()  # the next one may fit, too
+        self._changed.notify_all()  # the next image may fit as well
 
 
 def return_memory() -> None:
@@ -186,9 +186,9 @@ _budget = PixelBudget(_MAX_PIXELS, _MAX_SMALL_PIXELS)
 
 @contextmanager
 def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
-    """Yield an image, decoded if it is a file's bytes, when its pixels fit beside those of other calls.
+    """Yield an image once its pixels fit within the limit that all calls share. Decode it if it is a file's bytes.
 
-    Keep no reference to the image after the block: its memory counts as free then.
+    Keep no reference to the image after the block, because its memory then counts as free.
 
     Args:
         image: An image file's bytes, or an image.
@@ -206,7 +206,7 @@ def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
 
 
 def _pixel_count(image: bytes | Image.Image) -> int:
-    """Return the number of pixels by the file's header; 0 for a file that `images.decode` will reject."""
+    """Return the number of pixels stated in the file's header; 0 for a file that `images.decode` will reject."""
     if isinstance(image, Image.Image):
         return image.width * image.height
     try:

@@ -115,7 +115,7 @@ def serve(config: Config) -> None:
 
     signals = EndingSignals()
     begin_logging(config.log_format, config.log_level)
-    from encoder_service.rpc.server import Server  # gRPC reads its own level of logging when it is imported
+    from encoder_service.rpc.server import Server  # gRPC reads its log level on import
 
     with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
         print(f"serving on {server.address}", flush=True)
@@ -167,7 +167,7 @@ def search(
     as_is: Annotated[
         bool,
         typer.Option(
-            "--as-is", help="Search for the image as it is, though its encoder could bring it to its data's form."
+            "--as-is", help="Search for the image as it is, without converting it to the form of the encoder's data."
         ),
     ] = False,
     token_file: TokenFileOption = None,
@@ -290,7 +290,7 @@ def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) 
 
 
 def _print_hits(result: SearchResult, query: str) -> None:
-    """Print hits as a table on stdout. Names and labels are what others wrote, and never markup."""
+    """Print hits as a table on stdout. Names and labels are untrusted, so they are never parsed as markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

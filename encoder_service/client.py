@@ -37,7 +37,7 @@ _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""
 
 # Milliseconds between pings while calls are in flight, and milliseconds that the service has to answer one. Without
-# them, a stream would wait for ever for a service that has stopped or vanished.
+# pings, a stream would wait forever for a service that has stopped or vanished.
 _KEEPALIVE_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 
@@ -164,7 +164,7 @@ class Client:
         """Encode images as they come.
 
         Yields:
-            For each image, in the same order, its code, (code_size,), or the error why it has none.
+            For each image, in the same order, its code, (code_size,), or the error that prevented it.
 
         Raises:
             ImageError: An image is a file that can't be read or is too large; the codes before it have been yielded.

@@ -17,11 +17,11 @@ _REFUSED_FORMATS = {"EPS", "IPTC"}
 # Larger images are halved while they are decoded. Encoders and thumbnails need far less, and at 64 million pixels, a
 # copy in full size has 256 MB.
 _LARGE_PIXELS = 16_000_000
-# Rows that are converted at a time, so that only a part of a large image is in memory twice. Even, as they are halved.
+# Rows that are converted at a time, so that only part of a large image is in memory twice. Even, to be halved.
 _BAND_ROWS = 256
-# Part of a JPEG's pixels that may be missing at its end. Viewers show such files with a grey rest.
+# Share of a JPEG's pixels that may be missing at its end. Viewers show the missing part in grey.
 _MISSING_PART = 0.05
-# White of the scales that are in use.
+# Values of white in the common scales.
 _INTEGER_SCALES = (255, 1023, 4095, 16383, 65535)
 _FLOAT_SCALES = (1, 255, 65535)
 _ORIENTATION = 0x0112
@@ -49,7 +49,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     Args:
         data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels. A
             JPEG may lack up to 5 % of its pixels at the end. HEIC needs the extra `heif`.
-        limits: Other limits than those.
+        limits: Limits to apply instead of the defaults above.
 
     Returns:
         An image of mode L, RGB or, where it has transparency, RGBA. Images of more than 16 million pixels are halved
@@ -66,7 +66,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     try:
         try:
             image = _load(data, limits)
-        except ValueError:  # a text or a profile is too long for Pillow, and the pixels do not need it
+        except ValueError:  # a text chunk or profile is too long for Pillow; the pixels do not need it
             if not data.startswith(_PNG):
                 raise
             image = _load(_without_texts(data), limits)
@@ -105,7 +105,7 @@ def _load(data: bytes, limits: Limits) -> Image.Image:
     check_pixel_count(*image.size, limits)
     if image.format in _REFUSED_FORMATS:
         raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
-    if _is_large(image):  # these two formats can be decoded in half the size
+    if _is_large(image):  # these two formats can be decoded at half size
         image.draft(None, (image.width // 2, image.height // 2))
         if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
             image.reduce = 1
@@ -131,7 +131,7 @@ def _without_texts(png: bytes) -> bytes:
 def _completed(jpeg: bytes, error: OSError, limits: Limits) -> Image.Image:
     """Decode a JPEG whose end is missing, if nearly all of its pixels are there; else raise the error.
 
-    A decoder does not report the pixels that it had to invent. They are those that depend on what follows the data.
+    A decoder does not report which pixels it invented. Such pixels depend on the bytes that follow the data.
     """
     image = _load(jpeg + _JPEG_END, limits)
     other = _load(jpeg + bytes(range(1, 255)) * 64 + _JPEG_END, limits)
@@ -144,14 +144,14 @@ def _completed(jpeg: bytes, error: OSError, limits: Limits) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNED.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # malformed EXIF, about which viewers do not care either
+    except Exception:  # malformed EXIF, which viewers ignore too
         turn = None
     converted = _converted(image)
     return converted if turn is None else converted.transpose(turn)
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits and sRGB, and halve what is still large."""
+    """Convert to 8 bits and sRGB, and halve the image if it is still large."""
     scale = _Scale.of(image) if image.mode.startswith("I") or image.mode == "F" else None
     if not _is_large(image):
         return _eight_bit(image, scale)
@@ -192,7 +192,7 @@ def _srgb(image: Image.Image) -> Image.Image:
 
 
 class _Scale(NamedTuple):
-    """How the values of an image with more than 8 bits per channel become brightness: black and white are the ends."""
+    """The range of values, from black to white, of an image with more than 8 bits per channel."""
 
     black: float
     white: float
@@ -201,9 +201,10 @@ class _Scale(NamedTuple):
     def of(cls, image: Image.Image) -> "_Scale":
         """Choose the scale of an image of integers or floats.
 
-        It is the narrowest that is in use and holds the values: for integers, 8, 10, 12, 14 or 16 bits; for floats,
-        0 to 1, -1 to 1, 0 to 255 or 0 to 65,535. Values that fit none of them have a scale of their own. A thousandth
-        of the pixels, at least one, may lie outside, as may NaN and infinity.
+        It is the narrowest common scale that contains the values: 8, 10, 12, 14 or 16 bits for integers, and 0 to 1,
+        -1 to 1, 0 to 255 or 0 to 65,535 for floats. Values that fit none of these, and floats that stay below an
+        eighth of one, get a scale of their own. NaN, infinity and at each end a thousandth of the pixels, at least
+        one, may lie outside.
         """
         sample = np.asarray(image.resize([min(side, 1024) for side in image.size], Image.Resampling.NEAREST))
         values = sample[np.isfinite(sample)].astype(np.float64)

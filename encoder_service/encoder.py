@@ -47,8 +47,8 @@ class EncoderSpec:
         decoder_sha256: SHA-256 of decoder.tflite, 64 hex digits.
         input_shape: (height, width, channels) of an input, channels 1 or 3.
         code_size: Numbers per code.
-        background: Grey level under transparent parts of an image, 0 (black) to 255 (white). Content that would hardly
-            differ from it is laid on the opposite level.
+        background: Grey level under transparent parts of an image, 0 (black) to 255 (white). Content that would barely
+            contrast with it is placed on the opposite level.
         framing: Rule that brings query images to the form of the encoder's data: "digit" for `framing.frame_digit`,
             "" for none. Codes of stored images do not depend on it, so it is not part of equality.
     """
@@ -111,8 +111,8 @@ class Encoder:
             picture: Mode L, RGB or RGBA.
 
         Returns:
-            An image, and what was done, such as ("inverted", "centred"). If nothing had to be done or the encoder has
-            no rule, the image itself and nothing.
+            An image and the steps applied, such as ("inverted", "centred"). If the image needs no change or the encoder
+            has no rule, the image itself and an empty tuple.
         """
         if self.spec.framing != _DIGIT_FRAMING:
             return picture, ()
@@ -182,7 +182,7 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
         return Encoder(Path(name))
     try:
         own = user_models() / name
-    except InvalidInputError:  # no home folder, so no encoders of the user's own
+    except InvalidInputError:  # without a home folder, the user has no encoders
         return Encoder(MODELS / name)
     return Encoder(own if (own / _CARD).exists() else MODELS / name)
 
@@ -240,7 +240,7 @@ class _Session:
 
 @cache
 def _absorb_greeting() -> None:
-    """Keep LiteRT's greeting off stderr. LiteRT writes it with a process's first interpreter, and has no option for it.
+    """Keep LiteRT's startup message off stderr. LiteRT prints it with the first interpreter and has no option for it.
 
     A process loads its first encoder before it serves, so no other thread logs while stderr points at /dev/null.
     """

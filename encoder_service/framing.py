@@ -15,26 +15,26 @@ _Plane = NDArray[np.float32]
 
 # Pixels of the picture's side, and of the longer side of the ink.
 _SIDE, _BOX = 28, 20
-# Bounds of an image that is in form. In MNIST's 70,000 images, the centre of mass is at most 0.53 pixels from the
+# Bounds of an image in MNIST's form. In MNIST's 70,000 images, the centre of mass is at most 0.53 pixels from the
 # centre, the ink's longer side has 14 to 20 pixels, more than a tenth of the ink's pixels are brighter than 205, and
 # the strokes are 1.14 to 8.3 pixels wide on average.
 _INK, _BRIGHT, _BRIGHT_PART = 64, 200, 0.1
 _OFF_CENTRE, _SHORTEST, _LONGEST, _THINNEST = 2.0, 13, 22, 1.1
-# Strokes of a reframed digit that are thinner than the first are widened to the second, in pixels. MNIST's median is
+# Strokes of a reframed digit thinner than the first value, in pixels, are widened to the second. MNIST's median is
 # 2.5, and 5 % are below 1.7.
 _THIN, _WIDENED = 1.7, 2.1
 # Longest side in pixels at which ink is looked for, and at which the digit that was found is cut out.
 _OVERVIEW, _DETAIL = 256, 160
-# Density from which on ink belongs to the digit's bounding box.
+# Minimum density at which ink counts toward the digit's bounding box.
 _FAINTEST = 0.2
-# A ground has one brightness if at least this part of the pixels is within this many grey levels of it.
+# A ground is uniform if at least this share of the pixels is within this many grey levels of its brightness.
 _EVEN, _EVEN_PART = 4.0, 0.2
-# Least contrast of ink, in grey levels and in standard deviations of the ground's noise.
+# Minimum contrast of ink, in grey levels and in standard deviations of the ground's noise.
 _CONTRAST, _NOISE = 30.0, 6.0
-# Ink lies on one side of the ground's brightness: on the other is at most this part as much.
+# Ink is either darker or lighter than the ground. On the other side may be this share of it.
 _STRAY_PART = 0.1
-# Part of the ink that may lie more than two pixels inside, of 20 by 20: strokes have less. Clothes and most objects in
-# photographs have more.
+# Maximum share of the ink that may lie more than two pixels (of 20 by 20) from its edge. Strokes have less. Clothes and
+# most objects in photographs have more.
 _SOLID_PART = 0.1
 
 
@@ -53,8 +53,8 @@ def frame_digit(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         image: Mode L, of any size.
 
     Returns:
-        An image of mode L and 28 × 28 pixels, and what was done: "inverted", "centred", "brightened", "thickened".
-        If the picture is in form already, or shows no strokes on an even ground, the image itself and nothing.
+        An image of mode L and 28 × 28 pixels, and the steps applied: "inverted", "centred", "brightened", "thickened".
+        If the picture already has MNIST's form, or shows no strokes on an even ground, the image itself and no steps.
     """
     if abs(image.width - image.height) * 10 <= max(image.size):
         form = image if image.size == (_SIDE, _SIDE) else ImageOps.fit(image, (_SIDE, _SIDE))
@@ -84,7 +84,7 @@ def _reframed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]] | None:
     if ink is None:
         return None
     scale = image.width / overview.width
-    if scale > 1:  # look again, more closely, as the ink may be a small part of a large picture
+    if scale > 1:  # look again at a larger scale: the ink may be a small part of the picture
         left, top, right, bottom = _bounds(ink.density >= _FAINTEST)
         margin = max(right - left, bottom - top) // 4 + 2
         box = (max(left - margin, 0), max(top - margin, 0), right + margin, bottom + margin)
@@ -104,7 +104,7 @@ def _reframed(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]] | None:
 
 
 def _is_drawn(digit: _Plane) -> bool:
-    """Return whether 20 × 20 pixels show strokes: little remains of strokes if two pixels are taken off each side."""
+    """Return whether 20 × 20 pixels show strokes, of which little remains after eroding two pixels from each side."""
     padded = np.pad(digit, 2)
     least = np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).min((2, 3))
     return bool(least.sum() <= _SOLID_PART * digit.sum())
@@ -150,7 +150,7 @@ def _ground(grey: _Plane) -> tuple[_Plane | float, float]:
     if widths[start] <= 2 * _EVEN:
         # in a normal distribution, half lies within 0.67 standard deviations
         return float(values[start + half // 2]), float(widths[start]) / 1.35
-    # light falls unevenly: fit a paraboloid to the 60 % of the pixels that it fits best
+    # for uneven light, fit a paraboloid to the best-fitting 60 % of the pixels
     height, width = grey.shape
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32))
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], 1)
@@ -196,7 +196,7 @@ def _stroke(density: _Plane) -> float:
 
 
 def _scaled(density: _Plane, longer: int) -> _Plane:
-    """Scale to a length of the longer side."""
+    """Scale so that the longer side has a given length."""
     factor = longer / max(density.shape)
     height, width = (max(1, round(side * factor)) for side in density.shape)
     image = Image.fromarray(density).resize((width, height), Image.Resampling.BICUBIC)
@@ -204,7 +204,7 @@ def _scaled(density: _Plane, longer: int) -> _Plane:
 
 
 def _widened(density: _Plane, by: float) -> _Plane:
-    """Widen strokes by some pixels of the 20 × 20, and return them scaled to 20 × 20."""
+    """Widen strokes by a number of pixels on the 20 × 20 scale, and return them scaled to 20 × 20."""
     fine = _scaled(density, 5 * _BOX)
     radius = max(1, round(by / 2 * 5))
     image = ImageOps.expand(Image.fromarray((fine * 255).astype(np.uint8)), radius)

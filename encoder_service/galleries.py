@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Times that a write follows a gallery to a newer version, and seconds between two: a server may take a moment to
-# describe a version that has just gone live.
+# Maximum times that a write is repeated on a newer version, and seconds between attempts. A server may need a moment
+# before it can describe a version that has just gone live.
 _FOLLOWED = 20
 _FOLLOW_EVERY_S = 0.1
-# Seconds between two attempts to open the galleries that could not be opened. Their files may have to be read for it.
+# Seconds between attempts to open galleries that could not be opened. Each attempt may have to read their files.
 _REOPEN_EVERY_S = 5.0
 
 
@@ -89,10 +89,10 @@ class Galleries:
                 gallery.close()
 
     def write(self, name: str, operation: Callable[[GalleryWriter], T]) -> T:
-        """Modify a gallery, and return only when the version that is live has been modified.
+        """Modify a gallery, and return only once its live version has been modified.
 
-        If a newer version has gone live meanwhile, the operation is repeated on it: the older one is no longer
-        searched, and would keep the modification to itself.
+        If a newer version has gone live meanwhile, the operation is repeated on it. Otherwise the modification would
+        be lost with the older version, which is no longer searched.
 
         Args:
             name: Name of the gallery; empty for the store's only gallery.
@@ -102,7 +102,7 @@ class Galleries:
             The result of the last call of `operation`.
 
         Raises:
-            UnavailableError: The newer version can't be opened. The modification may not be searched.
+            UnavailableError: The newer version can't be opened. Searches may not see the modification.
             LookalikeError: As `use` and `operation` do.
         """
         for _ in range(_FOLLOWED):
@@ -122,7 +122,7 @@ class Galleries:
         return [self._counted(spec) for spec in self._store.list()]
 
     def overview(self) -> "dict[str, GallerySpec | None]":
-        """Return each gallery's spec by its name, counted anew if it is open; None if the gallery can't be searched."""
+        """Return each gallery's spec by name, recounted if the gallery is open; None if it can't be searched."""
         specs = {spec.name: spec for spec in (*self._open_specs(), *self.list())}
         with self._lock:
             return {name: None if name in self._failures else specs.get(name) for name in self._store.names()}
@@ -140,9 +140,9 @@ class Galleries:
         """Start switching to newer versions soon after they go live. Calls in flight finish on the old version.
 
         Args:
-            report: Called with whether searches can be answered, at once and whenever this changes. They can't while
-                the store does not answer, in which time calls fail at once, nor while no gallery can be opened. A store
-                without galleries has nothing that could not be searched.
+            report: Called immediately and on every change with whether searches can be answered. They can't while the
+                store does not answer (calls then fail immediately), or while none of its galleries can be opened. An
+                empty store counts as ready.
         """
         self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, self._reopen, report)
         self._watcher.start()
@@ -193,7 +193,7 @@ class Galleries:
             return gallery
 
     def _try_to_open(self, name: str) -> None:
-        """Open a gallery unless it is open. One that can't be opened must not keep the others from being served."""
+        """Open a gallery unless it is open. If it can't be opened, log that, so that the others are still served."""
         with self._lock:
             before = self._failures.get(name)
         try:
@@ -207,7 +207,7 @@ class Galleries:
                 _log.info("gallery '%s' is open now", name)
 
     def _reopen(self) -> bool:
-        """Try again to open what could not be opened, and return whether there is anything to search, or no gallery."""
+        """Retry the galleries that could not be opened. Return whether any gallery is open, or none has failed."""
         if time.monotonic() >= self._reopen_at:
             for name in list(self._failures):
                 self._try_to_open(name)
@@ -233,7 +233,7 @@ class Galleries:
             return [gallery.spec for gallery in self._open.values()]
 
     def _follow(self, name: str) -> bool:
-        """Move to the live version of an open gallery, and return whether it could be done yet.
+        """Switch an open gallery to its live version, and return whether that was possible yet.
 
         Unlike the watcher, this does not read the version's files first: the caller of a write is waiting.
         """
@@ -247,7 +247,7 @@ class Galleries:
         with self._opening:
             with self._lock:
                 old = self._open[spec.name]
-            if old.spec.version == spec.version:  # another thread has been quicker
+            if old.spec.version == spec.version:  # another thread has switched already
                 return
             new = self._open_version(spec)
             with self._lock:

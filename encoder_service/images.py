@@ -18,7 +18,7 @@ from encoder_service.limits import LIMITS
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
-# Grey levels by which a transparent image's content must differ from the ground under it, and the part that must.
+# Grey levels by which content must differ from the ground under it, and the share of visible content that must.
 _CONTRAST, _CONTRASTING_PART = 48, 0.25
 
 
@@ -125,12 +125,12 @@ def _fitted(image: Image.Image, width: int, height: int, channels: int, backgrou
 
 
 def flattened(image: Image.Image, background: int, channels: int) -> Image.Image:
-    """Lay an image on a ground where it is transparent, and convert it to grey or RGB.
+    """Fill the transparent parts of an image with a ground, and convert it to grey or RGB.
 
     Args:
         image: Mode L, RGB or RGBA.
-        background: Grey level of the ground, 0 to 255. Content that would hardly differ from it, as black ink on
-            black, is laid on the opposite level.
+        background: Grey level of the ground, 0 to 255. Content that would barely contrast with it, such as
+            black ink on black, is placed on the opposite level.
         channels: 1 for grey, 3 for RGB.
     """
     mode = "L" if channels == 1 else "RGB"
@@ -141,7 +141,7 @@ def flattened(image: Image.Image, background: int, channels: int) -> Image.Image
 
 
 def _contrasts(image: Image.Image, background: int, mode: str) -> bool:
-    """Return whether at least a quarter of what is visible of an RGBA image differs from a grey background."""
+    """Return whether at least a quarter of an RGBA image's visible content differs from a grey background."""
     sample = image.resize([min(side, 256) for side in image.size], Image.Resampling.NEAREST)
     opacity = np.asarray(sample.getchannel("A"), np.float32)
     colours = np.asarray(sample.convert("RGB").convert(mode), np.int16).reshape(*opacity.shape, -1)

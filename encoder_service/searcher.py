@@ -74,8 +74,8 @@ class SearchResult:
             not an image.
         query_percentile: Percentage of the gallery's own images with a smaller error, 0 to 100. Above 99, the query
             is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
-        prepared: What brought a query image to the form of the encoder's data, such as "inverted, centred"; empty if
-            nothing was done.
+        prepared: Steps that brought a query image to the form of the encoder's data, such as "inverted, centred"; empty
+            if none were needed.
     """
 
     hits: tuple[Hit, ...]
@@ -106,8 +106,8 @@ class SearchResult:
         )
 
 
-# A query that had to be framed is also searched as it is. The latter counts if its nearest hit is nearer than this part
-# of the other's: then the gallery holds this very picture, or others in the same form.
+# A framed query is also searched as it is. The unframed search wins if its nearest distance is below this share of the
+# framed one's, because the gallery then holds the same picture, or others in the same form.
 _AS_IS_PART = 0.5
 
 
@@ -119,7 +119,7 @@ class _ImageQuery:
         options: The search's options.
         input: The image as it is.
         framed: The image in the form of the encoder's data; None if it has that form already.
-        prepared: What brought it to that form.
+        prepared: Steps that brought it to that form.
     """
 
     options: SearchOptions
@@ -247,7 +247,7 @@ class Searcher:
         """Encode all query images in one run, and measure their reconstruction errors.
 
         Returns:
-            For each query, itself or, if it is an image that had to be framed, the framed one and the one as it is.
+            For each query, the query itself. For an image that had to be framed, the framed query and the original one.
         """
         inputs = []
         for query in queries:
@@ -272,7 +272,7 @@ class Searcher:
 
 
 def _nearer(answers: Sequence[tuple[_CodeQuery, Sequence[Hit]]]) -> tuple[_CodeQuery, Sequence[Hit]]:
-    """Return the only answer or, of those to a framed query and to the same query as it is, the one that counts."""
+    """Return the only answer, or the better of the answers to a framed query and to the same query as it is."""
     framed, as_is = answers[0], answers[-1]
     if not as_is[1]:
         return framed
@@ -282,6 +282,6 @@ def _nearer(answers: Sequence[tuple[_CodeQuery, Sequence[Hit]]]) -> tuple[_CodeQ
 
 
 def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:
-    """Return the hit with its percentile. Nothing is nearer than the query itself, not even its copies."""
+    """Return the hit with its percentile. A hit that is the query itself gets percentile 0."""
     is_exact = hit.distance <= EXACT_DISTANCE
     return replace(hit, distance_percentile=0.0 if is_exact else calibration.distance_percentile(hit.distance))

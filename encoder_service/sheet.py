@@ -25,7 +25,7 @@ _TILE_LEVEL = 236
 _BACKGROUND, _TEXT, _FAINT_TEXT, _EMPTY_TILE = "#ffffff", "#1c1c22", "#70707c", (_TILE_LEVEL, _TILE_LEVEL, _TILE_LEVEL)
 
 
-# Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic and Georgian, for what Pillow's own font of ASCII lacks.
+# Covers Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic and Georgian. Pillow's own font covers only ASCII.
 _SHIPPED_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 # Where systems keep fonts. They are read only for characters that the shipped font lacks, such as Chinese ones.
 _FONT_FOLDERS = (
@@ -92,8 +92,8 @@ def _scaled(image: Image.Image) -> Image.Image:
 
 
 def _draw_text(draw: ImageDraw.ImageDraw, x: float, baseline: float, text: str, colour: str, size: int) -> None:
-    """Draw a line of text, at most as wide as a tile: of a longer one, the middle is replaced by an ellipsis."""
-    # formatting characters, such as joiners, have no picture
+    """Draw a line of text. If it is wider than a tile, an ellipsis replaces its middle."""
+    # formatting characters, such as joiners, have no glyph
     shown = (character for character in unicodedata.normalize("NFC", text) if unicodedata.category(character) != "Cf")
     text = "".join(" " if character.isspace() else character for character in shown)
     short, keep = text, len(text)
@@ -128,7 +128,7 @@ def _fonts(size: int) -> Iterator[_Font]:
     for path in _system_fonts():
         try:
             yield ImageFont.truetype(path, size)
-        except OSError:  # damaged, or of a single size, as are fonts of emoji
+        except OSError:  # a damaged file, or a bitmap font of one size, such as an emoji font
             continue
 
 
@@ -139,7 +139,7 @@ def _own_fonts(size: int) -> tuple[_Font, _Font]:
 
 @cache
 def _system_fonts() -> list[Path]:
-    """Return the system's font files, those first whose names promise many scripts."""
+    """Return the system's font files. Fonts whose names suggest many scripts come first."""
     paths = (
         path
         for folder in _FONT_FOLDERS
@@ -151,7 +151,7 @@ def _system_fonts() -> list[Path]:
 
 @cache
 def _has(font: _Font, character: str) -> bool:
-    """Return whether a font has a character, by comparing its picture with that of one that no font has."""
+    """Return whether a font has a character, by comparing its glyph with that of a character that no font has."""
     if not character.isprintable():
         return False
     return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))

@@ -84,7 +84,7 @@ def run(app: Callable[[], None]) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return a text that others wrote, such as a file name or a label, for a terminal.
+    r"""Return an untrusted text, such as a file name or a label, in a form that is safe to print.
 
     Control characters, which could move the cursor or hide text, and broken characters become escapes such as \x1b.
     """
@@ -92,7 +92,7 @@ def printable(text: str) -> str:
 
 
 def _is_unsafe(character: str) -> bool:
-    # joiners, which emoji and some scripts are written with, are formatting characters too, and harmless
+    # joiners, which emoji and some scripts need, are also formatting characters, but harmless
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
@@ -135,9 +135,9 @@ def _token(path: Path) -> str:
         token = _read(path).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         token = ""
-    if not token or not all(" " < character < "\x7f" for character in token):  # what a header can carry
+    if not token or not all(" " < character < "\x7f" for character in token):  # a header can carry only these
         raise InvalidInputError(
-            "expected one token of ASCII letters, digits and signs, got other text", place=f"--token-file {path}"
+            "expected one token of ASCII letters, digits and symbols, got other text", place=f"--token-file {path}"
         )
     return token
 

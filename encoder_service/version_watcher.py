@@ -13,8 +13,8 @@ _log = logging.getLogger(__name__)
 
 # Seconds between two polls of the store. A gallery's new version is served about this long after it goes live.
 _INTERVAL_S = 0.5
-# Seconds until a version that is damaged, or whose encoder is missing, is tried again: reading all of a large version
-# every half second would slow the service down.
+# Seconds before a damaged version, or one whose encoder is missing, is retried. Reading all of a large version every
+# half second would slow the service down.
 _RETRY_BAD_VERSION_S = 30.0
 # Seconds that `stop` waits for the current poll. The thread is a daemon, so a hung store can't keep the process alive.
 _STOP_TIMEOUT_S = 2.0
@@ -37,9 +37,9 @@ class VersionWatcher:
             store: The store to poll.
             open_specs: Returns the specs of the galleries that are open.
             move_to: Opens another version of an open gallery in place of the current one.
-            reopen: Tries again to open the galleries that could not be opened, now and then, and returns whether
-                searches can be answered as far as this depends on galleries.
-            report: Called with whether searches can be answered, at the start and whenever this changes.
+            reopen: Retries, from time to time, the galleries that could not be opened. Returns whether searches can be
+                answered, provided that the store answers.
+            report: Called at the start and on every change with whether searches can be answered.
         """
         self._store = store
         self._open_specs = open_specs
@@ -121,7 +121,7 @@ class VersionWatcher:
                 self._move(live)
         except LookalikeError as error:
             if any((spec.name, spec.version) == (name, version) for spec in self._open_specs()):
-                return  # a write has moved there meanwhile, and has modified the files that were being compared
+                return  # a write has switched to this version and modified the files during the comparison
             if version != bad_version:
                 _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
             is_lasting = isinstance(error, StoreDamagedError | EncoderMismatchError)

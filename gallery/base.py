@@ -101,7 +101,7 @@ class Build(Protocol):
     def close(self) -> None:
         """Release the build. Entries of an unpublished build are kept, so that the next build can resume it.
 
-        A live version that was to be extended stays live, as the build has left it.
+        A live version that was being extended stays live, in the state in which the build left it.
         """
         ...
 
@@ -141,7 +141,7 @@ class Store(Protocol):
         ...
 
     def live_version(self, name: str) -> int:
-        """Return the number of a gallery's live version, which is quicker than its description.
+        """Return the number of a gallery's live version. This is faster than reading its description.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
@@ -192,8 +192,8 @@ class Store(Protocol):
 
         Services do so. So does a load that has ended before it could publish.
 
-        On a server the answer stays true after the next publication, because a service may keep the version open all
-        the while, and because other machines have ledgers of their own.
+        On a server the answer stays true after the next publication, because a service may still have the version
+        open, and because other machines have ledgers of their own.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.

@@ -68,7 +68,7 @@ def check_wanted() -> None:
 
 @contextmanager
 def waits_end_with(stop: threading.Event) -> Iterator[None]:
-    """End every wait in the block for a server that can't be reached once `stop` is set. Calls are still made."""
+    """Once `stop` is set, end every wait in the block for an unreachable server. Calls are still made."""
     token = _end_of_waits.set(stop)
     try:
         yield

@@ -246,7 +246,7 @@ class ExactStore:
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Do nothing: publishing a version discards the previous one."""
+        """Do nothing, because publishing a version discards the previous one."""
         self._find(name)
         return []
 

@@ -129,7 +129,7 @@ def shared_lock(path: Path, subject: str) -> Iterator[None]:
     """
     try:
         file = path.open(encoding="utf-8", errors="replace")
-    except FileNotFoundError:  # then no process has ever taken the lock
+    except FileNotFoundError:  # no process has ever taken the lock
         yield
         return
     with file:

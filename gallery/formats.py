@@ -15,7 +15,7 @@ FORMAT_KEY = "format"
 
 
 def parse_object(content: bytes) -> Mapping[str, Any]:
-    """Parse a file that should hold one JSON object, whatever it really holds.
+    """Parse a file that should contain one JSON object but may contain anything.
 
     Raises:
         ValueError: The content is not a JSON object, or is nested too deeply.

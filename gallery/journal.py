@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 JOURNAL = "ADDED"
-"""Name of the file in a version's folder: one JSON list a write, of "+" or "-" and the keys."""
+"""Name of the file in a version's folder. Each write appends a line, a JSON list of "+" or "-" and the keys."""
 
 _DELETED = "-"
 _ADDED = "+"
 
 
 def note_added(folder: Path, keys: Sequence[str]) -> None:
-    """Note that keys are about to be added."""
+    """Record that keys are about to be added."""
     _append(folder, [_ADDED, *keys])
 
 
 def note_deleted(folder: Path, keys: Sequence[str]) -> None:
-    """Note that keys are about to be deleted."""
+    """Record that keys are about to be deleted."""
     _append(folder, [_DELETED, *keys])
 
 
@@ -36,7 +36,7 @@ def read_journal(folder: Path) -> dict[str, bool]:
         try:
             sign, *keys = json.loads(line)
         except ValueError:
-            continue  # the process died while it wrote the line, and before it acknowledged the keys
+            continue  # the process died while writing the line, before it acknowledged the keys
         written.update(dict.fromkeys(keys, sign == _ADDED))
     return written
 

@@ -16,7 +16,7 @@ from gallery.profiles import DEFAULT_PROFILE, find_profile
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-# The smallest value of each whole number in a spec's JSON object.
+# Minimum of each integer field in a spec's JSON object.
 _LEAST = {"code_size": 1, "version": 0, "count": 0}
 _QUANTILES = 101
 

@@ -10,7 +10,7 @@ from gallery.files import user_data_folder
 def _default_store() -> str:
     try:
         return f"edge:{user_data_folder()}"
-    except InvalidInputError:  # raised again if this store is opened
+    except InvalidInputError:  # opening this store raises it again
         return "edge:~/.local/share/lookalike"
 
 

@@ -13,7 +13,7 @@ DEFAULT_LIMIT = 5
 MAX_LIMIT = 1000
 """Largest number of hits that one query may ask for."""
 MAX_DISTANCE = float(np.finfo(np.float32).max)
-"""Largest distance that a float32 can hold. A larger bound on distances is the same as none."""
+"""Largest distance that a float32 can hold. A larger bound on distances has no effect."""
 MAX_NORM = 1e18
 """Largest Euclidean norm of a code. Encoders make codes with norms of 1 to 100.
 

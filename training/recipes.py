@@ -37,7 +37,7 @@ ARCHITECTURES = {
 _NEGATIVES = 2.5
 # Augmentations for each dataset: a mirrored digit is another shape, but a mirrored shoe is still a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
-# Rule of each dataset that brings the queries of searches to the form of its images.
+# Framing rule of each dataset, which brings search queries to the form of its images.
 _FRAMINGS = {"mnist": "digit"}
 
 # Training steps in all: a small source gets more epochs than the recipe says, until there are this many.

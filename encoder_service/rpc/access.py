@@ -32,7 +32,7 @@ READING_RPCS = REFLECTION_RPCS | frozenset(
 """Full names of the RPCs that a token with the role `read` may call. All others require the role `write`."""
 
 
-# Seconds for which the file may be empty or missing, as it is for a moment where a tool does not replace it atomically.
+# Seconds for which the file may be empty or missing. Programs that do not replace it atomically cause short gaps.
 _MAX_REPLACING_S = 2.0
 
 
@@ -78,7 +78,7 @@ class Tokens:
         return match
 
     def _follow(self) -> None:
-        """Read the file if it has changed. A malformed file changes nothing; an empty or missing one revokes all."""
+        """Read the file if it has changed. A malformed file is ignored; an empty or missing file revokes all tokens."""
         if not self._file.exists():
             self._revoke("is missing")
             return
@@ -96,7 +96,7 @@ class Tokens:
             self._revoke("has no tokens")
 
     def _revoke(self, reason: str) -> None:
-        """Revoke all tokens, unless the file may only be in the middle of being replaced."""
+        """Revoke all tokens, unless the file may still be in the middle of being replaced."""
         now = time.monotonic()
         self._empty_since = self._empty_since or now
         if self._roles and now - self._empty_since > _MAX_REPLACING_S:

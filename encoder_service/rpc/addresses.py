@@ -9,7 +9,7 @@ _UNIX = "unix:"
 
 
 def is_local(host: str) -> bool:
-    """Return whether only this machine can reach a host: it is loopback, or `unix:PATH`."""
+    """Return whether a host is loopback or `unix:PATH`, which only this machine can reach."""
     if host == "localhost" or host.startswith(_UNIX):
         return True
     try:
@@ -33,7 +33,7 @@ def joined(host: str, port: int) -> str:
 def resolved(host: str, port: int) -> list[str]:
     """Return the addresses that a host stands for on this machine, each without brackets.
 
-    gRPC would listen on some of the addresses of a name, and call that success if the others are taken.
+    Given a name, gRPC would report success even if it could listen on only some of its addresses.
 
     Raises:
         ServiceError: The host is unknown.
@@ -50,7 +50,7 @@ def resolved(host: str, port: int) -> list[str]:
 
 
 def _is_own(family: int, address: str) -> bool:
-    """Return whether this machine has an address: one without IPv6 still resolves `localhost` to ::1."""
+    """Return whether this machine has an address. A machine without IPv6 still resolves `localhost` to ::1."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))

@@ -30,7 +30,7 @@ _IS_STREAM = {
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-# Seconds, for clients that read this header.
+# Metadata that asks clients to retry after one second, if they read it.
 _RETRY_AFTER = ("retry-after", "1")
 # Range of the delay, in milliseconds, after which gRPC's own clients retry if they are configured to. It is random, so
 # that rejected clients do not all return at once.
@@ -39,9 +39,9 @@ _PUSHBACK_MS = (50, 250)
 # holds back further ones, so that this slows down a client that calls again at once. Rejecting all calls of such a
 # client would take a processor, which the accepted calls need. Longer delays would hide the overload from its detector.
 _REJECTION_DELAY_S = (0.01, 0.03)
-# Streams of reflection at the same time. A client of reflection opens one for a moment.
+# Maximum concurrent reflection streams. A client needs one only briefly.
 _MAX_REFLECTION_STREAMS = 4
-# Lines a second about calls that were refused for want of a token or a role.
+# Maximum log lines per second about calls rejected for lack of a token or a role.
 _MAX_REFUSAL_LINES = 5
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Admission(grpc.ServerInterceptor):
     """
 
     def __init__(self, tokens: Tokens | None, calls: CallPool, streams: StreamPool, metrics: Metrics) -> None:
-        """Take the parts.
+        """Create the interceptor.
 
         Args:
             tokens: The accepted tokens; None accepts every caller.
@@ -131,41 +131,41 @@ class Admission(grpc.ServerInterceptor):
 
 
 class _Refusals:
-    """Logs who was refused, a few lines a second: anybody can make as many such calls as they like."""
+    """Logs rejected callers, at most a few lines per second, because untrusted clients can make any number of calls."""
 
     def __init__(self) -> None:
         self._second = 0
         self._lines = self._omitted = 0
 
     def log(self, method: str, peer: str, status: str, request_id: str) -> None:
-        """Log a call that was refused. Only the thread that serves all calls runs this."""
+        """Log a rejected call. Only gRPC's polling thread runs this."""
         second = int(time.monotonic())
         if second != self._second:
             if self._omitted:
-                _log.warning("%d more calls were refused", self._omitted)
+                _log.warning("%d more calls were rejected", self._omitted)
             self._second, self._lines, self._omitted = second, 0, 0
         if self._lines < _MAX_REFUSAL_LINES:
             self._lines += 1
-            _log.warning("%s from %s is refused: %s", method, peer, status, extra={"request_id": request_id})
+            _log.warning("%s from %s was rejected: %s", method, peer, status, extra={"request_id": request_id})
         else:
             self._omitted += 1
 
 
 class DelayedExecutor(ThreadPoolExecutor):
-    """Runs each work a moment after it is submitted, in a thread that calls `run_due`. It has no thread of its own.
+    """Runs each submitted function after a short delay, in the thread that calls `run_due`. It starts no thread.
 
-    The moments differ, so that clients which were rejected together don't return together.
+    The delays are random, so that clients rejected together do not retry together.
     """
 
     def __init__(self) -> None:
-        """Begin without work."""
+        """Begin with an empty queue."""
         super().__init__(1)
-        self._waiting: list[tuple[float, int, Callable[[], Any]]] = []  # a heap, by the time when each is due
+        self._waiting: list[tuple[float, int, Callable[[], Any]]] = []  # a heap ordered by due time
         self._numbers = itertools.count()
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Run the work later. Its result is lost."""
+        """Run the work later, and discard its result."""
         due = time.monotonic() + random.uniform(*_REJECTION_DELAY_S)
         with self._lock:
             run: Callable[[], Any] = partial(work, *arguments, **named)
@@ -173,7 +173,7 @@ class DelayedExecutor(ThreadPoolExecutor):
         return Future()
 
     def run_due(self) -> None:
-        """Run the work that is due."""
+        """Run the functions that are due."""
         while self._waiting and self._waiting[0][0] < time.monotonic():
             with self._lock:
                 work = heapq.heappop(self._waiting)[2] if self._waiting else None

@@ -13,13 +13,13 @@ def arrivals(
 ) -> Generator[list[T], None, None]:
     """Yield batches of the items that have arrived since the last batch, at least one each, in order.
 
-    A thread reads the stream ahead, and waits where the consumer of the batches is slower. An error of the stream is
+    A thread reads the stream ahead, and waits when the consumer of the batches is slower. An error of the stream is
     raised after the items that preceded it. Close the generator to stop early.
 
     Args:
         items: The stream.
-        max_items: Maximum items read ahead, and so of a batch.
-        max_bytes: Maximum bytes read ahead. A larger item makes a batch by itself.
+        max_items: Maximum items read ahead, and therefore in a batch.
+        max_bytes: Maximum bytes read ahead. A larger item forms a batch of its own.
         size_of: Returns the bytes of an item.
     """
     queue = _Queue[T](max_items, max_bytes)

@@ -19,11 +19,11 @@ from gallery.errors import LookalikeError
 
 _log = logging.getLogger(__name__)
 
-# Characters of a request id that clients may choose: it is repeated in each log line of the call.
+# Maximum characters of a request id that a client chooses: it is repeated in each log line of the call.
 _MAX_ID_LENGTH = 128
-# Bytes of an error message as gRPC sends it, in a header that has 8 KiB together with all other trailing metadata.
+# Maximum bytes of an error message as gRPC sends it. Its header shares 8 KiB with all other trailing metadata.
 _MAX_MESSAGE_BYTES = 4000
-# Tells gRPC's own clients not to retry, even if they are configured to.
+# Metadata that keeps gRPC's own clients from retrying, even if they are configured to.
 _DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
 # Health checks bypass this interceptor: any prober may send them, and they must not wait for other calls.
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
@@ -33,11 +33,11 @@ class CallInterceptor(grpc.ServerInterceptor):
     """Wraps every RPC of the service, except health."""
 
     def __init__(self, max_executing: int, calls: CallPool, streams: StreamPool, metrics: Metrics) -> None:
-        """Take the parts.
+        """Create the interceptor.
 
         Args:
-            max_executing: Maximum calls with one request that execute at once; the others of their pool wait for
-                their turn. Streams are not counted.
+            max_executing: Maximum calls with one request that execute concurrently. Further calls of their pool queue.
+                Streams are not counted.
             calls: Pool of the calls with one request and one response.
             streams: Pool of the streams.
             metrics: Counts and times the calls.
@@ -146,7 +146,7 @@ def message_for_client(error: LookalikeError, request_id: str) -> str:
 
 
 def _cut(message: str) -> str:
-    """Cut a message to the bytes that a header may have: gRPC sends all but printable ASCII as %XX for each byte."""
+    """Cut a message to the size of a header. gRPC sends each byte that is not printable ASCII as %XX."""
     size = 0
     for position, character in enumerate(message):
         is_plain = character.isascii() and character.isprintable() and character != "%"
@@ -161,7 +161,7 @@ def _see_log(request_id: str) -> str:
 
 
 def request_id_from(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the call's `x-request-id`, or a new one if the caller sent none that can be logged."""
+    """Return the call's `x-request-id`, or a new one if it is missing or can't be logged."""
     given = metadata_value("x-request-id", metadata)
     can_be_logged = given.isascii() and given.isprintable() and 0 < len(given) <= _MAX_ID_LENGTH
     return given if can_be_logged else f"{random.getrandbits(128):032x}"

@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from encoder_service.errors import RequestError
 from encoder_service.limits import LIMITS
 
-# Bytes of a request, for the RPCs that take neither images nor many keys.
+# Maximum bytes of a request to an RPC that takes neither images nor many keys.
 _MAX_SMALL_BYTES = 64 * 1024
-# Bytes of a health request, which has one name.
+# Maximum bytes of a health request, which contains one name.
 _MAX_HEALTH_BYTES = 4096
-# Bytes of a request of DeleteImages: 1,000 keys of 1,024 characters, each at most 4 bytes, with room for the fields.
+# Maximum bytes of a DeleteImages request: 1,000 keys of 1,024 characters of up to 4 bytes, and room for the fields.
 _MAX_KEYS_BYTES = 5 * 1024 * 1024
 _MAX_BYTES = {
     "Encode": LIMITS.max_message_bytes,
@@ -30,10 +30,10 @@ _MAX_BYTES = {
     "List": _MAX_HEALTH_BYTES,
     "Watch": _MAX_HEALTH_BYTES,
 }
-# How a compressed request begins: with the magic number of gzip, or the header of zlib for some level of compression.
-# No request of this service begins so uncompressed: as a field's tag, the former is invalid, and the latter unused.
+# First bytes of a compressed request: gzip's magic number, or zlib's header for any compression level. No uncompressed
+# request of this service begins with them. Read as a field's tag, gzip's are invalid and zlib's are unused.
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-# Tells zlib to find out whether it reads gzip or zlib.
+# Makes zlib detect whether the data is gzip or zlib.
 _EITHER = zlib.MAX_WBITS | 32
 
 
@@ -76,7 +76,7 @@ class Codec:
         try:
             result = stream.decompress(content, self._max_bytes + 1)
         except zlib.error:
-            return content  # it can't be parsed either
+            return content  # parsing then reports the error
         self._check_size(len(result))
         if not stream.eof:
             raise RequestError("request: expected a whole compressed message, got the beginning of one")

@@ -17,7 +17,7 @@ from gallery import DEFAULT_STORE
 from gallery.errors import InvalidInputError
 
 _MASK = "***"
-# The value of the variable NAME_PORT that Kubernetes sets for each Service of a namespace.
+# Pattern of the variable NAME_PORT that Kubernetes sets for each Service of a namespace.
 _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
@@ -55,7 +55,7 @@ class Config:
     store: str = DEFAULT_STORE
     encoder: str = field(
         default=DEFAULT_ENCODER,
-        metadata=_setting("ENCODER", "Encoder of Encode and Decode, by name or its folder's path."),
+        metadata=_setting("ENCODER", "Name or folder of the encoder for Encode and Decode."),
     )
     host: str = field(
         default="127.0.0.1",
@@ -147,7 +147,7 @@ class Config:
 def ignore_kubernetes_variables() -> None:
     """Remove the variables that Kubernetes sets for a Service named like this program, and say so on stderr.
 
-    For a Service `lookalike`, its containers have LOOKALIKE_PORT=tcp://10.0.0.1:50051, which is no setting of ours.
+    For a Service `lookalike`, containers get LOOKALIKE_PORT=tcp://10.0.0.1:50051, which is not a setting.
     """
     for name, value in list(os.environ.items()):
         if name.startswith("LOOKALIKE_") and _KUBERNETES_VALUE.fullmatch(value):

@@ -1,7 +1,7 @@
-"""The service grpc.health.v1.Health, which answers anybody and however busy the service is.
+"""The service grpc.health.v1.Health, which answers every client, even during overload.
 
-gRPC's own servicer parses whatever it is sent, keeps its lock while a client reads, and logs a traceback for a mistake
-of a client.
+gRPC's own servicer parses requests of any size, holds its lock while a client reads, and logs a traceback for a
+client's mistake.
 """
 
 import threading
@@ -20,7 +20,7 @@ from encoder_service.rpc.pools import HealthPool
 NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 """Full name of the service."""
 
-# Clients that watch at the same time. Each has a thread, and anybody may watch.
+# Maximum clients that watch at the same time. Each takes a thread, and untrusted clients may watch.
 _MAX_WATCHERS = 32
 
 _Response = health_pb2.HealthCheckResponse
@@ -29,7 +29,7 @@ _codec = Codec(f"{NAME}/Check", health_pb2.HealthCheckRequest.FromString, _Respo
 
 
 class Health:
-    """The health of the given names alone: otherwise a client could exhaust memory by watching made-up names.
+    """The health of the given names only. Otherwise a client could exhaust memory by watching made-up names.
 
     Attributes:
         pool: The threads in which requests arrive.
@@ -54,7 +54,7 @@ class Health:
         def watch(content: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
             self._watch(content, context, send)
 
-        watch.experimental_non_blocking = True  # type: ignore[attr-defined] # gRPC looks for both under these names
+        watch.experimental_non_blocking = True  # type: ignore[attr-defined] # gRPC reads these two attributes
         watch.experimental_thread_pool = self.pool  # type: ignore[attr-defined]
         return grpc.method_handlers_generic_handler(
             NAME,
@@ -99,7 +99,7 @@ class Health:
         return _codec.serialize(_Response(status=status))
 
     def _list(self, content: bytes, context: grpc.ServicerContext) -> bytes:
-        self._name(content, context)  # a request of List has none, but may be as malformed as any
+        self._name(content, context)  # List takes no name, but its request may be malformed
         statuses = {name: _Response(status=status) for name, status in self._statuses.items()}
         response: bytes = _ListResponse(statuses=statuses).SerializeToString()
         return response

@@ -23,9 +23,9 @@ def begin_logging(style: LogFormat, level: LogLevel) -> None:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
         )
-    # gRPC's core would write lines of its own about handshakes that fail and calls that it refuses
+    # otherwise gRPC's core logs failed handshakes and rejected calls itself
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # gRPC logs tracebacks for mistakes of clients, with what they sent. `CallInterceptor` logs all other errors.
+    # gRPC logs clients' mistakes as tracebacks that quote their input. `CallInterceptor` logs all other errors.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the client that sent a bad image receives an error instead
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

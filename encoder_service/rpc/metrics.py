@@ -18,11 +18,11 @@ from encoder_service.rpc.traces import Traces
 from gallery import GallerySpec
 from gallery.errors import LookalikeError
 
-# Connections to the port of the metrics. Prometheus needs one. Another one ends the oldest.
+# Maximum connections to the metrics port. Prometheus needs one. A further connection ends the oldest.
 _MAX_CONNECTIONS = 8
-# Seconds that a client of the metrics may take to send the next bytes, and to take some.
+# Seconds that a client of the metrics may take to send or to receive the next bytes.
 _MAX_PAUSE_S = 10
-# Upper bounds of the histograms' buckets: from a fast search to the slowest call that is worth telling apart.
+# Upper bounds of the histograms' buckets, in seconds: from a fast search to the slowest call worth distinguishing.
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -95,7 +95,7 @@ class Metrics:
         self.registry.register(_Galleries(galleries, fingerprint))
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Start to answer Prometheus over HTTP.
+        """Start an HTTP server for Prometheus.
 
         Args:
             host: Address to listen on.
@@ -156,7 +156,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class _HttpServer(ThreadingMixIn, WSGIServer):
-    """Has a thread for each of a few connections."""
+    """HTTP server with one thread per connection and a maximum number of connections."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -177,14 +177,14 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Bind, without asking a name server for our own name."""
+        """Bind without looking up this machine's name in DNS."""
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection in a thread. End the oldest one where there are too many."""
+        """Answer a connection in a thread. If there are too many connections, end the oldest."""
         self._connections[request] = None
         if len(self._connections) > _MAX_CONNECTIONS:
             oldest = next(iter(self._connections))
@@ -199,4 +199,4 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: the client has gone or was ended."""
+        """Log nothing, because the client has gone or its connection was ended."""

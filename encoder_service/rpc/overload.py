@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 
-# Seconds after which an overload is judged again by the calls that have arrived since.
+# Seconds of the window whose arrivals decide whether an overload continues.
 _WINDOW_S = 1.0
 # Seconds for which a pool may be more than half full before that counts as overload: long enough for one burst.
 _MAX_CROWDED_S = 0.1
@@ -18,8 +18,8 @@ class OverloadDetector:
     """Decides which calls are admitted, and admits fewer while the service is overloaded.
 
     Overload begins when an arriving call finds the limit reached, or more than half of the limit in flight for 0.1 s.
-    It is judged again every second, and lasts while more than half of the calls that arrived in that second were
-    rejected.
+    It is re-evaluated every second, and continues while more than half of the calls that arrived in that second
+    were rejected.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OverloadDetector:
             self._begin_window(now)
 
     def _end_window(self, now: float) -> None:
-        """Keep the overload up for another window, or end it; it also ends if no call arrived for a whole window."""
+        """Continue the overload for another window, or end it. It also ends if no call arrives for a whole window."""
         self._is_overloaded = now < self._window_ends + _WINDOW_S and 2 * self._rejected > self._arrived
         if self._is_overloaded:
             self._begin_window(now)

@@ -1,8 +1,8 @@
-"""Pools of threads for calls, which know whether a call works or waits for its client.
+"""Thread pools for calls. They track whether each call is working or waiting for its client.
 
 Only work counts as load. A call that waits for its client (for the rest of its request, for a stream's next message, or
-for its answer to be read) costs little, but may do so for ever. So waiting has a time limit, and where too many calls
-wait, the one that has waited longest is ended to make room.
+for its answer to be read) costs little, but may wait forever. So waiting has a time limit, and if too many calls
+wait, the pool ends the one that has waited longest.
 """
 
 import logging
@@ -28,29 +28,29 @@ _log = logging.getLogger(__name__)
 _MAX_TRANSFER_S = 60.0
 # Seconds for which an arriving request counts as work: it usually comes in one packet with the call's headers.
 _FRESH_S = 0.1
-# Requests that are slow to arrive. Each holds a thread, and at most one message.
+# Maximum requests that are slow to arrive. Each holds a thread, and at most one message.
 _MAX_SLOW = 32
-# Bytes of all requests that have arrived and are not answered yet, and of all answers that are not read yet. Each is
-# twice the largest message, so that a single large one does not keep all other calls from being answered.
+# Maximum bytes of all unanswered requests, and of all unread answers. The limit is twice the largest message, so that a
+# single large message does not block all other calls.
 _MAX_BYTES = 128 * 1024 * 1024
 # Seconds for which an answer may wait to be read even if all answers together are over the limit.
 _MIN_UNREAD_S = 1.0
-# Seconds that a stream may wait for its client. It is long, as a person or a slow source may be at the other end.
+# Seconds that a stream may wait for its client. Long, because the client may be a person or a slow source.
 _MAX_IDLE_S = 600.0
 # Seconds that a stream may wait for its client if another stream needs its place.
 _MAX_IDLE_WHEN_FULL_S = 5.0
 # Seconds that a stream may wait for its client while the service shuts down.
 _MAX_IDLE_AT_END_S = 0.5
-# Threads beyond a pool's limit, for calls that have been ended and whose threads have not noticed yet.
+# Extra threads beyond a pool's limit, because the thread of an ended call takes a moment to notice.
 _SPARE_THREADS = 8
-# Seconds that a health request may take to arrive. It comes in one packet with the call's headers, whereas a large
-# message, which anybody could send, would be buffered for as long as it keeps arriving.
+# Seconds that a health request may take to arrive. It comes in one packet with the call's headers. A large
+# message from an untrusted client would otherwise be buffered for as long as it keeps arriving.
 _MAX_HEALTH_TRANSFER_S = 0.02
 # Threads that wait for health requests to arrive.
 _HEALTH_THREADS = 2
-# Health requests that wait for one of these threads.
+# Maximum health requests that wait for one of these threads.
 _MAX_HEALTH_WAITING = 64
-# Seconds between two looks for calls that have waited too long.
+# Seconds between checks for calls that have waited too long.
 _SWEEP_S = 0.01
 
 _HEALTH = "/grpc.health.v1.Health"
@@ -59,18 +59,18 @@ _current = threading.local()
 
 
 class Call:
-    """A call, as its pool knows it.
+    """A call, as its pool tracks it.
 
     Attributes:
         method: Full name of the RPC.
-        begun: When it began, by the monotonic clock.
-        waiting_since: Since when it waits for its client, by the monotonic clock; None while it works.
+        begun: Time at which it began, by the monotonic clock.
+        waiting_since: Time since which it waits for its client, by the monotonic clock; None while it works.
         has_arrived: Whether its request has arrived.
         size: Bytes of its request, and of its answer once that is computed.
     """
 
     def __init__(self, method: str, arguments: Iterable[Any]) -> None:
-        """Find the call among the arguments that gRPC submits to a pool, as it has no handler to ask yet."""
+        """Find the call among the arguments that gRPC submits to a pool, because it has no handler yet."""
         self.method = method
         self._core = next(argument.call for argument in arguments if hasattr(argument, "call_details"))
         self.begun = time.monotonic()
@@ -80,7 +80,7 @@ class Call:
         self._is_cancelled = False
 
     def waited_s(self, now: float) -> float:
-        """Return for how long it has waited for its client, in seconds; 0 while it works."""
+        """Return the seconds for which the call has waited for its client; 0 while it works."""
         since = self.waiting_since
         return 0.0 if since is None else now - since
 
@@ -93,7 +93,7 @@ class Call:
 
 
 class Stream(Call):
-    """A stream. It waits for its client while all requests are answered, and while an answer is not read.
+    """A stream. It waits for its client when all its requests are answered, or while an answer is unread.
 
     Attributes:
         reads: Whether its RPC only reads.
@@ -103,11 +103,11 @@ class Stream(Call):
         """Begin to wait for the first request."""
         super().__init__(method, arguments)
         self.reads = method in READING_RPCS
-        self._sizes: deque[int] = deque()  # of the requests that are not answered yet
+        self._sizes: deque[int] = deque()  # bytes of each unanswered request
         self._is_sending = False
 
     def received(self, size: int) -> None:
-        """Count a request of so many bytes."""
+        """Count a request as unanswered, with its size in bytes."""
         self._sizes.append(size)
         self.size += size
         if not self._is_sending:
@@ -119,7 +119,7 @@ class Stream(Call):
         self.waiting_since = time.monotonic()
 
     def sent(self) -> None:
-        """End it: the answer has left."""
+        """Finish sending: the answer has left."""
         self.size -= self._sizes.popleft()
         self._is_sending = False
         self.waiting_since = None if self._sizes else time.monotonic()
@@ -145,7 +145,7 @@ class Pool(ThreadPoolExecutor):
         self.kind = kind
         self._method = ""
         self._lock = threading.Lock()
-        self._calls: dict[Call, None] = {}  # that have a thread, in order of their beginning
+        self._calls: dict[Call, None] = {}  # calls that have a thread, oldest first
 
     @property
     def in_flight(self) -> int:
@@ -153,7 +153,7 @@ class Pool(ThreadPoolExecutor):
         return len(self._calls)
 
     def admits(self, method: str) -> bool:
-        """Return whether a call is admitted. If so, it is the next one that is submitted: one thread does both.
+        """Return whether a call is admitted. gRPC then submits it next, because one thread does both.
 
         Args:
             method: Full name of the RPC.
@@ -171,7 +171,7 @@ class Pool(ThreadPoolExecutor):
         """End the calls that have waited for their clients too long."""
 
     def end_idle(self) -> None:
-        """End the calls for which a service that shuts down does not wait."""
+        """End the calls that a shutdown does not wait for."""
 
     def _enter(self, call: Call) -> None:
         with self._lock:
@@ -206,9 +206,9 @@ class CallPool(Pool):
         super().__init__("calls", limit + _MAX_SLOW + _SPARE_THREADS)
         self._limit = limit
         self._detector = OverloadDetector(limit, overload_limit)
-        self._fresh: deque[Call] = deque()  # that began less than 0.1 s ago
-        self._slow: dict[Call, None] = {}  # that began earlier, and whose requests have not arrived
-        self._unread: dict[Call, None] = {}  # that are answered
+        self._fresh: deque[Call] = deque()  # calls that began less than 0.1 s ago
+        self._slow: dict[Call, None] = {}  # older calls whose requests have not arrived
+        self._unread: dict[Call, None] = {}  # calls whose answers are unread
         self._request_bytes = self._unread_bytes = 0
 
     @property
@@ -234,7 +234,7 @@ class CallPool(Pool):
         with self._lock:
             call.waiting_since = None
             if call in self._slow and self._in_flight() >= self._limit:
-                raise OverloadedError(f"the service has {self._limit} calls in flight, its limit: retry soon")
+                raise OverloadedError(f"the service has {self._limit} calls in flight, which is its limit: retry soon")
             if self._request_bytes and self._request_bytes + size > _MAX_BYTES:
                 raise OverloadedError(
                     f"the service has requests of {self._request_bytes:,} bytes in flight, and this one has {size:,}: "
@@ -307,7 +307,7 @@ class CallPool(Pool):
 
 
 class StreamPool(Pool):
-    """One thread for each stream. A quarter of the pool is left to the streams that write."""
+    """One thread for each stream. A quarter of the pool is reserved for streams that write."""
 
     _call_type = Stream
 
@@ -339,7 +339,7 @@ class StreamPool(Pool):
         return True
 
     def wait_for_room(self, stream: Stream, context: grpc.ServicerContext) -> None:
-        """Wait while the unanswered requests of all streams are too large together, and this stream has some."""
+        """Wait while this stream has unanswered requests and those of all streams together exceed the limit."""
         with self._room:
             while stream.size and sum(other.size for other in self._calls) > _MAX_BYTES and context.is_active():
                 self._room.wait(_SWEEP_S)
@@ -349,7 +349,7 @@ class StreamPool(Pool):
         self._end_idle(_MAX_IDLE_S)
 
     def end_idle(self) -> None:
-        """End the streams that have been idle for a moment."""
+        """End the streams that have been idle briefly, because the service is shutting down."""
         self._end_idle(_MAX_IDLE_AT_END_S)
 
     def _end_idle(self, limit_s: float) -> None:
@@ -367,15 +367,15 @@ class StreamPool(Pool):
     def _longest_idle(self, reads: bool) -> Call | None:
         now = time.monotonic()
         idle = [stream for stream in self._calls if stream.waited_s(now) > _MAX_IDLE_WHEN_FULL_S]
-        if reads:  # it may only take the place of another that reads
+        if reads:  # a reading stream may only replace another reading stream
             idle = [stream for stream in idle if _reads(stream)]
         return max(idle, key=lambda stream: stream.waited_s(now), default=None)
 
 
 class HealthPool(Pool):
-    """A few threads for health requests, which anybody may send without limit.
+    """A few threads for health requests, which untrusted clients may send without limit.
 
-    The newest goes first, so that whoever sends requests that do not arrive delays nobody else.
+    The newest request goes first, so that a client whose requests never arrive does not delay other clients.
     """
 
     def __init__(self) -> None:
@@ -384,7 +384,7 @@ class HealthPool(Pool):
         self._waiting: deque[tuple[Call, Callable[[], Any]]] = deque()
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Execute a call in a thread, before those that wait already."""
+        """Execute a call in a thread, before the calls that are already queued."""
         self._waiting.append((Call(_HEALTH, arguments), partial(work, *arguments, **named)))
         if len(self._waiting) > _MAX_HEALTH_WAITING:
             call, _ = self._waiting.popleft()
@@ -407,7 +407,7 @@ class HealthPool(Pool):
     def _run_newest(self) -> None:
         try:
             call, work = self._waiting.pop()
-        except IndexError:  # its call has been ended
+        except IndexError:  # the call has been ended
             return
         call.waiting_since = time.monotonic()
         self._enter(call)
@@ -432,7 +432,7 @@ class Sweeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread. It need not have been started."""
+        """Stop the thread, if it was started."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()

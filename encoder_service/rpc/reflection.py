@@ -12,7 +12,7 @@ _V1 = _V1ALPHA.replace("v1alpha", "v1")
 
 
 def reflection_handlers(names: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Return the handlers of both versions, which differ by the name of their package alone.
+    """Return the handlers of both versions, which differ only in their package name.
 
     Args:
         names: Full names of the other services.
@@ -28,7 +28,7 @@ def reflection_handlers(names: Iterable[str]) -> tuple[grpc.GenericRpcHandler, .
 
 
 def _define_v1() -> None:
-    """Add the proto of v1 to those that clients can ask for. The library has only that of v1alpha."""
+    """Register the proto of v1, so that clients can request it. The library registers only v1alpha."""
     pool = descriptor_pool.Default()
     try:
         pool.FindServiceByName(_V1)

@@ -42,20 +42,20 @@ from gallery import Store
 _MAX_EXECUTING = os.cpu_count() or 1
 # Calls in flight during overload. It is lower, because rejecting the other calls costs CPU too.
 _OVERLOAD_LIMIT = max(1, _MAX_EXECUTING // 4)
-# Milliseconds between pings on a connection, by which the service notices that a client has vanished.
+# Milliseconds between pings on a connection, which detect clients that have vanished.
 _KEEPALIVE_MS = 60_000
 # Milliseconds that a client has to answer a ping.
 _KEEPALIVE_TIMEOUT_MS = 20_000
-# Milliseconds between two pings of a client, below which gRPC ends its connection. gRPC's default is five minutes.
+# Minimum milliseconds between a client's pings. gRPC ends connections that ping more often. Default: five minutes.
 _MIN_CLIENT_PING_MS = 5_000
 # Milliseconds that a new connection has for its TLS handshake and its first settings.
 _HANDSHAKE_MS = 20_000
-# Bytes that gRPC buffers of a call before the service asks for its request. gRPC's default is 4 MiB, for each of the
-# calls of each connection, of callers that are not known yet.
+# Bytes that gRPC buffers of a call before the service reads its request. gRPC's default is 4 MiB for each call of each
+# connection, even before the caller is authenticated.
 _LOOKAHEAD_BYTES = 256 * 1024
 # Seconds during which a service that shuts down rejects new calls before it closes its port.
 _REJECTING_S = 0.5
-# Seconds between two looks whether the calls in flight have ended.
+# Seconds between checks whether the calls in flight have ended.
 _POLL_S = 0.02
 _ANY_PORT = Config(port=0)
 _OPTIONS = (
@@ -66,10 +66,10 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", _MIN_CLIENT_PING_MS),
     ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
     ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
-    ("grpc.http2.bdp_probe", 0),  # or the bytes above would grow with the speed of the connection
+    ("grpc.http2.bdp_probe", 0),  # otherwise the buffer above grows with the connection's speed
     ("grpc.per_message_decompression", 0),  # `Codec` decompresses, within the limit of each RPC
     ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
-    # this protection also counts calls that are answered but not cleaned up yet, and would cancel new calls for them
+    # this also counts answered calls that gRPC has not cleaned up yet, and would cancel new calls because of them
     ("grpc.http.overload_protection", 0),
     ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
@@ -86,7 +86,7 @@ SERVICES = (
 )
 """Full names of the services, by which health is reported: the encoder's, the search's and the galleries'."""
 LIVENESS = "liveness"
-"""The name whose health is whether the process lives. All other names report whether calls are accepted."""
+"""The name under which health reports that the process is alive. Other names report whether calls are accepted."""
 
 _ALL_NAMES = ("", *SERVICES)
 _ENCODER_NAMES = SERVICES[:1]
@@ -111,7 +111,7 @@ class Server:
 
         Args:
             store: Holds the galleries.
-            encoder: Answers Encode and Decode. A gallery that another encoder made loads that encoder.
+            encoder: Answers Encode and Decode. Other encoders are loaded by name when a gallery needs them.
             config: The settings; by default, loopback and a free port.
 
         Raises:
@@ -184,7 +184,7 @@ class Server:
     def stop(self, grace_s: float | None = None) -> None:
         """Accept no new calls, let the calls in flight finish, and close the galleries. A second call does nothing.
 
-        An idle stream is ended: nothing of it is lost, because it has the answer to each of its messages.
+        Idle streams are ended. They lose nothing, because each of their messages has been answered.
 
         Args:
             grace_s: Seconds after which calls in flight are cancelled; None for the setting `drain_s`.

@@ -5,15 +5,15 @@ import threading
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds between two looks for a signal. Python runs handlers in the main thread alone. If another thread takes the
-# signal, then the main thread learns of it only when it executes the next time.
+# Seconds between checks for a signal. Python runs handlers only in the main thread. If another thread receives the
+# signal, the handler does not run until the main thread executes again.
 _POLL_S = 0.1
 
 
 class EndingSignals:
     """Counts the signals that end the service. Until `wait` is called, a signal raises SystemExit instead.
 
-    Make it in the main thread, before anything starts that has to be closed.
+    Create it in the main thread, before starting anything that has to be closed.
 
     Attributes:
         count: Signals received since `wait` was called.

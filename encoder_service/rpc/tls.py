@@ -1,4 +1,4 @@
-"""TLS: certificates and keys from files, which are tried by gRPC at the start and read again when they change."""
+"""TLS: certificates and keys from files, which are tried with gRPC at startup and read again when they change."""
 
 import logging
 import socket
@@ -15,11 +15,11 @@ from gallery.errors import InvalidInputError, LookalikeError
 _log = logging.getLogger(__name__)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# The DER of Ed25519's object identifier. gRPC serves such a certificate, but its clients don't accept one.
+# The DER of Ed25519's object identifier. gRPC serves such certificates, but its clients reject them.
 _ED25519 = b"\x06\x03\x2b\x65\x70"
 # OpenSSL's codes for a certificate that is not valid yet, and one that has expired.
 _OUT_OF_DATE = (9, 10)
-# Seconds for the handshake on loopback by which a certificate is tried.
+# Timeout in seconds of the trial handshake on loopback.
 _HANDSHAKE_S = 10
 
 
@@ -53,7 +53,7 @@ def server_credentials(config: Config) -> grpc.ServerCredentials | None:
 
 
 def _try(cert_file: Path, key_file: Path, authority_file: Path | None) -> None:
-    """Serve with the files on a port of its own for a moment.
+    """Serve with the files briefly, on a temporary port.
 
     Raises:
         InvalidInputError: A file can't be read, or gRPC can't serve with it. The file is named.

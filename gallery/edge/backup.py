@@ -1,7 +1,7 @@
 """A version of a gallery in one file: a .tar.gz that begins with the manifest and the manifest's SHA-256 sum.
 
-`tar xf FILE` unpacks it anywhere. A backup may come from anybody, so `unpack` believes nothing that it says: the file
-is read in pieces, and nothing is written beyond what the manifest announces.
+`tar xf FILE` unpacks it anywhere. A backup is untrusted, so `unpack` reads the file in pieces, verifies
+it, and writes nothing that its manifest does not list.
 """
 
 import gzip
@@ -18,14 +18,14 @@ from gallery.errors import BackupError
 from gallery.files import check_space, file_errors, replacing
 
 _SUM = f"{MANIFEST}.sha256"
-# Largest manifest in bytes. One file takes about 250 bytes of it, and a segment has about 50 files: this is enough for
-# more than a thousand segments, and parsing it takes less than 0.5 GB of memory.
+# Maximum size of a manifest in bytes. A file takes about 250 bytes, and a segment has about 50 files. So the limit
+# allows more than a thousand segments, and parsing takes less than 0.5 GB of memory.
 _MAX_MANIFEST = 16 * 1024 * 1024
-# Bytes of tar headers and padding that are expected for each file, and for the end of the archive.
+# Maximum bytes of tar headers and padding for each file, and for the end of the archive.
 _HEADER = 8 * 1024
 _END = 64 * 1024
-# Bytes that are read at once. `tarfile` reads a header whole, whatever its size, and may not ask for more than this
-# either, because it keeps up to a few hundred headers in memory.
+# Maximum bytes per read. `tarfile` reads a whole header at once and keeps up to a few hundred headers in memory, so
+# this bounds the size of a header too.
 _CHUNK = 64 * 1024
 
 
@@ -60,7 +60,7 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
                         _add(archive, name, replaced[name])
                     else:
                         archive.add(folder / name, arcname=name, recursive=False)
-            # whoever modifies the version removes the manifest before the first change
+            # every process that modifies the version removes the manifest first
             if not (folder / MANIFEST).exists() or Manifest.read(folder) != manifest:
                 raise BackupError("the version was modified meanwhile: run the same command again", place=str(folder))
     except OSError as error:
@@ -123,7 +123,7 @@ class _Content(io.RawIOBase):
         """Skip to a position, at or after the current one.
 
         Raises:
-            tarfile.ReadError: The position is before the current one, or behind the expected end.
+            tarfile.ReadError: The position is before the current one, or beyond the expected end.
         """
         if position < self.tell():
             raise tarfile.ReadError("its files are out of order")

@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Build the index of the shard in the folder that the command line names."""
     if sys.platform == "linux":
-        # If this process outlived a killed loader, it would keep the shard locked against the next loader.
+        # If this process outlived a killed load, it would keep the shard locked for the next load.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
             sys.exit("the process that started the indexing has ended")

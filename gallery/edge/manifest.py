@@ -18,11 +18,11 @@ from gallery.journal import JOURNAL
 MANIFEST = "manifest.json"
 """Name of the manifest in a version's folder."""
 OPEN = "OPEN"
-"""Name of the lock file that is held by the process with the version open."""
+"""Name of the lock file, whose lock is held by the process that has the version open."""
 GROWN = "GROWN"
 """Name of the file that marks a version as modified since it was published.
 
-It holds the manifest from before the latest modifications, or nothing. While a version is being modified, it has this
+It contains the manifest from before the latest modifications, or is empty. A version that is being modified has this
 file and no manifest.
 """
 
@@ -41,7 +41,7 @@ class FileSum:
 
     @classmethod
     def of(cls, content: bytes) -> FileSum:
-        """Return the sum of a file with this content."""
+        """Return the size and checksum of a file with this content."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
     @classmethod

@@ -54,7 +54,7 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
-        self._is_settled = False  # a load after a kill leaves work for the next one
+        self._is_settled = False  # loading a shard after a crash defers work to the next load
         with _translated(folder):
             if (folder / "edge_config.json").exists():
                 self._shard = self._load()

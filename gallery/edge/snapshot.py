@@ -1,4 +1,4 @@
-"""A version in a store that can't be written: Edge can open no shard there, so a temporary copy is searched instead."""
+"""A version in a read-only store. Edge can't open its shard there, so a temporary copy is searched instead."""
 
 import shutil
 import tempfile
@@ -13,12 +13,12 @@ from gallery.files import check_space, file_errors, shared_lock
 from gallery.spec import GallerySpec
 from gallery.types import Entry
 
-# Bytes that are copied at once. A file of a shard is mostly holes: a piece without content is not written.
+# Bytes per copied block. A shard's files are mostly holes, so empty blocks are not written.
 _PIECE = 1024 * 1024
 
 
 class Snapshot(EdgeGallery):
-    """A temporary copy of a live version, for searches alone. It is removed when it is closed."""
+    """A temporary copy of a live version, for searches only. It is removed when it is closed."""
 
     def __init__(self, folder: Path, spec: GallerySpec) -> None:
         """Copy the shard of a version and open the copy.

@@ -55,11 +55,11 @@ _log = logging.getLogger(__name__)
 
 _CURRENT = "CURRENT"
 _LOADING = "LOADING"
-# Bytes of CURRENT that are read: a version's name, and as much of anything else as an error shows.
+# Maximum bytes read from CURRENT: enough for a version's name, or for an error to quote any other content.
 _CURRENT_BYTES = 40
 _SCRATCH = ".restoring-"
-# Seconds after which a scratch folder without a lock belongs to no running restore: taking the lock is its first step,
-# and releases that took none needed less to unpack.
+# Seconds after which a scratch folder without a lock can't belong to a running restore. A restore takes the lock first,
+# and older releases, which took no lock, needed less time to unpack.
 _SCRATCH_S = 3600.0
 
 
@@ -111,7 +111,7 @@ class EdgeStore:
         return version_number(self._live(name))
 
     def open(self, name: str) -> Gallery:
-        """Open a gallery's live version, which no other process can open then.
+        """Open a gallery's live version. No other process can then open it.
 
         If this process may not write the version's files, open a temporary copy, which can only be searched.
         """
@@ -202,7 +202,7 @@ class EdgeStore:
             locks.callback(_loading_lock(home).close)
             for path in home.glob(f"v*/{OPEN}"):
                 locks.callback(open_lock(path.parent, name).close)
-            # without CURRENT first, so that what an interrupted removal leaves is not served
+            # remove CURRENT first, so that the rest of an interrupted removal is not served
             current = home / _CURRENT
             if current.is_dir():
                 shutil.rmtree(current)
@@ -266,7 +266,7 @@ class EdgeStore:
 
     @contextmanager
     def _scratch_folder(self) -> Iterator[Path]:
-        """Yield an empty folder on the store's disk, which is removed in the end."""
+        """Yield an empty folder on the store's disk, and remove it afterwards."""
         self._root.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=self._root, prefix=_SCRATCH) as scratch,
@@ -277,7 +277,7 @@ class EdgeStore:
             yield folder
 
     def _clear_scratch(self) -> None:
-        """Remove what killed restores have left, as far as this process may."""
+        """Remove the scratch folders of killed restores, as far as permissions allow."""
         with suppress(OSError):
             for scratch in self._root.glob(f"{_SCRATCH}*"):
                 if not (scratch / OPEN).exists() and time.time() - scratch.stat().st_mtime < _SCRATCH_S:
@@ -299,7 +299,7 @@ class EdgeBuild:
         self._modified_before = modified_by_service(version.folder)
         self._was_as_published = is_complete(version.folder) and not self._modified_before
         if isinstance(version, LiveVersion):
-            version.mark()  # its files are about to change: if not the shard's, then its ledger
+            version.mark()  # its files are about to change, at least its ledger
 
     @property
     def local_folder(self) -> Path:
@@ -349,7 +349,7 @@ def _make_live(home: Path, version: int) -> None:
 
 
 def _read_current(home: Path) -> str | None:
-    """Return the name of a gallery's live version as it is written, which may be anything; None for a folder.
+    """Return the content of CURRENT, which should name the live version; None if CURRENT is a folder.
 
     Raises:
         OSError: The file is missing or can't be read.
@@ -364,13 +364,13 @@ def _read_current(home: Path) -> str | None:
 
 
 def _is_gallery(home: Path) -> bool:
-    """Return whether a folder is, or may be, a gallery that has gone live at some time."""
+    """Return whether a folder is, or may be, a gallery that has been live."""
     try:
         check_name(home.name)
         return _CURRENT in os.listdir(home) or any(map(is_complete, _versions(home)))  # noqa: PTH208 (names suffice)
     except (InvalidQueryError, FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # it can't be read: whoever opens it is told why
+    except OSError:  # it can't be read; opening it reports why
         return True
 
 

@@ -67,7 +67,7 @@ class Version(EdgeGallery):
         self._open_lock.close()
 
     def _check_files(self) -> None:
-        """Do nothing: a version that is being built may lack any file."""
+        """Do nothing, because a version that is being built may lack any file."""
 
 
 class LiveVersion(Version):
@@ -83,7 +83,7 @@ class LiveVersion(Version):
         Args:
             folder: The version's folder.
             spec: Its description.
-            keeps_journal: Note the keys that are added and deleted, as a service must: a load has its ledger.
+            keeps_journal: Record the keys that are added and deleted. A service must; a load has its ledger.
 
         Raises:
             StoreLockedError: Another process has the version open.
@@ -114,7 +114,7 @@ class LiveVersion(Version):
         """Mark the version as modified, and build the search index."""
         self._begin_modification()
         with file_errors(str(self.folder)):
-            (self.folder / GROWN).write_bytes(b"")  # the index replaces files that the former manifest names
+            (self.folder / GROWN).write_bytes(b"")  # the index replaces files that the previous manifest names
         super().index()
 
     def mark(self) -> None:
@@ -159,7 +159,7 @@ class LiveVersion(Version):
 
 
 def check_not_lost(folder: Path) -> None:
-    """Check that no file of a live version's shard has been lost. Edge itself would begin an empty shard in its place.
+    """Check that no file of a live version's shard is missing. Edge itself would silently create an empty shard.
 
     Raises:
         StoreDamagedError: A file is missing, unexpected or of another size.
@@ -173,7 +173,7 @@ def check_not_lost(folder: Path) -> None:
 
 
 def lost_files(folder: Path) -> list[str]:
-    """Compare the files of a version's shard with what is recorded, by names and sizes, which takes milliseconds.
+    """Compare the files of a version's shard with its records, by name and size. This takes milliseconds.
 
     After an unrecorded modification the sizes are unknown, and while an index is built the names are too.
 
@@ -271,7 +271,7 @@ def version_number(folder: Path) -> int:
 
 
 def read_spec(folder: Path) -> GallerySpec:
-    """Read the description of a version. Its name and its number are those of its folders, which may be copies.
+    """Read the description of a version. Name and number come from the folders, which may have been copied and renamed.
 
     Raises:
         StoreDamagedError: The description can't be read.

@@ -34,7 +34,7 @@ SLOW_CALL_S = 300
 
 _EXPECTED_URL = "expected edge:DIR, http://HOST:6333 or https://HOST:6333"
 _ATTEMPTS = 4
-# Seconds between two looks during a pause at whether the caller still wants to wait.
+# Seconds between checks, during a pause, whether the caller still agrees to wait.
 _TICK_S = 0.1
 # Longest pause between attempts to reconnect to a lost server, in ms. gRPC's own is two minutes.
 _RECONNECT_MS = 1000
@@ -68,7 +68,7 @@ class QdrantConnection:
     def connect(cls, url: str, patience_s: float = 0) -> "QdrantConnection":
         """Connect over gRPC, on the port after the URL's, and check that the server can be used.
 
-        The check is not patient: at the beginning, a server that can't be reached is a mistake more often than not.
+        The check does not wait, because at startup an unreachable server is usually a configuration mistake.
 
         Args:
             url: The server's URL.
@@ -150,7 +150,7 @@ class QdrantConnection:
         return method(self._client, min(within_s, math.ceil(left_s)))
 
     def _is_hopeless(self, state: tenacity.RetryCallState) -> bool:
-        """Return whether a call that has just failed is not to be repeated, and log when a long wait begins."""
+        """Return whether to give up on a call that has just failed. Log the beginning of a long wait."""
         if state.attempt_number < _ATTEMPTS:
             return False
         if state.idle_for >= self.patience_s or not may_wait():

@@ -1,4 +1,4 @@
-"""Failures of the Qdrant client: whether to retry one, and the error of this project that stands for it."""
+"""Failures of the Qdrant client: when to retry, and the corresponding errors of this project."""
 
 import grpc
 import tenacity

@@ -191,7 +191,7 @@ class RemoteStore:
         return collection
 
     def _spec(self, collection: str) -> GallerySpec:
-        """Return the description of a version. Its name and number are the collection's, which may be a copy."""
+        """Return the description of a version. Name and number come from the collection, which may be a copy."""
         content = self._connection.metadata(collection).get(_SPEC)
         spec = GallerySpec.from_json(content, f"collection {collection} in {self.url}")
         name = collection.rpartition("@v")[0]

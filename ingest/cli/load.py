@@ -71,14 +71,14 @@ def load(
         typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path. Can be repeated."),
     ] = None,
     large_images: Annotated[
-        bool, typer.Option("--large-images", help="Load image files of up to 256 MiB and 512 megapixels, too.")
+        bool, typer.Option("--large-images", help="Also load image files of up to 256 MiB and 512 megapixels.")
     ] = False,
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Load only one of several images with the same content.")
     ] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove images that the source no longer has.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Let --prune or --rebuild take away more than half of a source's images.")
+        bool, typer.Option("--yes", help="Let --prune or --rebuild remove more than half of a source's images.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
     keep_added: Annotated[

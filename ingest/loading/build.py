@@ -40,11 +40,11 @@ class LoadOptions:
     Attributes:
         dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove images that the source no longer has.
-        prune_most: Let a prune or a rebuild take away more than half of the source's images.
-        max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100. If it is larger, stored
-            images are neither replaced nor removed.
+        prune_most: Let a prune or a rebuild remove more than half of the source's images.
+        max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100. Above it, stored images
+            are neither replaced nor removed.
         workers: Number of processes that load.
-        publish_anyway: Publish the version even if the share of bad images is larger.
+        publish_anyway: Publish the version even if the share of bad images is above the maximum.
         keep_added: Copy the images of the live version that are not the source's into the rebuilt version.
 
     Raises:
@@ -158,7 +158,7 @@ def load_and_publish(
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
-        # a service may have added images until now
+        # a service may have added images up to this point
         live.refresh()
         with closing(Ledger(build.local_folder)) as ledger:
             summary.left_out = live.count_left_out(ledger, source, stages.say, said=summary.left_out)
@@ -249,10 +249,10 @@ def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> No
 
 
 def check_pruned(summary: LoadSummary) -> None:
-    """Report an error if most of a source's images have disappeared from it, and have been kept for this reason.
+    """Raise an error if images were kept because most of the source's images have disappeared from it.
 
     Raises:
-        RejectedError: They have been kept.
+        RejectedError: Such images have been kept.
     """
     if summary.unpruned:
         raise RejectedError(

@@ -1,4 +1,4 @@
-"""Keys: each source of a gallery has a prefix of its own, so that two folders of one name never replace each other.
+"""Keys, which have a prefix for each source, so that two folders of one name never replace each other's images.
 
 A source proposes keys such as `images/7.png` for the folder /home/ada/images. The first source of a gallery keeps them.
 For another source, at /home/bob/images, they become `bob/images/7.png`.
@@ -17,12 +17,12 @@ from ingest.loading.ledger import Ledger
 from ingest.sources import Item, Source
 from ingest.sources.names import path_of
 
-# Images that are compared to find out whether a source was loaded before from another place. The first of each source:
-# cameras and datasets number them, so two sources that could replace each other's images do so from the start.
+# Number of a source's first images that are compared to detect that it was loaded before from another place. Cameras
+# and datasets number their images, so sources whose keys collide collide from the start.
 _COMPARED = 32
-# Hits among which an image is looked for by its content: a gallery may have the same content under several keys.
+# Hits in which to look for the same content, which a gallery may have under several keys.
 _LIKELY_DUPLICATES = 100
-# Distance below which two codes are those of the same image.
+# Distance below which two codes count as codes of the same image.
 _SAME_DISTANCE = 1e-3
 
 
@@ -60,10 +60,10 @@ class Prefixed:
 
 
 def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None]) -> Source:
-    """Return a source with the keys that it has in a gallery, and note their prefix in the gallery's ledger.
+    """Return a source with the keys that it has in a gallery, and record their prefix in the gallery's ledger.
 
     A source that is new to the gallery gets the shortest prefix that no other source has. If its images are those of a
-    source whose place no longer exists, it is the same source: it has been moved, and its keys stay.
+    source whose place no longer exists, it counts as that source after a move, and keeps its keys.
 
     Args:
         source: The source as it was opened.
@@ -74,9 +74,9 @@ def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None])
     if prefix is None:
         sample = list(islice(source, _COMPARED))
         if len({own_prefix(item) for item in sample if "/" in item.key}) != 1:
-            return source  # it has no images, or is of another program that has its own rules for keys
+            return source  # it has no images, or belongs to a program that makes its own keys
         prefix, previous_place = own_prefix(sample[0]), ""
-        if _is_path(source.place):  # the keys of a dataset are the same in every gallery
+        if _is_path(source.place):  # a dataset has the same keys in every gallery
             prefix, previous_place = _choose(source, sample, ledger)
         ledger.claim(source.place, source.name, prefix, previous_place)
         if previous_place:
@@ -114,7 +114,7 @@ def own_prefix(item: Item) -> str:
 
 
 def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str, str]:
-    """Return the prefix of a new source, and the place of the same source before it was moved, "" if it was not."""
+    """Return the prefix of a new source, and its former place; "" if it was not moved."""
     own = own_prefix(sample[0])
     base = _base(source.place, own, [item.key for item in sample])
     for prefix in candidates(base, own):
@@ -135,12 +135,12 @@ def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str
 
 
 def _base(place: str, prefix: str, keys: Container[str]) -> Path:
-    """Return the folder or file in which the paths of a source's keys begin: of a single image, the folder.
+    """Return the folder or file to which a source's keys are relative. For a single image, this is its folder.
 
     Args:
         place: The source's place.
         prefix: The prefix of its keys.
-        keys: Some of its keys, with that of a single image.
+        keys: Some of its keys. A single image has one.
     """
     path = Path(place)
     is_single = path.name != prefix.rpartition("/")[2] and f"{prefix}/{path.name}" in keys
@@ -164,10 +164,10 @@ def _with_prefix(key: str, prefix: str) -> str:
 
 
 def with_service_keys(source: Source, client: Client, gallery: str, say: Callable[[str], None]) -> Source:
-    """Return a source with keys by which it replaces no image of another source in a gallery of a service.
+    """Return a source with keys that replace no image of another source in a service's gallery.
 
-    A service does not know where its images come from, so the first images are compared: the source gets the shortest
-    prefix under which the gallery has none of them, or has the same ones.
+    A service does not know where its images come from, so the first images are compared. The source gets the shortest
+    prefix under which the gallery has either no such keys or the same images.
 
     Args:
         source: The source as it was opened.

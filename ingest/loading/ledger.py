@@ -19,8 +19,8 @@ from ingest.loading.sqlite_errors import sqlite_errors
 from ingest.sources import Source
 
 FILE = "ledger.sqlite"
-# Format of the file, in SQLite's `user_version`. Formats 0, of release 0.1.0, and 1 are the same: sources were told
-# apart by name alone, and their keys began with what follows from it.
+# Format of the file, in SQLite's `user_version`. Format 0, of release 0.1.0, and format 1 are the same: they identify a
+# source by its name, from which the prefix of its keys follows.
 _FORMAT = 2
 # Rows that `prune` removes at once: enough that each request to the store is worth it, few enough to hold in memory.
 _PRUNE_COUNT = 1024
@@ -136,9 +136,9 @@ class Ledger:
         return prunable, total
 
     def prune(self, source: Source, delete: Callable[[Sequence[str]], None]) -> int:
-        """Remove the images of a source whose keys have not been seen, or whose files are images no more.
+        """Remove the images of a source whose keys have not been seen, or whose files are no longer images.
 
-        The latter stay in the ledger as bad images.
+        Files that are no longer images stay in the ledger as bad images.
 
         Args:
             source: The source.
@@ -165,7 +165,7 @@ class Ledger:
     def match(self, entries: Iterable[Sequence[Entry]]) -> None:
         """Reconcile the ledger with a gallery that another machine or a service has modified.
 
-        The source of the entries that the ledger does not know is unknown, until a load finds them in its source.
+        Entries that are new to the ledger have no known source until a load finds them in its source.
 
         Args:
             entries: All entries of the gallery, in batches.
@@ -191,7 +191,7 @@ class Ledger:
             )
 
     def adopt(self, keys: Sequence[str], source: Source) -> None:
-        """Note that a source has these keys, of those whose source is unknown."""
+        """Assign to a source those of the given keys whose source is unknown."""
         with self._transaction():
             number = self._places.number(source)
             self._rows.executemany(
@@ -205,13 +205,13 @@ class Ledger:
             return self._places.prefixes().get(place)
 
     def claim(self, place: str, name: str, prefix: str, previous_place: str = "") -> None:
-        """Note the prefix of a source's keys.
+        """Record the prefix of a source's keys.
 
         Args:
             place: The source's place.
             name: The source's name.
             prefix: The first part of its keys.
-            previous_place: The place where the same source was before; "" for a new source.
+            previous_place: The source's place before it was moved; "" for a new source.
         """
         with self._transaction():
             if previous_place:
@@ -219,7 +219,7 @@ class Ledger:
             self._places.put([(name, place, prefix)])
 
     def claimants(self, prefix: str) -> dict[str, str]:
-        """Return the sources whose keys may be the same as those with a prefix: their prefixes by their places.
+        """Return the prefixes, by place, of the sources whose keys may collide with keys under a prefix.
 
         The place is "" for images whose source is unknown.
         """
@@ -227,7 +227,7 @@ class Ledger:
             return self._places.overlapping(prefix)
 
     def match_keys(self, written: Mapping[str, bool]) -> None:
-        """Note keys that a service has written to the gallery since: True if it has added them, False if deleted."""
+        """Record the keys that a service has written to the gallery since: True if added, False if deleted."""
         with self._transaction():
             self._rows.executemany(
                 "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?, ?, 'ok', '', '', '') "
@@ -244,7 +244,7 @@ class Ledger:
 
         Args:
             source: A source.
-            own: Yield the images of this source; otherwise those of all others.
+            own: Yield the images of this source; if False, those of all other sources.
         """
         with self._errors():
             selected = self._rows.execute(
@@ -256,14 +256,14 @@ class Ledger:
                 yield [(_row(values), place or "") for *values, place in batch]
 
     def take_over(self, rows: Iterable[tuple[Row, str]]) -> None:
-        """Write rows of the ledger from which the sources were inherited, each with its source's place."""
+        """Write rows from the ledger whose sources this one has inherited, each with its source's place."""
         with self._transaction():
             numbers = dict(self._rows.execute("SELECT place, id FROM sources"))
             self._write((*row, numbers.get(place, UNKNOWN_SOURCE)) for row, place in rows)
 
     def inherit_sources(self, other: "Ledger") -> None:
         """Take over the sources of the ledger of another version, so that their images keep their keys."""
-        with other._transaction():  # which upgrades it
+        with other._transaction():  # a transaction upgrades the file
             sources = other._places.all()
         with self._transaction():
             self._places.put(sources)

@@ -199,7 +199,7 @@ class LoadPass:
     def store(self, batch: Encoded) -> None:
         """Store the new images, stage the changed ones, and record the bad ones.
 
-        The live version loses nothing: an image that has gone bad keeps its entry.
+        The live version loses nothing, because an image that has become bad keeps its entry.
         """
         rows = self.ledger.look_up([row.key for row in (*batch.rows, *batch.bad)])
         stored = {row.key: row for row in rows.values() if row.status is Status.OK}

@@ -6,23 +6,23 @@ from collections.abc import Iterable
 from ingest.sources import Source
 
 UNKNOWN_SOURCE = 0
-"""Number of the nameless source, to which images belong whose source is unknown. The others count from 1."""
+"""Id of the placeholder for images whose source is unknown. The ids of known sources start at 1."""
 
 _COLUMNS = "(id INTEGER PRIMARY KEY, name TEXT, place TEXT UNIQUE, prefix TEXT)"
 
 
 class PlacesTable:
-    """The table `sources`. Its caller holds the transaction, and translates SQLite's errors."""
+    """The table `sources`. The caller opens the transaction and translates SQLite's errors."""
 
     def __init__(self, rows: sqlite3.Connection) -> None:
-        """Create the table unless the file has it, maybe in the form of formats 0 and 1: one source for each name."""
+        """Create the table unless the file has it. In formats 0 and 1, the table has one source for each name."""
         self._rows = rows
         rows.execute(f"CREATE TABLE IF NOT EXISTS sources {_COLUMNS}")
         columns = rows.execute("SELECT name FROM pragma_table_info('sources')").fetchall()
         self._has_prefixes = ("prefix",) in columns
 
     def number(self, source: Source) -> int:
-        """Return the number of a source, and note the name that it has now."""
+        """Return the id of a source, and record its current name."""
         self._rows.execute(
             "INSERT INTO sources (name, place) VALUES (?1, ?2) "
             "ON CONFLICT (place) DO UPDATE SET name = ?1 WHERE name IS NOT ?1",
@@ -39,7 +39,7 @@ class PlacesTable:
         return {place: prefix for place, number in places if (prefix := self._first_prefix(number))}
 
     def overlapping(self, prefix: str) -> dict[str, str]:
-        """Return the sources whose keys may be the same as those with a prefix: their prefixes by their places.
+        """Return the prefixes, by place, of the sources whose keys may collide with keys under a prefix.
 
         The place is "" for images whose source is unknown.
         """
@@ -49,7 +49,7 @@ class PlacesTable:
             if f"{prefix}/".startswith(f"{other}/") or f"{other}/".startswith(f"{prefix}/")
         }
         if self._rows.execute(
-            # "0" is the character after "/"
+            # keys under prefix/ sort below prefix0, because "0" follows "/" in ASCII
             "SELECT 1 FROM items WHERE key > ?1 || '/' AND key < ?1 || '0' AND source = ?2 LIMIT 1",
             (prefix, UNKNOWN_SOURCE),
         ).fetchone():
@@ -57,7 +57,7 @@ class PlacesTable:
         return overlapping
 
     def move(self, place: str, new_place: str) -> None:
-        """Note the new place of a source."""
+        """Record the new place of a source."""
         self._rows.execute("UPDATE sources SET place = ? WHERE place = ?", (new_place, place))
 
     def all(self) -> list[tuple[str, str, str | None]]:
@@ -65,7 +65,7 @@ class PlacesTable:
         return self._rows.execute("SELECT name, place, prefix FROM sources WHERE place != ''").fetchall()
 
     def put(self, sources: Iterable[tuple[str, str, str | None]]) -> None:
-        """Note the name, the place and the prefix of sources."""
+        """Record the name, the place and the prefix of sources."""
         self._rows.executemany(
             "INSERT INTO sources (name, place, prefix) VALUES (?1, ?2, ?3) "
             "ON CONFLICT (place) DO UPDATE SET name = ?1, prefix = ?3",
@@ -73,7 +73,7 @@ class PlacesTable:
         )
 
     def upgrade(self) -> None:
-        """Bring the table to the newest format. Images of the same place, under several names, get one source."""
+        """Upgrade the table to the newest format. Sources with several names and the same place become one."""
         if not self._has_prefixes:
             prefixes = self.prefixes()
             self._rows.execute(

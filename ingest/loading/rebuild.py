@@ -1,4 +1,4 @@
-"""The live version that a rebuild is about to replace: its labels and prefixes stay, and what it loses is counted."""
+"""The live version that a rebuild is about to replace. The rebuild keeps its labels and prefixes, and counts losses."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -55,10 +55,10 @@ class LiveVersion:
         Args:
             rebuilt: The ledger of the rebuilt version.
             source: The source.
-            most: Whether the rebuilt version may have fewer.
+            most: Whether the rebuilt version may have less than half.
 
         Raises:
-            RejectedError: It has fewer.
+            RejectedError: The rebuilt version has less than half of the images.
         """
         total = sum(map(len, self.ledger.stored(source, own=True)))
         lost = sum(map(len, self._missing(rebuilt, source, own=True)))
@@ -69,13 +69,13 @@ class LiveVersion:
             )
 
     def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
-        """Count the images that a rebuilt version lacks because they are not the source's, and report them.
+        """Count and report the images of other origin that a rebuilt version lacks.
 
         Args:
             rebuilt: The ledger of the rebuilt version.
             source: The source.
             say: Prints a line for the user.
-            said: The number that has been reported before.
+            said: The number that was reported last.
         """
         batches = self._missing(rebuilt, source, own=False)
         first = next(batches, [])
@@ -88,7 +88,7 @@ class LiveVersion:
         return count
 
     def copy_left_out(self, build: Build, rebuilt: Ledger, source: Source) -> int:
-        """Copy the images that a rebuilt version lacks because they are not the source's, and return their number."""
+        """Copy the images of other origin that a rebuilt version lacks, and return their number."""
         self.open()
         assert self._gallery
         count = 0
@@ -104,7 +104,7 @@ class LiveVersion:
         return self._store.local_folder(self._name) == self.folder
 
     def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
-        """Yield the rows of images that a rebuilt version does not know, the source's own or all others, in batches."""
+        """Yield in batches the rows that a rebuilt version lacks, of the source or of all other sources."""
         for batch in self.ledger.stored(source, own=own):
             known = rebuilt.look_up([row.key for row, _ in batch])
             if missing := [(row, place) for row, place in batch if row.key not in known]:

@@ -18,12 +18,12 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     Raises:
         StoreFullError: The disk is full.
         StoreUnusableError: The file can't be read or written.
-        StoreDamagedError: The file is not SQLite's.
+        StoreDamagedError: The file is not a SQLite database.
     """
     try:
         yield
     except sqlite3.OperationalError as error:
-        # the few errors of the sqlite3 module itself have no code
+        # errors raised by the sqlite3 module itself have no code
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise StoreFullError("the disk is full: free some space and load again", place=str(path)) from error
         raise StoreUnusableError(f"can't be used: {error}: name another store with --store", place=str(path)) from error

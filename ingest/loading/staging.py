@@ -1,4 +1,4 @@
-"""Changed images that wait for the end of a load's pass: they replace the stored ones only if few images are bad."""
+"""Changed images, staged until the end of a load's pass. They replace stored images only if few images are bad."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ from ingest.loading.ledger import Row, Status
 from ingest.loading.sqlite_errors import sqlite_errors
 
 FILE = "staged.sqlite"
-# Images that are handed on at once, as many as a batch of the load has.
+# Images per batch, the same number as in a batch of the load.
 _BATCH_COUNT = 1024
-# Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
+# Timeout in seconds for the write lock, which the workers of a load share. Each write takes far less.
 _LOCK_S = 60
 
 
@@ -53,7 +53,7 @@ class Staging:
             path.unlink(missing_ok=True)
 
     def add(self, rows: Sequence[Row], codes: Sequence[NDArray[np.float32]], thumbnails: Sequence[bytes]) -> None:
-        """Keep images, each with its code, (code_size,), and its thumbnail, in place of those with the same keys."""
+        """Keep images, each with its code, (code_size,), and its thumbnail, replacing images with the same keys."""
         if not rows:
             return
         with sqlite_errors(self._path), self._rows:
@@ -89,5 +89,5 @@ class Staging:
             self._rows.execute("DELETE FROM staged")
 
     def close(self) -> None:
-        """Close the file, and keep it."""
+        """Close the file without removing it."""
         self._rows.close()

@@ -87,7 +87,7 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
         workers: Number of processes. Each reads all images and encodes its share.
         load_pass: The pass. Its own summary stays as it is.
         build: The version that stores the codes.
-        mark_seen: Mark the keys in the ledger, so that it can prune the others.
+        mark_seen: Mark the keys as seen in the ledger, so that the ledger can prune the rest.
 
     Returns:
         The summary of all processes.

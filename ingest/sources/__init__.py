@@ -59,7 +59,7 @@ def _is_file(matches: Callable[[Path], bool]) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and matches(path)
 
 
-# The first that matches is opened. Folders are first, because the other kinds look at the name alone.
+# The first matching kind opens the path. Folders come first, because the other kinds only check the name.
 _KINDS = (
     _Kind(
         "a folder of archives or shard-{000..009}.tar",

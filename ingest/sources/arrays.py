@@ -1,4 +1,4 @@
-"""Images as the rows of an array in a file, the common part of IDX, NPY and NPZ."""
+"""Images as the rows of an array in a file, the base of IDX, NPY and NPZ."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,14 +42,14 @@ class Rows:
         """Check the labels.
 
         Raises:
-            SourceError: The labels are not one for each image.
+            SourceError: The number of labels differs from the number of images.
         """
         if self.labels is not None and len(self.labels) != self.layout.count:
             name = f"{text_of(self.file.name)} {self.array}".strip()
             raise SourceError(f"{name}: expected {self.layout.count:,} labels, got {len(self.labels):,}")
 
     def scaled(self) -> "Rows":
-        """Return the same with the scale that its values have. Unless they are bytes, all of them are read.
+        """Return a copy with the scale of the values. Unless the values are bytes, all of them are read.
 
         Raises:
             ValueError: The values are not those of pixels.
@@ -72,7 +72,7 @@ class Rows:
                 if len(content) < length:
                     raise SourceError(f"{text_of(self.file)}: expected {self.layout.count:,} images, got {row:,}")
                 yield np.frombuffer(content, self.dtype)
-            file.read(1)  # compressed files have a checksum behind the last row
+            file.read(1)  # a compressed file has its checksum after the last row
 
 
 class ArraySource:
@@ -85,7 +85,7 @@ class ArraySource:
             path: The file.
             arrays: The arrays of images in the file.
             limit: Maximum number of images to read; None for all.
-            notes: Lines on what the file has besides.
+            notes: Lines about arrays in the file that are not read.
         """
         self.name = limited_name(text_of(path.name), limit)
         self.place = text_of(path.resolve())

@@ -22,7 +22,7 @@ def _hint(limit: int) -> str:
     return f": `ingest load --large-images` allows {limit:,}"
 
 
-# Held while an image beyond the usual limits is decoded, so that one of them at a time is in memory.
+# Held while an image beyond the usual limits is decoded, so that only one such image is in memory at a time.
 _one_large_image = threading.Lock()
 
 
@@ -33,7 +33,7 @@ class Options:
     Attributes:
         limit: Maximum number of images to read; None for all.
         exclude: Patterns of paths in the source, such as "*.gif" or "raw", that are left out with all below them.
-        complete: Reject the source if a part of it can't be listed, instead of passing over that part.
+        complete: Reject the source if a part of it can't be listed, instead of skipping that part.
         large_images: Read images up to `LARGE_LIMITS`.
     """
 
@@ -48,7 +48,7 @@ class Options:
         return (LARGE_LIMITS if self.large_images else LIMITS).max_image_bytes
 
     def too_large(self, size: int) -> str:
-        """Return the problem of an image file of too many bytes."""
+        """Return the problem text for an image file that is too large."""
         hint = "" if self.large_images else _hint(LARGE_LIMITS.max_image_bytes)
         return f"expected at most {self.max_image_bytes:,} bytes, got {size:,}{hint}"
 
@@ -65,8 +65,8 @@ class Item:
         key: Name of the image for people. The same source always gives the same keys.
         content: Bytes of an image file, or pixels, (h, w) or (h, w, channels) uint8.
         label: Name of what the image shows; "" for no label, None if the source has no labels.
-        problem: Why the content could not be read; "" if it was read.
-        large: Whether an image up to `LARGE_LIMITS` is decoded.
+        problem: The reason why the content could not be read; "" if it was read.
+        large: Whether to decode with `LARGE_LIMITS`.
     """
 
     key: str
@@ -88,7 +88,7 @@ class Item:
         return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
 
     def image(self) -> Image.Image:
-        """Decode the image, to mode L, RGB or RGBA. An image beyond the usual limit of pixels is scaled down to it.
+        """Decode the image to mode L, RGB or RGBA. An image above the usual pixel limit is scaled down to it.
 
         Raises:
             ImageError: The content could not be read, is not an image, or is too large.
@@ -131,7 +131,7 @@ class Source(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Lines for the user on what the last complete reading left out or found, without a label for instance."""
+        """Lines for the user about the last complete reading: what it left out, and facts such as missing labels."""
         ...
 
     def __iter__(self) -> Iterator[Item]:
@@ -144,18 +144,18 @@ class Source(Protocol):
 
 
 class Notes:
-    """Counts what a reading leaves out, by reason, and keeps the first name of each reason."""
+    """Counts the items that a reading leaves out, by reason, and keeps the first name for each reason."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
         self._firsts: dict[str, str] = {}
 
     def add(self, reason: str, name: str) -> None:
-        """Count one more.
+        """Count an item that is left out.
 
         Args:
-            reason: The things in the plural, and why they are left out: "folders that can't be listed".
-            name: Name of this one.
+            reason: The kind of item in the plural, with the reason: "folders that can't be listed".
+            name: Name of the item.
         """
         self._counts[reason] = self._counts.get(reason, 0) + 1
         self._firsts.setdefault(reason, text_of(name))

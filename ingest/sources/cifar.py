@@ -16,7 +16,7 @@ from ingest.sources.tar_stream import TarStream
 
 _LAYOUT = Layout(1, (3, 32, 32), (1, 2, 0))
 _EXPECTED = "CIFAR's binary version as a .tar.gz"
-# Files with the names of the classes, which the last byte before the pixels numbers, and the bytes before the pixels.
+# Files with the names of the classes, and bytes before the pixels of a record. The last of these is the class's number.
 _CLASSES = {"batches.meta.txt": 1, "fine_label_names.txt": 2}
 
 

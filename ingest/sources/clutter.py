@@ -1,4 +1,4 @@
-"""Which files of a folder or archive are images, by their names alone. The content decides about all that are."""
+"""Classify files of a folder or archive by name alone. Files that may be images are then judged by their content."""
 
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -11,7 +11,7 @@ _CLUTTER = frozenset(
         "#snapshot", "$recycle.bin", "system volume information",
     }
 )  # fmt: skip
-# Suffixes of files that have no image in them, and that the table of media types lacks.
+# Suffixes of files without images that the table of media types lacks.
 _NO_IMAGES = frozenset(
     {
         ".7z", ".aae", ".bz2", ".cbz", ".db", ".gz", ".ini", ".jsonl", ".lnk", ".log", ".lrv", ".md", ".mkv",
@@ -21,7 +21,7 @@ _NO_IMAGES = frozenset(
 
 
 class Kind(Enum):
-    """What a file is, by its name."""
+    """The kind of a file, by its name."""
 
     IMAGE = "an image, or unknown"
     LABEL = "a file that may label the images beside it"
@@ -31,8 +31,8 @@ class Kind(Enum):
 
 
 def _kinds() -> dict[str, Kind]:
-    """Return the kind of the suffixes that are not those of images. All others are unknown, and may be."""
-    types = MimeTypes(filenames=()).types_map[True]  # not this machine's table: a source is the same everywhere
+    """Return the kind of each suffix that does not belong to images. A file with any other suffix may be an image."""
+    types = MimeTypes(filenames=()).types_map[True]  # not this machine's table, so that a source is the same everywhere
     others = {suffix for suffix, name in types.items() if not name.startswith("image/")} - {".bin"}
     return dict.fromkeys(others | _NO_IMAGES, Kind.OTHER) | dict.fromkeys((".cls", ".json"), Kind.LABEL)
 
@@ -41,7 +41,7 @@ _KINDS = _kinds()
 
 
 def kind_of(path: str, exclude: tuple[str, ...] = ()) -> Kind:
-    """Return what a file or folder of a source is, by its path in the source, whatever its case.
+    """Return the kind of a file or folder by its path in the source, ignoring case.
 
     Args:
         path: Path in the source, with slashes.

@@ -1,4 +1,4 @@
-"""Images as the files of a tree, the common part of folders, tars and zips."""
+"""Images as the files of a tree, the base of folders, tars and zips."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,9 +13,9 @@ from ingest.sources.label_lines import label_in
 from ingest.sources.names import text_of
 from ingest.sources.streams import reason_of
 
-# Bytes of a file of labels beside an image that are read. Such a file has a number or a few fields.
+# Maximum bytes read from a label file beside an image. Such a file has a number or a few fields.
 _MAX_LABEL_BYTES = 1024 * 1024
-# Bytes of images of one name that wait for the file with their label. More are passed on without it.
+# Maximum bytes of images of one name that wait for their label file. Further images are yielded without a label.
 _MAX_WAITING_BYTES = 32 * 1024 * 1024
 
 REPLACED = "files that a later file of the same name replaces"
@@ -34,7 +34,7 @@ class File:
         name: Path in the tree, with slashes.
         size: Size in bytes.
         open: Opens the file. It must be called before the next file is asked for.
-        problem: Why the file can't be opened; "" if it can.
+        problem: The reason why the file can't be opened; "" if it can be.
     """
 
     name: str
@@ -51,10 +51,10 @@ class FilesSource:
     """
 
     file_errors: ClassVar[tuple[type[Exception], ...]] = ()
-    """The errors that concern one file alone. All others end the reading."""
+    """Errors that affect only one file. All other errors end the reading."""
 
     def __init__(self, path: Path, stem: str, options: Options) -> None:
-        """Set what all trees have.
+        """Set the attributes that all trees share.
 
         Args:
             path: The folder or archive.
@@ -69,11 +69,11 @@ class FilesSource:
         self._options = options
 
     def files(self, notes: Notes) -> Iterator[File]:
-        """Go through the files in the same order each time. Hidden and excluded files may be among them."""
+        """Yield the files in the same order each time. Hidden and excluded files may be among them."""
         raise NotImplementedError
 
     def is_image(self, name: str) -> bool:
-        """Return whether a path in the tree is that of an image, unless its content says otherwise."""
+        """Return whether a path in the tree counts as an image, judging by its name."""
         return kind_of(name, self._options.exclude) is Kind.IMAGE
 
     def __iter__(self) -> Iterator[Item]:

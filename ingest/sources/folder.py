@@ -42,7 +42,7 @@ class FolderSource(FilesSource):
             )
 
     def files(self, notes: Notes) -> Iterator[File]:
-        """Go through the files in the order of their paths, those of a folder before those of its subfolders."""
+        """Yield the files in the order of their paths, a folder's files before those of its subfolders."""
         return map(self._file, self._names(notes))
 
     def _others(self) -> str:
@@ -67,7 +67,7 @@ class FolderSource(FilesSource):
             folders += sorted(subfolders, reverse=True)
 
     def _list(self, folder: str, notes: Notes) -> tuple[list[str], list[str], list[str]]:
-        """Return the paths of the files in a folder, of the folders, and of the links to folders, without clutter."""
+        """Return the paths of the files, the subfolders and the links to folders in a folder, without clutter."""
         files, subfolders, links = list[str](), list[str](), list[str]()
         try:
             with os.scandir(self._folder / folder) as entries:
@@ -86,7 +86,7 @@ class FolderSource(FilesSource):
         return files, subfolders, links
 
     def _pass_over(self, folder: str, error: OSError, notes: Notes) -> None:
-        """Note a folder that can't be listed, or raise an error if it must not be missing."""
+        """Record a folder that can't be listed, or raise an error if the source must be complete."""
         place = text_of(self._folder / folder)
         if not folder:
             raise SourceError(f"folder {place}: can't be listed: {error.strerror}") from error
@@ -99,7 +99,7 @@ class FolderSource(FilesSource):
         notes.add(f"folders that can't be listed ({error.strerror})", folder)
 
     def _follow(self, link: str, folder: str, followed: set[Path]) -> str:
-        """Note the folder to which a link leads, or return why the link is not followed."""
+        """Record the target folder of a link, or return the reason why the link is not followed."""
         try:
             target = (self._folder / link).resolve()
         except (OSError, RuntimeError):
@@ -118,7 +118,7 @@ class FolderSource(FilesSource):
         except OSError as error:
             self._check_exists(error)
             return File(name, 0, partial(self._open, path), f"can't be read: {error.strerror}")
-        # reading a pipe would block forever
+        # reading from a pipe could block forever
         problem = "" if stat.S_ISREG(status.st_mode) else "expected a regular file, got a pipe, a socket or a device"
         return File(name, status.st_size, partial(self._open, path), problem)
 

@@ -56,7 +56,7 @@ def open_idx(path: Path, options: Options) -> ArraySource:
     EMNIST's files, which begin with "emnist", have the rows and columns of each image swapped. They are swapped back.
 
     Raises:
-        SourceError: The file is not an IDX file of unsigned bytes, or has no images, or not one label for each.
+        SourceError: The file is not an IDX file of unsigned bytes, has no images, or does not have one label per image.
     """
     labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     labels = None

@@ -1,4 +1,4 @@
-"""Reading files of labels: CSV, its relatives, and JSONL."""
+"""Read files of labels: CSV, with other separators too, and JSONL."""
 
 import codecs
 import csv
@@ -14,7 +14,7 @@ from ingest.sources.names import text_of
 
 _KEYS = ("key", "file_name", "file", "filename", "filepath", "path", "name", "image")
 LABEL_COLUMNS = ("label", "class", "category", "tag", "cls")
-"""Names of the column with the labels, in the order in which they are looked for."""
+"""Names of the label column, in the order in which they are tried."""
 # Separators of the columns, in the order in which they are tried on the first lines of a file.
 _SEPARATORS = ",\t; "
 _TRIED_LINES = 20
@@ -40,7 +40,7 @@ def label_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def label_in(fields: Any) -> str:
-    """Return the label in a JSON object; "" if it has none, or is another value."""
+    """Return the label in a JSON object, as text; "" if it is missing or not a plain value."""
     value = next((fields[name] for name in LABEL_COLUMNS if name in fields), None) if isinstance(fields, dict) else None
     return "" if value is None or isinstance(value, dict | list) else str(value).strip()
 
@@ -102,7 +102,7 @@ def _jsonl(path: Path, text: io.TextIOBase) -> Iterator[tuple[str, str]]:
 
 
 def _columns(names: list[str]) -> tuple[str, str] | None:
-    """Return which names are those of the file and of the label; None if one is missing."""
+    """Return the names of the file column and of the label column; None if either is missing."""
     key = next((name for name in _KEYS if name in names), None)
     label = next((name for name in LABEL_COLUMNS if name in names), None)
     return (key, label) if key and label else None

@@ -12,7 +12,7 @@ from ingest.sources.names import comparable, text_of
 
 
 class Labelled:
-    """A source whose images get their labels by key. Its notes say how many did.
+    """A source whose images get their labels by key. Its notes give the number of labelled images.
 
     Reading it raises SourceError at the end if a file of labels names no image.
     """
@@ -101,7 +101,7 @@ class LabelFile:
         return row[0] if row else ""
 
     def notes(self, labelled: int) -> list[str]:
-        """Return a line on the labels that name no image, if so many images have a label."""
+        """Return a line on the labels that name no image, given the number of labelled images."""
         unused = self._count - labelled
         name = text_of(self.path.name)
         return (

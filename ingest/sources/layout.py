@@ -1,4 +1,4 @@
-"""How the numbers of an array are the pixels of images: its axes, and its black and white."""
+"""Interpret the numbers of an array as pixels: the order of its axes, and its values of black and white."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHANNELS = (1, 3, 4)
-# Smallest side, in pixels, of images whose rows are flat: shorter rows are rather features or one-hot labels.
+# Minimum side, in pixels, of images in flat rows. Shorter rows are more likely features or one-hot labels.
 _MIN_FLAT_SIDE = 8
-# White of integers: of masks, and of cameras with 8 to 16 bits.
+# Values of white in integers: masks, and cameras with 8 to 16 bits.
 _INTEGER_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-# Part of the full scale by which rounding may leave 0…1 or 0…255. What is beyond is not clipped but refused.
+# Share of the full scale by which rounding may exceed 0…1 or 0…255. Values beyond that are rejected, not clipped.
 _ROUNDING = 0.01
 # Largest value above 1 that can't be the brightest of an array with values up to 255.
 _TOO_DARK = 16.0
@@ -106,7 +106,7 @@ def full_scale(values: Iterator[NDArray[np.generic]], dtype: np.dtype[np.generic
 
 
 def to_uint8(values: NDArray[np.generic], scale: float) -> NDArray[np.uint8]:
-    """Return pixels of 8 bits from values whose white is `scale`."""
+    """Return 8-bit pixels from values in which `scale` is white."""
     if values.dtype == np.uint8:
         return values  # type: ignore[return-value]
     return np.rint(values.astype(np.float64) * (255 / scale)).clip(0, 255).astype(np.uint8)

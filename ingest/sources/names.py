@@ -17,7 +17,7 @@ def text_of(path: Path | str) -> str:
     r"""Return a path as text that every file and terminal accepts: a byte that is not UTF-8 becomes `\xff`."""
     try:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a surrogate pair, which no file system has made
+    except UnicodeEncodeError:  # a lone surrogate, which does not come from a file system
         return str(path).encode("utf-8", "backslashreplace").decode()
 
 
@@ -59,7 +59,7 @@ def linked_name(name: str, target: str, is_symbolic: bool) -> str:
 
 
 def follow_links(name: str, targets: Mapping[str, str]) -> str:
-    """Return the path at the end of a chain of links, or any link of the chain if it is a circle."""
+    """Return the path at the end of a chain of links, or any link of the chain if it is circular."""
     for _ in range(len(targets)):
         if name not in targets:
             break

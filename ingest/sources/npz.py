@@ -52,7 +52,7 @@ def open_npz(path: Path, options: Options) -> ArraySource:
     with reading(path, "an NPZ or NPY file"):
         try:
             headers = _headers(path)
-        except (ValueError, RuntimeError) as error:  # another file, or an encrypted one
+        except (ValueError, RuntimeError) as error:  # not an NPZ or NPY file, or an encrypted one
             raise SourceError(f"{text_of(path)}: expected an NPZ or NPY file, got another ({error})") from error
         images = {name: layout for name, header in headers.items() if (layout := _layout(name, header, headers))}
         labels = {name: _labels_of(name, images, headers) for name in images}
@@ -78,7 +78,7 @@ def open_npz(path: Path, options: Options) -> ArraySource:
 def _layout(name: str, header: _Header, headers: Mapping[str, _Header]) -> Layout | None:
     if header.dtype.kind not in "buif" or 0 in header.shape:
         return None
-    if len(header.shape) == 2:  # flat images, or features or one-hot labels
+    if len(header.shape) == 2:  # these may be flat images, features or one-hot labels
         others = [other for other, (shape, _, _) in headers.items() if other != name and len(shape) > 1]
         if others and not name.lower().startswith(tuple(prefix for prefix, _ in _LABELS)):
             return None
@@ -130,7 +130,7 @@ def _open(path: Path, name: str, header: _Header) -> IO[bytes]:
 
 
 def _rows_first(file: IO[bytes], header: _Header) -> IO[bytes]:
-    """Return the values of an array in Fortran's order row by row, from temporary files as large as the array."""
+    """Return the values of an array in Fortran order, row by row, from temporary files of the array's size."""
     with tempfile.TemporaryFile() as stored:
         while content := file.read(1024 * 1024):
             stored.write(content)

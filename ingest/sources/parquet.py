@@ -1,4 +1,4 @@
-"""Parquet with a column of images, as Hugging Face datasets have it. Needs pyarrow, of the extra `parquet`."""
+"""Parquet files with a column of images, as in Hugging Face datasets. They need pyarrow, from the extra `parquet`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,15 +11,15 @@ from ingest.sources.label_lines import LABEL_COLUMNS
 from ingest.sources.names import stem_of, text_of
 from ingest.sources.streams import reading, require
 
-# Rows that are in memory at a time.
+# Maximum rows in memory at a time.
 _BATCH_ROWS = 16
 
 
 class ParquetSource:
     """The images in a Parquet file, each with the label of its row. A key is the file's name and the row: `train/7`.
 
-    The column is of binary files, or of structs of `bytes` and `path`. The label is the column `label` or the like,
-    by its name if the file names the classes.
+    The column contains binary image files, or structs of `bytes` and `path`. The label comes from a column such as
+    `label`. If the file names the classes, the label is the class's name.
     """
 
     def __init__(self, path: Path, options: Options) -> None:

@@ -12,7 +12,7 @@ from ingest.sources.streams import reading
 
 
 class PictureSource(FilesSource):
-    """One image file. Its key is the one that it has in its folder: `photos/cat.jpg`."""
+    """One image file. Its key is the same as in its folder: `photos/cat.jpg`."""
 
     file_errors = (OSError,)
 

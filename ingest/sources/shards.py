@@ -18,9 +18,9 @@ Open = Callable[[Path, Options], Source]
 
 
 class ShardsSource:
-    """The images of all shards, one after the other. A key is the folder's name and the key in the shard.
+    """The images of all shards, one after the other.
 
-    Such as `birds/00000/000000007.jpg`.
+    A key is the folder's name and the key in the shard, such as `birds/00000/000000007.jpg`.
     """
 
     def __init__(self, path: Path, shards: Sequence[Path], open_shard: Open, options: Options) -> None:
@@ -64,7 +64,7 @@ class ShardsSource:
                 break
         self.notes = [f"{name}: {line}" for name, lines in islice(notes.items(), 1) for line in lines]
         if len(notes) > 1:
-            self.notes.append(f"and more of the kind in {len(notes) - 1:,} other shards")
+            self.notes.append(f"and similar notes for {len(notes) - 1:,} other shards")
 
     def _rest(self, count: int) -> int | None:
         return None if self._options.limit is None else self._options.limit - count
@@ -95,5 +95,5 @@ def _in_folder(folder: Path) -> list[Path]:
                 elif kind is not Kind.CLUTTER and (kind is Kind.IMAGE or entry.is_dir()):
                     return []
     except OSError:
-        return []  # reading it as a folder of images says why
-    return sorted(archives or tables)  # img2dataset writes a Parquet file of captions beside each tar
+        return []  # reading it as a folder of images reports the error
+    return sorted(archives or tables)  # img2dataset writes a Parquet file of captions for each tar

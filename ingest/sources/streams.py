@@ -1,4 +1,4 @@
-"""Compressed files, opened by their content, and the errors of every decompressor as one."""
+"""Compressed files, opened by their content, with one error for the failures of every decompressor."""
 
 import bz2
 import gzip
@@ -17,14 +17,14 @@ from ingest.errors import SourceError
 from ingest.sources.names import text_of
 
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-"""The errors of files that can't be read or are damaged. LZMAError and zlib.error are no OSError."""
+"""The errors of files that can't be read or are damaged. LZMAError and zlib.error are not OSErrors."""
 
 ZIP_ERRORS = (*ERRORS, RuntimeError, ValueError)
-"""The errors of one member of a zip: also an encrypted one, or a compression that Python does not know."""
+"""The errors of one member of a zip, including encryption and compressions that Python does not support."""
 
 
 def open_stream(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed if it begins like gzip, bzip2, xz or Zstandard, whatever its name.
+    """Open a file for reading, decompressed if its content is gzip, bzip2, xz or Zstandard, whatever its name.
 
     Raises:
         OSError: The file can't be opened.
@@ -40,7 +40,7 @@ def open_stream(path: Path) -> IO[bytes]:
 
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Turn the errors of reading and decompressing into one.
+    """Raise the errors of reading and decompressing in the block as `SourceError`.
 
     Args:
         path: The file.

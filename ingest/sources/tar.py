@@ -1,4 +1,4 @@
-"""A tar of images, plain or compressed, read as a stream. Nothing is unpacked: a path in it is only ever a key."""
+"""A tar of images, plain or compressed, read as a stream. Nothing is unpacked, and paths in it only serve as keys."""
 
 import io
 import tarfile
@@ -17,7 +17,7 @@ _EXPECTED = "a complete .tar or .zip of images"
 
 
 class TarSource(FilesSource):
-    """The images in a tar. A link to a file of the tar is an image, too, and is read when that file is."""
+    """The images in a tar. A link to a file of the tar is an image too, read together with that file."""
 
     def __init__(self, path: Path, options: Options) -> None:
         """Open the tar and read its headers.
@@ -36,7 +36,7 @@ class TarSource(FilesSource):
         self.count = self._index.count
 
     def files(self, notes: Notes) -> Iterator[File]:
-        """Go through the files in the order of the tar."""
+        """Yield the files in the order of the tar."""
         index = self._index
         with reading(self._path, _EXPECTED), TarStream(self._path) as stream:
             for number, (archive, member) in enumerate(stream.members()):
@@ -53,7 +53,7 @@ class TarSource(FilesSource):
 
 
 class _Content:
-    """The content of a member, read once also for the links to it."""
+    """The content of a member, read once for the member and all links to it."""
 
     def __init__(self, path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         self._path, self._archive, self._member = path, archive, member

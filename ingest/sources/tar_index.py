@@ -1,4 +1,4 @@
-"""What the headers of a tar say, read before any image is: what replaces what, and where its links lead."""
+"""Index of a tar's headers, read before any image: replaced members, and the targets of links."""
 
 import tarfile
 from array import array
@@ -18,8 +18,9 @@ class TarIndex:
 
     Attributes:
         count: Number of images.
-        left_out: Why a member is not an image, by its number: a later one replaces it, or it is a link to a folder.
-        dangling: Numbers of the links to what the tar does not have.
+        left_out: The reason why a member is not an image, by its number: a later member replaces it, or it is a link to
+            a folder.
+        dangling: Numbers of the links whose targets the tar does not have.
         links: Names of the links to each file, by the file's comparable name.
     """
 
@@ -41,7 +42,7 @@ def read_index(stream: TarStream, is_image: Callable[[str], bool], limit: int | 
         TarError: The tar is truncated or damaged.
         OSError: The file can't be read.
     """
-    hashes, are_files, are_images = array("q"), bytearray(), bytearray()  # no names, as there may be many millions
+    hashes, are_files, are_images = array("q"), bytearray(), bytearray()  # no names: there may be millions
     links: dict[int, tarfile.TarInfo] = {}
     folders = {""}
     count = 0
@@ -76,7 +77,7 @@ def _add_folder(folder: str, folders: set[str]) -> None:
 
 
 def _replaced(hashes: "array[int]", are_files: bytearray, links: dict[int, tarfile.TarInfo]) -> list[int]:
-    """Return the numbers of the files and links that a later one of the same name replaces."""
+    """Return the numbers of the files and links that a later member of the same name replaces."""
     are_named = np.array(are_files, bool)
     are_named[list(links)] = True
     numbers = np.flatnonzero(are_named)

@@ -1,4 +1,4 @@
-"""A tar, plain or compressed, read forward only, so that every compression is as quick."""
+"""A tar, plain or compressed, read forward only, because seeking back in a compressed file is slow."""
 
 import tarfile
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from typing import Any
 from ingest.sources.streams import open_stream
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
-# Bytes that are read at once to skip a part of a compressed file.
+# Bytes per read when skipping a part of a compressed file.
 _SKIPPED_BYTES = 1024 * 1024
 
 
 class TarStream:
-    """The bytes of a tar. A context manager, and as much of a file as `tarfile` needs."""
+    """The bytes of a tar: a context manager with the file methods that `tarfile` needs."""
 
     def __init__(self, path: Path) -> None:
         """Open the file.
 
         Raises:
             OSError: The file can't be opened.
-            SourceError: The package that decompresses it is not installed.
+            SourceError: The package that decompresses the file is not installed.
         """
         self._file = open_stream(path)
         self._position = 0
@@ -45,14 +45,14 @@ class TarStream:
         return content
 
     def tell(self) -> int:
-        """Return the number of bytes before the next one that `read` returns."""
+        """Return the position of the next byte that `read` returns."""
         return self._position
 
     def seek(self, position: int) -> None:
         """Skip the bytes before a later position.
 
         Raises:
-            OSError: The position is an earlier one.
+            OSError: The position is before the current one.
         """
         if position < self._position:
             raise OSError("its parts are out of order")
@@ -63,7 +63,7 @@ class TarStream:
             pass
 
     def members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        """Yield each member with its tar, also those of further tars that `cat` has put behind the first.
+        """Yield each member with its tar, including the members of further tars appended to the first with `cat`.
 
         Raises:
             TarError: The tar is truncated or damaged.
@@ -76,7 +76,7 @@ class TarStream:
                 archive.members.clear()  # otherwise tarfile keeps every member in memory
                 count += 1
                 yield archive, member
-            # tarfile takes a damaged or missing header for the end; the real end is a block of zeros
+            # tarfile takes a damaged or missing header as the end; the real end is a block of zeros
             if self._last != _ZEROS:
                 raise tarfile.ReadError(f"truncated or damaged after {count:,} files")
             has_more = self._next_header()
@@ -87,7 +87,7 @@ class TarStream:
             pass
 
     def _next_header(self) -> bool:
-        """Skip the zeros that end a tar, and return whether another tar follows. Other bytes do not matter."""
+        """Skip the zeros that end a tar, and return whether another tar follows. Ignore other trailing bytes."""
         while self.read(tarfile.BLOCKSIZE) == _ZEROS:
             pass
         try:

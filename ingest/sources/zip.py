@@ -1,4 +1,4 @@
-"""A zip of images. Nothing is unpacked: a path in it is only ever a key."""
+"""A zip of images. Nothing is unpacked, and paths in it only serve as keys."""
 
 import io
 import stat
@@ -37,7 +37,7 @@ class ZipSource(FilesSource):
         self.count = sum(1 for _ in islice(images, options.limit))
 
     def files(self, notes: Notes) -> Iterator[File]:
-        """Go through the files in the order of the zip."""
+        """Yield the files in the order of the zip."""
         with reading(self._path, _EXPECTED), zipfile.ZipFile(self._path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             last = {comparable(member.filename): member for member in members}
@@ -58,7 +58,7 @@ class ZipSource(FilesSource):
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file is a zip, by its beginning or, if that is a program that unpacks the rest, by its name."""
+    """Return whether a file is a zip, by its first bytes or, for a self-extracting file, by its name."""
     if not is_archive(path):
         return False
     with path.open("rb") as file:

@@ -144,7 +144,7 @@ def test_a_file_that_holds_no_token_is_named(command: Command, tmp_path: Path, c
     done = command("encoder-service", "search", "x", "--address", "127.0.0.1:1", "--token-file", str(file))
     assert (done.returncode, done.stderr) == (
         3,
-        f"error: --token-file {file}: expected one token of ASCII letters, digits and signs, got other text\n",
+        f"error: --token-file {file}: expected one token of ASCII letters, digits and symbols, got other text\n",
     )
 
 

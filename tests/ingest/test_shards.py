@@ -34,7 +34,7 @@ def test_a_folder_of_shards_is_one_source(tmp_path: Path) -> None:
     assert (source.name, source.count) == ("birds", 6)
     assert source.notes == [
         "00000.tar: left out 4 files that are not images by their names, such as '000000000.json'",
-        "and more of the kind in 2 other shards",
+        "and similar notes for 2 other shards",
     ]
     assert keys(source.place) == [item.key for item in pickle.loads(pickle.dumps(source))]
     assert len(keys(source.place, limit=3)) == open_source(source.place, limit=3).count == 3
