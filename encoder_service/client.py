@@ -231,7 +231,7 @@ class Client:
         requests.check()
 
     def delete(self, keys: Sequence[str], gallery: str = "") -> int:
-        """Remove images by key, at most 1,000, and return the number of keys that the gallery had.
+        """Delete up to 1,000 images by key, and return how many of them the gallery held.
 
         Raises:
             InvalidInputError: There are too many keys.

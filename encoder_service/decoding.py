@@ -1,4 +1,4 @@
-"""The only decoder of image files, which shows them as viewers do: upright, 8 bits per channel, sRGB."""
+"""Decode image files to upright 8-bit sRGB, as image viewers display them. All image files are decoded here."""
 
 import importlib
 import io

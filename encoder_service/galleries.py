@@ -49,7 +49,7 @@ class Galleries:
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
         self._open: dict[str, OpenGallery] = {}
-        # by gallery, the error of the last attempt to open it, until an attempt succeeds
+        # maps the name of each gallery that failed to open to its latest error, until it opens or is gone
         self._failures: dict[str, LookalikeError] = {}
         self._reopen_at = 0.0
         self._default = ""
@@ -263,7 +263,7 @@ class Galleries:
         gallery = self._store.open(spec.name)
         try:
             return OpenGallery(gallery, encoder)
-        except EncoderMismatchError:  # a version of another encoder has gone live since the spec was read
+        except EncoderMismatchError:  # a gallery version built with another encoder went live after the spec was read
             gallery.close()
             raise
 

@@ -146,7 +146,7 @@ class _Table:
 
 
 class ExactBuild:
-    """A version of a gallery in memory, being built."""
+    """A gallery version that is being built in memory."""
 
     reopen = None
 

@@ -153,7 +153,7 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     def AddImages(
         self, request_iterator: Iterator[gallery_pb2.AddImagesRequest], context: grpc.ServicerContext
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
-        """Add images as they arrive, in batches of those that are waiting, and acknowledge each once it is stored."""
+        """Add images in batches of those that arrived since the last batch. Acknowledge each once it is stored."""
         name, index = "", 0
         with closing(
             arrivals(request_iterator, LIMITS.max_stream_item_count, LIMITS.max_stream_item_bytes, _size)

@@ -256,7 +256,7 @@ class Ledger:
                 yield [(_row(values), place or "") for *values, place in batch]
 
     def take_over(self, rows: Iterable[tuple[Row, str]]) -> None:
-        """Write rows from the ledger whose sources this one has inherited, each with its source's place."""
+        """Add rows copied from another version's ledger, each with the place of its source; see `inherit_sources`."""
         with self._transaction():
             numbers = dict(self._rows.execute("SELECT place, id FROM sources"))
             self._write((*row, numbers.get(place, UNKNOWN_SOURCE)) for row, place in rows)

@@ -12,7 +12,8 @@ _CHANNELS = (1, 3, 4)
 _MIN_FLAT_SIDE = 8
 # Values of white in integers: masks, and cameras with 8 to 16 bits.
 _INTEGER_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-# Share of the full scale by which rounding may exceed 0…1 or 0…255. Values beyond that are rejected, not clipped.
+# Tolerance for rounding: values may lie outside 0…1 or 0…255 by this fraction of the range. Values further outside
+# are rejected, not clipped.
 _ROUNDING = 0.01
 # Largest value above 1 that can't be the brightest of an array with values up to 255.
 _TOO_DARK = 16.0

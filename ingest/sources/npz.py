@@ -86,7 +86,7 @@ def _layout(name: str, header: _Header, headers: Mapping[str, _Header]) -> Layou
 
 
 def _labels_of(name: str, images: Mapping[str, Layout], headers: Mapping[str, _Header]) -> str:
-    """Return the name of the labels of an array of images; "" if it has none."""
+    """Return the name of the array that holds the labels for an image array; "" if there is none."""
     flat = [name for name, (shape, _, _) in headers.items() if len(shape) == 1 or shape[1:] == (1,)]
     candidates = [name.replace(prefix, label_prefix, 1) for prefix, label_prefix in _LABELS if name.startswith(prefix)]
     names = [label for label in candidates if label in flat] or (flat if len(images) == len(flat) == 1 else [])
@@ -130,7 +130,7 @@ def _open(path: Path, name: str, header: _Header) -> IO[bytes]:
 
 
 def _rows_first(file: IO[bytes], header: _Header) -> IO[bytes]:
-    """Return the values of an array in Fortran order, row by row, from temporary files of the array's size."""
+    """Convert an array from Fortran order to rows. The temporary files need disk space for two copies of it."""
     with tempfile.TemporaryFile() as stored:
         while content := file.read(1024 * 1024):
             stored.write(content)
