@@ -28,10 +28,11 @@ DEFAULT_ENCODER = "mnist"
 MODELS = Path(__file__).parent / "models"
 """The folder of the shipped encoders. The encoders that the user trained are in `user_models()`."""
 
+CARD_FORMAT = 1
+"""Format of a model card. A release that changes the meaning of a field writes a larger number."""
+
 _CARD = "encoder.json"
 _DIGIT_FRAMING = "digit"
-# Newest format of a model card that this release reads.
-_FORMAT = 1
 # Inputs per run, where LiteRT is fastest. What remains of a call's inputs runs one by one.
 _BATCH = 64
 _greeting_lock = threading.Lock()
@@ -259,7 +260,7 @@ def _read_spec(folder: Path) -> EncoderSpec:
     path = folder / _CARD
     try:
         card = json.loads(path.read_bytes())
-        check_format(card, _FORMAT, str(path))
+        check_format(card, CARD_FORMAT, str(path))
         return EncoderSpec(
             name=str(card["name"]),
             fingerprint=str(card["fingerprint"]),

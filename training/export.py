@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from encoder_service.encoder import Encoder
+from encoder_service.encoder import CARD_FORMAT, Encoder
 from gallery.files import replace_file
 from gallery.formats import FORMAT_KEY
 from training.errors import ParityError
@@ -29,8 +29,6 @@ MAX_DIFFERENCE = 1e-4
 Rounding alone makes up to 5e-5, in whitened codes.
 """
 
-# Format of encoder.json. A release that changes the meaning of a field writes a larger number.
-_FORMAT = 1
 # The model card is written last: a folder without one is not an encoder.
 _FILES = ("encoder.tflite", "decoder.tflite", "encoder.json")
 
@@ -52,7 +50,7 @@ def export(model: Autoencoder, card: dict[str, Any], samples: NDArray[np.float32
     """
     encoder, decoder = _converted(model.encoder), _converted(model.decoder)
     card = {
-        FORMAT_KEY: _FORMAT,
+        FORMAT_KEY: CARD_FORMAT,
         "name": folder.name,
         "fingerprint": hashlib.sha256(encoder).hexdigest(),
         "decoder_sha256": hashlib.sha256(decoder).hexdigest(),

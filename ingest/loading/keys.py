@@ -15,6 +15,7 @@ from gallery import SearchOptions
 from gallery.errors import InvalidInputError, NotFoundError
 from ingest.loading.ledger import Ledger
 from ingest.sources import Item, Source
+from ingest.sources.base import DerivedSource
 from ingest.sources.names import path_of
 
 # Number of a source's first images that are compared to detect that it was loaded before from another place. Cameras
@@ -27,31 +28,10 @@ _SAME_DISTANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Prefixed:
+class Prefixed(DerivedSource):
     """A source whose keys begin with another prefix than the source proposes."""
 
-    source: Source
     prefix: str
-
-    @property
-    def name(self) -> str:
-        """Name of the source."""
-        return self.source.name
-
-    @property
-    def place(self) -> str:
-        """Place of the source."""
-        return self.source.place
-
-    @property
-    def count(self) -> int | None:
-        """Number of images, as the source reports it."""
-        return self.source.count
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """Notes of the source."""
-        return self.source.notes
 
     def __iter__(self) -> Iterator[Item]:
         """Read the images."""

@@ -115,11 +115,6 @@ class Ledger:
             number = self._places.number(source)
             self._write((*row, number) for row in rows)
 
-    def forget(self, keys: Sequence[str]) -> None:
-        """Remove the rows of these keys."""
-        with self._transaction():
-            self._rows.executemany("DELETE FROM items WHERE key = ?", ((key,) for key in keys))
-
     def see(self, keys: Iterable[str]) -> None:
         """Note that the source still has these keys. Closing the ledger discards the notes."""
         with self._errors(), self._rows:

@@ -21,38 +21,23 @@ from ingest.loading.pipeline import LoadPass, load
 from ingest.loading.staging import Staging
 from ingest.progress import Advance, Stages
 from ingest.sources import Item, Source
+from ingest.sources.base import DerivedSource
 
 # Seconds between two checks for a worker that was killed and so sends no message.
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Share(DerivedSource):
     """The share of a source's keys that one of several workers loads."""
 
-    source: Source
     index: int
     workers: int
-
-    @property
-    def name(self) -> str:
-        """Name of the whole source."""
-        return self.source.name
-
-    @property
-    def place(self) -> str:
-        """Place of the whole source."""
-        return self.source.place
 
     @property
     def count(self) -> int | None:
         """Number of images in the share, estimated."""
         return self.source.count and self.source.count // self.workers
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """Notes of the whole source."""
-        return self.source.notes
 
     def __iter__(self) -> Iterator[Item]:
         """Read the source, and skip the images of the other workers."""

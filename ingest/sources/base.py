@@ -143,6 +143,33 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class DerivedSource:
+    """Base of sources that yield the items of another source in part or changed, and describe themselves as it does."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """Name of the other source."""
+        return self.source.name
+
+    @property
+    def place(self) -> str:
+        """Place of the other source."""
+        return self.source.place
+
+    @property
+    def count(self) -> int | None:
+        """Number of images, as the other source reports it."""
+        return self.source.count
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Notes of the other source."""
+        return self.source.notes
+
+
 class Notes:
     """Counts the items that a reading leaves out, by reason, and keeps the first name for each reason."""
 
