@@ -1,6 +1,7 @@
 """The training loop. It never sees labels."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,9 @@ class Recipe:
 
     - the binary cross-entropy between images and their reconstructions;
     - the NT-Xent loss of Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020:
-      the cross-entropy of finding, by code alone, the other view of the same image in the batch;
+      the cross-entropy of finding, by code alone, the other view of the same image in the batch. It is debiased as in
+      Chuang et al., "Debiased Contrastive Learning", 2020: some of the other images are of the same kind, and should
+      not be pushed away;
     - the binary cross-entropy between black and the reconstructions of out-of-distribution images.
 
     The article's own recipe, squared error behind a sigmoid, mostly ends in an all-black answer.
@@ -47,8 +50,10 @@ class Recipe:
         learning_rate: Peak learning rate.
         views: Name of the random augmentations, one of `VIEWS`.
         reconstruct: Weight of the reconstruction loss.
+        decoded: Fraction of each batch that is reconstructed. Fewer make a step cheaper.
         contrast: Weight of the NT-Xent loss; 0 leaves it out.
         temperature: Temperature of the NT-Xent loss; a smaller one is sharper.
+        same_kind: Assumed fraction of other images that are of the same kind as a given one, for the NT-Xent loss.
         negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 leaves it out.
     """
 
@@ -57,8 +62,10 @@ class Recipe:
     learning_rate: float
     views: str = "unchanged"
     reconstruct: float = 1.0
+    decoded: float = 1.0
     contrast: float = 0.0
     temperature: float = 0.2
+    same_kind: float = 0.0
     negatives: float = 0.0
 
 
@@ -224,25 +231,34 @@ class _Loop:
 
     def _loss(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         recipe, count = self.recipe, tf.shape(images)[0]
-        seen, clean = VIEWS[recipe.views](images)
-        decoded = tf.concat([seen, out_of_distribution(images)], 0) if recipe.negatives else seen
-        encoded = tf.concat([decoded, VIEWS[recipe.views](images)[0]], 0) if recipe.contrast else decoded
-        codes = self.model.encoder(encoded, training=training)
-        reconstructions = self.model.decoder(codes[: tf.shape(decoded)[0]], training=training)
-        loss = recipe.reconstruct * _cross_entropy(clean, reconstructions[:count])
+        views = VIEWS[recipe.views]
+        seen, clean = views.strong(images)
+        negatives = out_of_distribution(images) if recipe.negatives else images[:0]
+        partners = views.weak(images) if recipe.contrast else images[:0]
+        parts = (seen, partners, negatives)
+        codes = self.model.encoder(tf.concat(parts, 0), training=training)
+        of_seen, of_partners, of_negatives = tf.split(codes, [tf.shape(part)[0] for part in parts])
+        decoded = tf.cast(tf.math.ceil(recipe.decoded * tf.cast(count, tf.float32)), tf.int32)
+        reconstructions = self.model.decoder(tf.concat([of_seen[:decoded], of_negatives], 0), training=training)
+        loss = recipe.reconstruct * _cross_entropy(clean[:decoded], reconstructions[:decoded])
         if recipe.negatives:
-            negatives = reconstructions[count:]
-            loss += recipe.negatives * _cross_entropy(tf.zeros_like(negatives), negatives)
+            loss += recipe.negatives * _cross_entropy(tf.zeros_like(negatives), reconstructions[decoded:])
         if recipe.contrast:
-            loss += recipe.contrast * self._nt_xent(tf.concat([codes[:count], codes[-count:]], 0), count)
+            loss += recipe.contrast * self._nt_xent(of_seen, of_partners)
         return loss
 
-    def _nt_xent(self, codes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """Return the NT-Xent loss of codes, (2n, 128), of which i and i + n are two views of the same image."""
-        similarities = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
-        similarities -= 1e9 * tf.eye(2 * count)  # a view is not its own partner
-        partners = tf.concat([tf.range(count, 2 * count), tf.range(count)], 0)
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(partners, similarities))
+    def _nt_xent(self, seen: tf.Tensor, partners: tf.Tensor) -> tf.Tensor:
+        """Return the debiased NT-Xent loss of codes of length 1, (n, 128) each; the same row is the same image."""
+        recipe = self.recipe
+        codes = tf.concat([seen, partners], 0)  # (2n, 128)
+        count = tf.shape(codes)[0]
+        likeness = tf.exp(tf.matmul(codes, codes, transpose_b=True) / recipe.temperature)  # (2n, 2n)
+        positive = tf.exp(tf.tile(tf.reduce_sum(seen * partners, 1), [2]) / recipe.temperature)  # (2n,)
+        others = tf.cast(count - 2, tf.float32)  # neither the view itself nor its partner
+        negative = tf.reduce_sum(tf.linalg.set_diag(likeness, tf.zeros([count])), 1) - positive
+        unbiased = (negative - recipe.same_kind * others * positive) / (1 - recipe.same_kind)
+        least = others * math.exp(-1 / recipe.temperature)  # that of codes opposite to each other
+        return tf.reduce_mean(-tf.math.log(positive / (positive + tf.maximum(unbiased, least))))
 
 
 def _run_epoch(

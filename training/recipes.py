@@ -29,7 +29,7 @@ ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
+        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0, same_kind=0.05),
     ),
 }
 # Weight of the loss that trains the decoder to answer black for out-of-distribution images. It is off for folders,
@@ -206,7 +206,9 @@ def _train(
     if not recipe.contrast:
         return Trained(autoencoder, recipe, history, {})
     autoencoder = whitened(autoencoder, train)
-    decoder = replace(recipe, contrast=0.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives)
+    decoder = replace(
+        recipe, contrast=0.0, decoded=1.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives
+    )
     stages.say(
         f"encoder finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first one, "
         "resume with --resume)"
