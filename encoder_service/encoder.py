@@ -32,6 +32,8 @@ CARD_FORMAT = 1
 """Format of a model card. A release that changes the meaning of a field writes a larger number."""
 
 _CARD = "encoder.json"
+# Encoders that earlier releases shipped, each in a folder named by the first eight digits of its fingerprint.
+_EARLIER = MODELS / "earlier"
 _DIGIT_FRAMING = "digit"
 # Inputs per run, where LiteRT is fastest. What remains of a call's inputs runs one by one.
 _BATCH = 64
@@ -168,24 +170,34 @@ def user_models() -> Path:
     return user_data_folder() / "models"
 
 
-def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
+def load_encoder(name: str = DEFAULT_ENCODER, fingerprint: str = "") -> Encoder:
     """Load an encoder.
 
     Args:
         name: Name of an encoder that the user trained, or else of a shipped one; or the path of an encoder's folder.
+        fingerprint: Fingerprint that a gallery recorded, "" for any. If the encoder of this name has another one, and
+            an earlier release shipped the encoder with the recorded one, that encoder is loaded instead.
 
     Raises:
         EncoderNotFoundError: No encoder has this name.
         EncoderDamagedError: A file of the encoder is missing or altered.
         NewerFormatError: A newer release of Lookalike wrote the model card.
     """
+    encoder = Encoder(_folder(name))
+    earlier = _EARLIER / fingerprint[:8]
+    if encoder.spec.fingerprint != fingerprint and (earlier / _CARD).exists():
+        return Encoder(earlier)
+    return encoder
+
+
+def _folder(name: str) -> Path:
     if os.sep in name or "/" in name:
-        return Encoder(Path(name))
+        return Path(name)
     try:
         own = user_models() / name
     except InvalidInputError:  # without a home folder, the user has no encoders
-        return Encoder(MODELS / name)
-    return Encoder(own if (own / _CARD).exists() else MODELS / name)
+        return MODELS / name
+    return own if (own / _CARD).exists() else MODELS / name
 
 
 class _Model:

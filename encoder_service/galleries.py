@@ -270,7 +270,7 @@ class Galleries:
     def _encoder_for(self, spec: GallerySpec) -> Encoder:
         if spec.fingerprint not in self._encoders:
             try:
-                encoder = load_encoder(spec.encoder)
+                encoder = load_encoder(spec.encoder, spec.fingerprint)
             except EncoderNotFoundError as error:
                 raise EncoderMismatchError(
                     f"gallery '{spec.name}' was made by encoder '{spec.encoder}' ({spec.fingerprint[:8]}…), which is "

@@ -18,7 +18,7 @@ from ingest.sources.datasets import DATASETS
 from training import model
 from training.errors import RecipeError, TrainingError
 from training.export import export
-from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, mse
+from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs
 from training.model import Autoencoder
 from training.pictures import draw
 from training.pixels import read_pixels, split_held_out
@@ -44,8 +44,6 @@ _FRAMINGS = {"mnist": "digit"}
 _MIN_STEPS = 1500
 # Training steps per epoch: a small source gets smaller batches, so that each epoch has at least this many.
 _MIN_STEPS_PER_EPOCH = 8
-# Held-out images on which the exported files are compared with the model.
-_PARITY_SAMPLES = 256
 # Held-out images for the pictures.
 _PICTURED = 500
 
@@ -130,7 +128,7 @@ def train_and_export(
             "seed": seed,
             **_card(trained, held_out),
         }
-        encoder = export(trained.model, card, inputs(held_out[:_PARITY_SAMPLES]), out)
+        encoder = export(trained.model, card, held_out, out, quantise=trained.recipe.contrast > 0)
         draw(out, encoder, trained.history, inputs(held_out[:_PICTURED]))
     written: dict[str, Any] = json.loads((out / "encoder.json").read_bytes())
     return written
@@ -233,7 +231,6 @@ def _card(trained: Trained, held_out: NDArray[np.uint8]) -> dict[str, Any]:
         "recipe": {**asdict(trained.recipe), "whitening": trained.whitening},
         "epochs": {"trained": len(history.loss), "kept": history.best},
         "metrics": {
-            "test_mse": mse(trained.model, held_out),
             "mean_image_mse": constant_mse(held_out),
             "all_black_mse": all_black_mse(held_out),
         },

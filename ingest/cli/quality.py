@@ -74,7 +74,7 @@ def evaluate(
 
     galleries = open_store(store)
     spec = galleries.spec(gallery)
-    loaded_encoder = load_encoder(encoder or spec.encoder)
+    loaded_encoder = load_encoder(encoder or spec.encoder, "" if encoder else spec.fingerprint)
     spec.check_encoder(loaded_encoder.spec.name, loaded_encoder.spec.fingerprint)
     source = open_source(queries) if queries else None
     if source and (galleries.local_folder(gallery) / FILE).exists():

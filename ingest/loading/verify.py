@@ -83,7 +83,7 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
         problems = store.differences(name)
     if problems:
         return problems, 0
-    encoder = load_encoder(spec.encoder)
+    encoder = load_encoder(spec.encoder, spec.fingerprint)
     spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
     with closing(store.open(name)) as gallery, _current_ledger(store, name, gallery, stages) as ledger:
         wrong_counts = count_problems(gallery, ledger)
