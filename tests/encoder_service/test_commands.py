@@ -56,7 +56,7 @@ def test_a_file_is_searched_without_a_service(
     answer = json.loads(done.stdout)
     assert set(answer) == {
         *("gallery", "version", "encoder", "encode_ms", "search_ms", "hits"),
-        *("reconstruction_error", "query_percentile", "prepared"),
+        *("reconstruction_error", "query_percentile", "prepared", "expanded_count"),
     }
     assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
     assert len(answer["hits"]) == 5
