@@ -320,8 +320,7 @@ def _print_hits(result: SearchResult, query: str) -> None:
         console.print(f"prepared: {result.prepared} (--as-is searches for the image as it is)", highlight=False)
     if result.expanded_count:
         console.print(
-            f"ranked by the mean of the query and its {result.expanded_count} nearest (--expand); "
-            "distances are to the query",
+            f"expanded with its {result.expanded_count} nearest: ranked by the mean, distances are to the query",
             highlight=False,
         )
     if result.is_unusual:

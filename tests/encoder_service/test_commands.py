@@ -103,8 +103,8 @@ def test_an_expanded_search_says_so(command: Command, store_url: str, queries: l
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    assert "ranked by the mean of the query and its 4 nearest" in answer("--expand", "4")
-    assert "ranked by the mean" not in answer()
+    assert "expanded with its 4 nearest: ranked by the mean, distances are to the query\n" in answer("--expand", "4")
+    assert "expanded" not in answer()
     assert json.loads(answer("--expand", "4", "--json"))["expanded_count"] == 4
     assert json.loads(answer("--json"))["expanded_count"] == 0
 
