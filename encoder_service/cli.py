@@ -19,7 +19,7 @@ from PIL import Image
 from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.errors import quoted
-from encoder_service.limits import LIMITS, UNUSUAL_PERCENTILE
+from encoder_service.limits import LIMITS, MAX_EXPAND, UNUSUAL_PERCENTILE
 from encoder_service.rpc.addresses import joined
 from encoder_service.rpc.config import Config, ignore_kubernetes_variables
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
@@ -170,6 +170,14 @@ def search(
             "--as-is", help="Search for the image as it is, without converting it to the form of the encoder's data."
         ),
     ] = False,
+    expand: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_EXPAND,
+            help="Number of nearest images to average with the query before searching again; not for a stored key.",
+        ),
+    ] = 0,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
@@ -183,7 +191,7 @@ def search(
     """
     query = _query(image)
     options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
-    request = SearchRequest(query.subject, options, as_is)
+    request = SearchRequest(query.subject, options, as_is, expand)
     try:
         if address:
             with terminal.connect(address, token_file, ca_file, cert_file) as client:
@@ -234,7 +242,7 @@ def _query(text: str) -> _Query:
 
 def _search_service(client: "Client", gallery: str, request: SearchRequest) -> SearchResult:
     try:
-        return client.search(request.subject, gallery, request.options, request.as_is)
+        return client.search(request.subject, gallery, request.options, request.as_is, request.expand)
     except NotFoundError as error:
         spec = client.gallery(gallery)  # raises if it is the gallery that does not exist
         if not isinstance(request.subject, Key):
@@ -262,6 +270,7 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
         "reconstruction_error": result.reconstruction_error,
         "query_percentile": result.query_percentile,
         "prepared": result.prepared,
+        "expanded_count": result.expanded_count,
         "hits": [
             {
                 "key": hit.key,
@@ -309,6 +318,11 @@ def _print_hits(result: SearchResult, query: str) -> None:
     console.print(table)
     if result.prepared:
         console.print(f"prepared: {result.prepared} (--as-is searches for the image as it is)", highlight=False)
+    if result.expanded_count:
+        console.print(
+            f"expanded with its {result.expanded_count} nearest: ranked by the mean, distances are to the query",
+            highlight=False,
+        )
     if result.is_unusual:
         console.print(
             f"No close match: this query looks less like the gallery than {UNUSUAL_PERCENTILE} % of its own images do.",

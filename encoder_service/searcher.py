@@ -13,11 +13,11 @@ from encoder_service import images
 from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at, quoted
-from encoder_service.limits import EXACT_DISTANCE, UNUSUAL_PERCENTILE
+from encoder_service.limits import EXACT_DISTANCE, MAX_EXPAND, UNUSUAL_PERCENTILE
 from gallery import Calibration, Gallery, Hit, Query, SearchOptions
 from gallery.deadline import check_wanted
-from gallery.errors import InvalidInputError, KeyNotFoundError
-from gallery.types import check_comparable
+from gallery.errors import InvalidInputError, InvalidQueryError, KeyNotFoundError
+from gallery.types import MAX_DISTANCE, check_comparable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +40,31 @@ class SearchRequest:
         options: The number of hits, the stored images that may answer, and what a hit carries.
         as_is: Whether to search for an image as it is, even if the encoder has a rule that brings queries to the form
             of its data.
+        expand: Number of nearest hits whose codes are averaged with the query's, 0 to 8. The hits are then the images
+            nearest to the mean. Their distances remain those to the query. 0 searches with the query's code alone.
 
     Raises:
         InvalidInputError: The subject has another type. A string is rejected, as it could be a path or a key.
+        InvalidQueryError: `expand` is out of its range, or is not 0 although the subject is a key.
     """
 
     subject: Subject
     options: SearchOptions = SearchOptions()
     as_is: bool = False
+    expand: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
             raise InvalidInputError(
                 "subject: expected a Path for a file or a Key for a stored image, "
                 f"got {type(self.subject).__name__} {self.subject!r:.80}"
+            )
+        if self.expand not in range(MAX_EXPAND + 1):
+            raise InvalidQueryError(f"expand: expected 0 to {MAX_EXPAND}, got {self.expand}")
+        if self.expand and isinstance(self.subject, Key):
+            raise InvalidQueryError(
+                f"expand: expected an image or a code, got the key {quoted(self.subject.value)}: "
+                "search with the image itself, or without expanding"
             )
 
 
@@ -62,7 +73,8 @@ class SearchResult:
     """The hits of one search, with the gallery and encoder that they come from.
 
     Attributes:
-        hits: The most similar stored images, nearest first.
+        hits: The most similar stored images, nearest first. If the query was expanded, the nearest to the mean come
+            first, so their distances may not be in order.
         gallery: Name of the gallery.
         version: The gallery's version, from 1.
         encoder: Name of the encoder that made the gallery's codes.
@@ -76,6 +88,8 @@ class SearchResult:
             is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
         prepared: Steps that brought a query image to the form of the encoder's data, such as "inverted, centred"; empty
             if none were needed.
+        expanded_count: Number of nearest hits whose codes were averaged with the query's; 0 if the query was not
+            expanded. Less than the request's `expand` if fewer images could be hits.
     """
 
     hits: tuple[Hit, ...]
@@ -89,6 +103,7 @@ class SearchResult:
     reconstruction_error: float | None = None
     query_percentile: float | None = None
     prepared: str = ""
+    expanded_count: int = 0
 
     @property
     def is_unusual(self) -> bool:
@@ -97,12 +112,12 @@ class SearchResult:
         True if the query's error or its nearest hit's distance is above the 99th percentile of the gallery's own, and
         the query itself is not a hit.
         """
-        if self.hits and self.hits[0].distance <= EXACT_DISTANCE:
+        nearest = min(self.hits, key=lambda hit: hit.distance, default=None)
+        if nearest and nearest.distance <= EXACT_DISTANCE:
             return False
-        nearest = self.hits[0].distance_percentile if self.hits else None
         return any(
             percentile is not None and percentile > UNUSUAL_PERCENTILE
-            for percentile in (self.query_percentile, nearest)
+            for percentile in (self.query_percentile, nearest.distance_percentile if nearest else None)
         )
 
 
@@ -117,12 +132,14 @@ class _ImageQuery:
 
     Attributes:
         options: The search's options.
+        expand: Number of nearest hits to average with the query.
         input: The image as it is.
         framed: The image in the form of the encoder's data; None if it has that form already.
         prepared: Steps that brought it to that form.
     """
 
     options: SearchOptions
+    expand: int
     input: NDArray[np.float32]
     framed: NDArray[np.float32] | None = None
     prepared: str = ""
@@ -130,13 +147,45 @@ class _ImageQuery:
 
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
-    """A query whose code, (code_size,), is known."""
+    """A query whose code, (code_size,), is known, and the number of nearest hits to average with it."""
 
     options: SearchOptions
+    expand: int
     code: NDArray[np.float32]
     error: float | None = None
     thumbnail_png: bytes = b""
     prepared: str = ""
+
+    def first_search(self) -> Query:
+        """Return the search for the hits or, for a query to expand, for the images to average it with."""
+        if not self.expand:
+            return Query(self.code, self.options)
+        options = replace(self.options, limit=self.expand, with_thumbnails=False)
+        return Query(self.code, options, with_codes=True)
+
+    def expanded_search(self, neighbours: Sequence[Hit]) -> Query:
+        """Return the search with the mean of the query's code and those of its neighbours.
+
+        The mean is not scaled. Its length makes no difference to the order of hits if all codes of the gallery have
+        length 1, and would be arbitrary otherwise. The search has no `max_distance`, which bounds the distance to the
+        query rather than to the mean.
+        """
+        codes = np.array([self.code, *(hit.code for hit in neighbours)], np.float32)  # (n, code_size)
+        return Query(codes.mean(axis=0), replace(self.options, max_distance=None), with_codes=True)
+
+    def measured(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits of an expanded search with their distances to the query, without those that are too far."""
+        codes = np.array([hit.code for hit in hits], np.float32).reshape(-1, len(self.code))  # (n, code_size)
+        distances = np.linalg.norm(codes - self.code, axis=1)  # (n,)
+        bound = MAX_DISTANCE if self.options.max_distance is None else min(self.options.max_distance, MAX_DISTANCE)
+        return [
+            replace(hit, distance=float(distance), code=None)
+            for hit, distance, is_near in zip(hits, distances, distances <= bound, strict=True)
+            if is_near
+        ]
+
+
+_Answer = tuple[_CodeQuery, Sequence[Hit]]
 
 
 class Searcher:
@@ -191,11 +240,12 @@ class Searcher:
             case Key():
                 return self._key_query(subject.value, options)
             case _:
-                return _CodeQuery(options, check_comparable(subject[None], self._gallery.spec.code_size)[0])
+                code = check_comparable(subject[None], self._gallery.spec.code_size)[0]
+                return _CodeQuery(options, request.expand, code)
 
     def _image_query(self, image: bytes | Image.Image, request: SearchRequest) -> _ImageQuery:
         with decoded(image) as picture:
-            query = _ImageQuery(request.options, self._encoder.normalise([picture])[0])
+            query = _ImageQuery(request.options, request.expand, self._encoder.normalise([picture])[0])
             if request.as_is:
                 return query
             framed, done = self._encoder.frame(picture)
@@ -208,18 +258,18 @@ class Searcher:
         if entry is None:
             raise KeyNotFoundError(f"no image {quoted(key)} in gallery '{self._gallery.spec.name}'")
         options = replace(options, exclude_keys=(*options.exclude_keys, key))
-        return _CodeQuery(options, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
+        return _CodeQuery(options, 0, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
 
     def _search(self, queries: Sequence[_ImageQuery | _CodeQuery], begun: float) -> list[SearchResult]:
         candidates = self._encode(queries)
         encoded_at = time.perf_counter()
         check_wanted()
         hit_lists = iter(
-            self._gallery.search_batch(
-                [Query(query.code, query.options) for alternatives in candidates for query in alternatives]
-            )
+            self._gallery.search_batch([query.first_search() for alternatives in candidates for query in alternatives])
         )
-        answers = [_nearer([(query, next(hit_lists)) for query in alternatives]) for alternatives in candidates]
+        answers = self._expand(
+            [_nearer([(query, next(hit_lists)) for query in alternatives]) for alternatives in candidates]
+        )
         searched_at = time.perf_counter()
         spec = self._gallery.spec
         calibration = spec.calibration
@@ -239,9 +289,27 @@ class Searcher:
                 if calibration and query.error is not None
                 else None,
                 prepared=query.prepared,
+                expanded_count=query.expand,
             )
             for query, hits in answers
         ]
+
+    def _expand(self, answers: list[_Answer]) -> list[_Answer]:
+        """Search again for the queries to expand, all at once.
+
+        Args:
+            answers: The hits of each query. For a query to expand, the images to average it with.
+
+        Returns:
+            The hits of each query. Its `expand` is now the number of images that it was averaged with.
+        """
+        answers = [(replace(query, expand=min(query.expand, len(hits))), hits) for query, hits in answers]
+        searches = [query.expanded_search(hits) for query, hits in answers if query.expand]
+        if not searches:
+            return answers
+        check_wanted()
+        hit_lists = iter(self._gallery.search_batch(searches))
+        return [(query, query.measured(next(hit_lists)) if query.expand else hits) for query, hits in answers]
 
     def _encode(self, queries: Sequence[_ImageQuery | _CodeQuery]) -> list[list[_CodeQuery]]:
         """Encode all query images in one run, and measure their reconstruction errors.
@@ -259,10 +327,10 @@ class Searcher:
             if isinstance(query, _CodeQuery):
                 candidates.append([query])
             elif query.framed is None:
-                candidates.append([_CodeQuery(query.options, *next(encoded))])
+                candidates.append([_CodeQuery(query.options, query.expand, *next(encoded))])
             else:
-                framed = _CodeQuery(query.options, *next(encoded), prepared=query.prepared)
-                candidates.append([framed, _CodeQuery(query.options, *next(encoded))])
+                framed = _CodeQuery(query.options, query.expand, *next(encoded), prepared=query.prepared)
+                candidates.append([framed, _CodeQuery(query.options, query.expand, *next(encoded))])
         return candidates
 
     def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
@@ -271,7 +339,7 @@ class Searcher:
         return zip(codes, errors.tolist(), strict=True)
 
 
-def _nearer(answers: Sequence[tuple[_CodeQuery, Sequence[Hit]]]) -> tuple[_CodeQuery, Sequence[Hit]]:
+def _nearer(answers: Sequence[_Answer]) -> _Answer:
     """Return the only answer, or the better of the answers to a framed query and to the same query as it is."""
     framed, as_is = answers[0], answers[-1]
     if not as_is[1]:

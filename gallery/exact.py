@@ -138,11 +138,12 @@ class _Table:
             near = distances <= min(query.options.max_distance, MAX_DISTANCE)
             rows, distances = rows[near], distances[near]
         best = np.argsort(distances, kind="stable")[: query.options.limit]
-        return [self._hit(rows[i], distances[i], query.options.with_thumbnails) for i in best]
+        return [self._hit(rows[i], distances[i], query) for i in best]
 
-    def _hit(self, row: int, distance: float, with_thumbnail: bool) -> Hit:
+    def _hit(self, row: int, distance: float, query: Query) -> Hit:
         entry = self.entries[row]
-        return Hit(entry.key, float(distance), entry.label, entry.thumbnail_png if with_thumbnail else b"")
+        thumbnail = entry.thumbnail_png if query.options.with_thumbnails else b""
+        return Hit(entry.key, float(distance), entry.label, thumbnail, code=entry.code if query.with_codes else None)
 
 
 class ExactBuild:

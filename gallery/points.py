@@ -38,10 +38,16 @@ def exclusive_threshold(options: SearchOptions) -> float | None:
     return float(np.nextafter(np.float32(options.max_distance), np.float32(np.inf)))
 
 
-def to_hit(payload: Mapping[str, Any] | None, distance: float) -> Hit:
-    """Make a hit from the payload and the distance of a point that a search returned."""
+def to_hit(payload: Mapping[str, Any] | None, distance: float, code: Sequence[float] | Any) -> Hit:
+    """Make a hit from the payload, the distance and the code, (code_size,) or None, of a point that was found."""
     payload = payload or {}
-    return Hit(payload["key"], distance, payload["label"], base64.b64decode(payload.get("thumbnail_png", "")))
+    return Hit(
+        payload["key"],
+        distance,
+        payload["label"],
+        base64.b64decode(payload.get("thumbnail_png", "")),
+        code=None if code is None else np.asarray(code, np.float32),
+    )
 
 
 def to_entry(payload: Mapping[str, Any] | None, code: Sequence[float] | Any) -> Entry:

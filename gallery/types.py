@@ -1,7 +1,7 @@
 """The values that searches and writes take and return. All are frozen."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class Hit:
         thumbnail_png: A small PNG of the image; empty unless the query asked for thumbnails.
         distance_percentile: Percentage of the gallery's own images whose nearest neighbour is nearer than this hit,
             0 to 100; None if the gallery has no `Calibration`.
+        code: (code_size,) float32; None unless the query asked for codes. Hits that differ in it alone are equal.
     """
 
     key: str
@@ -59,6 +60,7 @@ class Hit:
     label: str = ""
     thumbnail_png: bytes = b""
     distance_percentile: float | None = None
+    code: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +95,17 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A code, (code_size,) float32 and finite, and how to search for its nearest neighbours."""
+    """A search for the nearest neighbours of a code.
+
+    Attributes:
+        code: (code_size,) float32, finite.
+        options: Filters and limits of the search, and the contents of its hits.
+        with_codes: Fill in each hit's code.
+    """
 
     code: NDArray[np.float32]
     options: SearchOptions = SearchOptions()
+    with_codes: bool = False
 
 
 def check_codes(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float32]:

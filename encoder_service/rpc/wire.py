@@ -99,7 +99,7 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
     Raises:
         RequestError: The query is missing, or there are too many labels or keys.
         ImageError: The image field is empty or malformed.
-        InvalidQueryError: A number is out of its range.
+        InvalidQueryError: A number is out of its range, or a query by key is to be expanded.
     """
     for field, values in (("filter.labels", message.filter.labels), ("exclude_keys", message.exclude_keys)):
         if len(values) > MAX_LIMIT:
@@ -112,7 +112,7 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
         exact=message.exact,
         with_thumbnails=message.include_thumbnails,
     )
-    return SearchRequest(_subject_from_proto(message), options, message.as_is)
+    return SearchRequest(_subject_from_proto(message), options, message.as_is, message.expand)
 
 
 def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
@@ -147,6 +147,7 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         exact=options.exact,
         include_thumbnails=options.with_thumbnails,
         as_is=request.as_is,
+        expand=request.expand,
     )
     match request.subject:
         case Key():
@@ -181,6 +182,7 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
         reconstruction_error=result.reconstruction_error,
         query_percentile=result.query_percentile,
         prepared=result.prepared,
+        expanded_count=result.expanded_count,
     )
 
 
@@ -201,6 +203,7 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
         reconstruction_error=_optional(message, "reconstruction_error"),
         query_percentile=_optional(message, "query_percentile"),
         prepared=message.prepared,
+        expanded_count=message.expanded_count,
     )
 
 

@@ -97,7 +97,7 @@ class EdgeGallery:
                 results = [self._shard.query(requests[0])]
             else:
                 results = self._shard.query_batch(qe.QueryBatchRequest(requests))
-        return [[to_hit(point.payload, point.score) for point in points] for points in results]
+        return [[to_hit(point.payload, point.score, point.vector) for point in points] for points in results]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """Return the entry of each key; None for a key without an entry."""
@@ -194,6 +194,7 @@ class EdgeGallery:
             score_threshold=exclusive_threshold(query.options),
             params=self._search_params(query),
             with_payload=payload_fields(query.options),
+            with_vector=query.with_codes,
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:

@@ -85,10 +85,11 @@ class RemoteGallery:
                 limit=query.options.limit,
                 score_threshold=request.score_threshold,
                 with_payload=payload_fields(query.options),
+                with_vectors=query.with_codes,
                 timeout=timeout_s,
             )
         )
-        return [to_hit(point.payload, point.score) for point in response.points]
+        return [to_hit(point.payload, point.score, point.vector) for point in response.points]
 
     def search_batch(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Return the hits of each query, in the order of the queries."""
@@ -99,7 +100,9 @@ class RemoteGallery:
             lambda client, timeout_s: client.query_batch_points(self.collection, requests, timeout=timeout_s),
             SLOW_CALL_S,
         )
-        return [[to_hit(point.payload, point.score) for point in response.points] for response in responses]
+        return [
+            [to_hit(point.payload, point.score, point.vector) for point in response.points] for response in responses
+        ]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """Return the entry of each key; None for a key without an entry."""
@@ -221,6 +224,7 @@ class RemoteGallery:
             limit=query.options.limit,
             score_threshold=exclusive_threshold(query.options),
             with_payload=payload_fields(query.options),
+            with_vector=query.with_codes,
         )
 
     def _search_params(self, query: Query) -> models.SearchParams:
