@@ -29,8 +29,8 @@ _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
 # Segments below this size, in KB, have no graph. A search compares all of their codes, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
-# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse files
-# that are mapped into memory. If the disk had no space for such a write, the system would kill the process.
+# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse
+# files that are mapped into memory. If the disk had no space for such a write, the system would kill the process.
 _HEADROOM = 64 * 1024 * 1024
 
 
