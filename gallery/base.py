@@ -111,7 +111,7 @@ class Build(Protocol):
 
 
 class Store(Protocol):
-    """Galleries by name. A name points at exactly one version, the live one.
+    """A store of named galleries. A gallery may have several versions, of which searches use only one, the live one.
 
     Every method may raise StoreError if the store can't be used, and NewerFormatError if a newer release wrote the
     gallery's files.
@@ -197,10 +197,11 @@ class Store(Protocol):
     def modified_by_service(self, name: str) -> bool:
         """Return whether entries of the live version have been added or deleted since it was published.
 
-        Services add and delete entries. So does a load that ends before it can publish.
+        Services add and delete entries, and so do loads that end before they publish. The version's ledger may lack
+        these changes.
 
-        On a server the answer stays true after the next publication. A service may still have the version open, and
-        the ledgers on other machines lack the changes.
+        On a server the answer stays true after the next publication, because a service may still have the version
+        open, and because the ledgers on other machines lack the changes.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
@@ -210,7 +211,7 @@ class Store(Protocol):
     def differences(self, name: str) -> Sequence[str]:
         """Compare the live version's files with its manifest.
 
-        A process that dies while it modifies the version leaves it without a manifest. If so, write the manifest first.
+        If a process died while it modified the version, the manifest is missing. Then a new one is written first.
 
         Returns:
             One line for each difference.

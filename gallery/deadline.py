@@ -1,6 +1,7 @@
-"""The current caller's deadline, in a context variable so that it need not be passed through every call.
+"""The caller's deadline, kept in a context variable so that it need not be passed through every call.
 
-The same holds for whether the caller is still connected, and whether calls may wait for an unreachable server.
+Two more facts are kept in the same way: whether the caller still waits for the result, and whether calls may wait for a
+server that can't be reached.
 """
 
 import threading

@@ -118,7 +118,7 @@ class Lock:
 
 @contextmanager
 def shared_lock(path: Path, subject: str) -> Iterator[None]:
-    """Keep others from taking a `Lock` during the block. The lock file is not written, and need not exist.
+    """Keep other processes from taking a `Lock` during the block. The lock file is not written, and need not exist.
 
     Args:
         path: The lock file.

@@ -161,6 +161,6 @@ def search_plan(profile: Profile, options: SearchOptions) -> SearchPlan | None:
         return None
     ef = max(profile.ef, options.limit)
     if options.labels:
-        # The graph does not link images of the same label, so use ACORN, which also visits neighbours' neighbours.
+        # The graph has no extra links for each label, so use ACORN, which also visits neighbours' neighbours.
         return SearchPlan(2 * ef, profile.oversampling, _ACORN_SELECTIVITY)
     return SearchPlan(ef, profile.oversampling)

@@ -28,7 +28,7 @@ def open_store(url: str, *, patience_s: float = 0) -> Store:
             should fail fast, and more for a load, which should survive a restart of the server.
 
     Raises:
-        InvalidQueryError: The URL has another form.
+        InvalidQueryError: The URL has none of these forms.
         InvalidInputError: The URL begins with `~`, and the user has no home folder.
         StoreError: The store can't be used.
     """

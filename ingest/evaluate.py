@@ -1,4 +1,4 @@
-"""Evaluate a gallery: measure the precision of its encoder by labels, and the recall of its index by exact search."""
+"""Evaluate a gallery: measure its encoder's precision by labels, and its index's recall against exact search."""
 
 import io
 from collections import defaultdict
@@ -46,7 +46,7 @@ class Answered:
 
     @property
     def average_precision(self) -> float:
-        """Mean over the ranks k = 1 to 5 of: precision@k if hit k has the query's label, and otherwise 0."""
+        """Mean of precision@k over the ranks k = 1 to 5, with 0 for each rank whose hit has another label."""
         right = self.right
         return sum(sum(right[: k + 1]) / (k + 1) for k in range(len(right)) if right[k]) / _NEIGHBOURS
 
@@ -87,7 +87,7 @@ class Evaluation:
     def worst(self) -> list[Answered]:
         """Return the ten queries with the fewest hits of their own label, the worst first.
 
-        Of two queries with equally many, the one whose first hit is nearer is worse.
+        Of two queries with equally many such hits, the one whose first hit is nearer is worse.
         """
         ranked = sorted(
             self.answered, key=lambda answer: (sum(answer.right), answer.hits[0].distance if answer.hits else 0.0)

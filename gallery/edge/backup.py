@@ -35,8 +35,8 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
     Args:
         folder: The version's folder.
         file: The backup.
-        replaced: Contents, by path in the folder, that the backup has instead of the folder's own files. Such a file
-            may be missing in the manifest.
+        replaced: Files, by path, that the backup gets with these contents instead of those in the folder. The manifest
+            need not list them.
 
     Raises:
         StoreDamagedError: The version has no readable manifest.
@@ -62,7 +62,7 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
                         _add(archive, name, replaced[name])
                     else:
                         archive.add(folder / name, arcname=name, recursive=False)
-            # a process that modifies the version first removes the manifest, so the same manifest means the same files
+            # processes remove the manifest before their first change, so an equal manifest means that no file changed
             if not (folder / MANIFEST).exists() or Manifest.read(folder) != manifest:
                 raise BackupError(
                     "the version was modified during the backup: run the same command again", place=str(folder)
@@ -100,13 +100,13 @@ class _Content(io.RawIOBase):
     """The decompressed bytes of a backup. They can only be read forward, in small pieces, and up to a limit."""
 
     def __init__(self, plain: IO[bytes]) -> None:
-        """Begin at the start of an open file. At first, no more bytes than those of a manifest can be read."""
+        """Begin at the start of an open file. Until `expect_files` is called, only a manifest can be read."""
         self._plain = plain
         self._limit = _MAX_MANIFEST + _END
         self._largest_piece = _MAX_MANIFEST
 
     def expect_files(self, manifest: Manifest) -> None:
-        """Allow reading as many more bytes as the files of a manifest need."""
+        """Allow reading the files that a manifest lists, and nothing beyond them."""
         self._limit = self.tell() + sum(_HEADER + file.size for file in manifest.files.values()) + _END
         self._largest_piece = _CHUNK
 

@@ -46,7 +46,7 @@ class FileSum:
 
     @classmethod
     def from_json(cls, facts: Any) -> FileSum:
-        """Check a parsed JSON object with a file's size and SHA-256, and return them.
+        """Return the size and the SHA-256 that a parsed JSON object contains.
 
         Raises:
             KeyError, TypeError, ValueError: The object has another form.
@@ -80,7 +80,7 @@ class Manifest:
         parsed = parse_object(content)
         check_format(parsed, _FORMAT, place)
         try:
-            files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0 wrote no format
+            files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0: the object is the files
             return cls({_relative(name): FileSum.from_json(facts) for name, facts in files.items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a list of files ({error})") from error

@@ -23,8 +23,8 @@ from gallery.profiles import Memory, Profile, Quantised, find_profile, search_pl
 from gallery.spec import GallerySpec
 from gallery.types import Entry, Hit, Query, check_comparable
 
-# Threads per search. With more, Edge would hand the search to its thread pool, which takes longer than the search of a
-# gallery of this size.
+# Threads per search. With more than one, Edge would pass each search to its thread pool. For a gallery of the usual
+# size, that takes longer than the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
 # Segments below this size, in KB, have no graph. A search compares all of their codes, which is exact and as fast.
@@ -62,8 +62,8 @@ class EdgeGallery:
             else:
                 check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
-                # Let the graph have no separate links for each label: they would double its size. `search_plan`
-                # compensates for this.
+                # Edge can add graph links for each label. They would double the graph of a large gallery, so disable
+                # them. Searches by label use ACORN instead; see `search_plan`.
                 label_index = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._profile.payload])
                 self._shard.update(qe.UpdateOperation.create_field_index("label", label_index))
 
@@ -142,7 +142,7 @@ class EdgeGallery:
             StoreFullError: The disk has no space for the index.
             StoreDamagedError: The index could not be built.
         """
-        self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes
+        self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
         segments = (self._folder / "segments").rglob("*")
         check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
         if sys.platform == "linux":
@@ -168,7 +168,7 @@ class EdgeGallery:
     def settle(self) -> None:
         """Close the shard and make Edge do its deferred work, so that the shard's files no longer change.
 
-        Edge does deferred work when it loads a shard. So this loads the shard once more, if needed.
+        Edge does deferred work when it loads a shard. So this method loads the shard once more, if needed.
         """
         self._close_shard()
         if not self._is_settled:
@@ -260,7 +260,10 @@ def _filter(query: Query) -> qe.Filter | None:
 
 @contextmanager
 def _translated(folder: Path) -> Iterator[None]:
-    """Translate Edge's errors into errors of this project, by their text, as all of them have the same class."""
+    """Translate Edge's errors in the block into errors of this project.
+
+    All of Edge's errors have the same class, so the translation depends on their text.
+    """
     try:
         yield
     except LookalikeError:

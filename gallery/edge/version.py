@@ -161,7 +161,7 @@ class LiveVersion(Version):
 
 
 def check_not_lost(folder: Path) -> None:
-    """Check that no file of a live version's shard is missing. Edge would silently replace some by an empty shard.
+    """Check that no file of a live version's shard is missing. Edge itself may silently create an empty shard instead.
 
     Raises:
         StoreDamagedError: A file is missing, unexpected or of another size.
@@ -177,8 +177,8 @@ def check_not_lost(folder: Path) -> None:
 def lost_files(folder: Path) -> list[str]:
     """Compare the names and sizes of a shard's files with those last recorded. This takes milliseconds.
 
-    If the process that modified the version has died, the recorded sizes no longer hold, so only names are compared. If
-    it died while it built the index, the names no longer hold either.
+    If a process died while it modified the version, the recorded sizes are outdated, so only names are compared. If it
+    died while it built the index, the names are outdated too, so this only checks that the shard has a segment.
 
     Returns:
         One line for each file that is missing, unexpected or of another size.

@@ -1,4 +1,4 @@
-"""Galleries by name on a Qdrant server. Version 2 is the collection `NAME@v2`. The alias `NAME` points to the live one.
+"""Galleries on a Qdrant server: version 2 is the collection `NAME@v2`, and the alias `NAME` points to the live version.
 
 The description of a version, its `GallerySpec`, is in the collection's metadata. Files that stay on this machine, such
 as a version's ledger, are in the user's data folder.

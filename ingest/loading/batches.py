@@ -100,7 +100,7 @@ class Read:
 
     Attributes:
         keys: Keys of all its images.
-        known: Rows of the images that the ledger has unchanged.
+        known: Rows of the images that are unchanged since the ledger recorded them.
         new: The other images, each with the SHA-256 of its content.
     """
 
@@ -115,7 +115,7 @@ class Prepared:
 
     Attributes:
         keys: Keys of all its images.
-        known: Rows of the images that the ledger has unchanged.
+        known: Rows of the images that are unchanged since the ledger recorded them.
         bad: Rows of the images that could not be decoded.
         rows: Rows of the n images that were decoded.
         inputs: (n, h, w, c), their inputs, values in [0, 1].
@@ -136,7 +136,7 @@ class Encoded:
 
     Attributes:
         keys: Keys of all its images.
-        known: Rows of the images that the ledger has unchanged.
+        known: Rows of the images that are unchanged since the ledger recorded them.
         bad: Rows of the images that could not be decoded.
         rows: Rows of the n images that were encoded, some with their reconstruction error.
         codes: (n, code_size), their codes.

@@ -106,7 +106,7 @@ def load_and_publish(
         encoder: Encodes them.
         stages: Displays the progress.
         options: Options of the load.
-        live: The version that a rebuild replaces; None if it is not a rebuild, or there is nothing to replace.
+        live: The version that a rebuild replaces; None if the load is not a rebuild, or no version is live.
 
     Returns:
         The spec of the published version, and the summary of the load.
@@ -134,7 +134,7 @@ def load_and_publish(
             raise SourceError(f"{source.name}: expected images, got none")
         if not build.gallery.count():
             raise SourceError(
-                f"{source.name}: expected images, got {summary.seen:,} files that are not; {_first_bad(ledger)}"
+                f"{source.name}: expected images, got {summary.seen:,} files that are not images; {_first_bad(ledger)}"
             )
         if not options.publish_anyway:
             check_rejected(summary, options.max_rejected, "the live version stays as it is")
@@ -256,7 +256,7 @@ def check_pruned(summary: LoadSummary) -> None:
     """
     if summary.unpruned:
         raise RejectedError(
-            f"--prune would remove {summary.unpruned:,} images, more than half of the source's: they stay: if the "
+            f"--prune would remove {summary.unpruned:,} images, more than half of the source's, so they stay: if the "
             "source is complete, remove them with --prune --yes"
         )
 

@@ -29,7 +29,7 @@ _SAME_DISTANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Prefixed(DerivedSource):
-    """A source whose keys begin with another prefix than the source proposes."""
+    """A source whose keys begin with a given prefix instead of the one that the source proposes."""
 
     prefix: str
 
@@ -89,7 +89,7 @@ def candidates(base: Path, own: str) -> Iterator[str]:
 
 
 def own_prefix(item: Item) -> str:
-    """Return the prefix that a source proposes for its keys."""
+    """Return the prefix that a source proposes for its keys, given one of its items."""
     return item.key.partition("/")[0]
 
 
@@ -147,7 +147,7 @@ def with_service_keys(source: Source, client: Client, gallery: str, say: Callabl
     """Return a source with keys that replace no image of another source in a service's gallery.
 
     A service does not know the source of its images. So the keys of the source's first images are looked up in the
-    gallery. The source gets the shortest prefix with which these keys are either free or belong to the same images.
+    gallery. The source gets the shortest prefix with which these keys are either unused or belong to the same images.
 
     Args:
         source: The source as it was opened.
@@ -189,4 +189,4 @@ def _is_stored(client: Client, gallery: str, item: Item, key: str) -> bool:
 
 
 def _other_prefix(first: Item, source: Source, prefix: str) -> str:
-    return f"note: another source has keys like {first.key}: those of {source.place} begin with {prefix}/"
+    return f"note: another source has keys like {first.key}, so the keys of {source.place} begin with {prefix}/"

@@ -119,12 +119,12 @@ class Ledger:
             self._write((*row, number) for row in rows)
 
     def see(self, keys: Iterable[str]) -> None:
-        """Mark keys that the source still has, so that `prune` keeps their images. Closing the ledger discards this."""
+        """Mark keys that the source still has, so that `prune` keeps their images. `close` discards the marks."""
         with self._errors(), self._rows:
             self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
 
     def count_prunable(self, source: Source) -> tuple[int, int]:
-        """Return the number of a source's images that `prune` would remove from the gallery, and the number of all."""
+        """Return how many of a source's images in the gallery `prune` would remove, and how many there are in all."""
         with self._errors():
             prunable, total = self._rows.execute(
                 f"SELECT COUNT(*) FILTER (WHERE {_PRUNABLE}), COUNT(*) FROM items "

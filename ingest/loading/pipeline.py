@@ -121,7 +121,7 @@ class LoadPass:
         self.summary.stopped = True
 
     def _compare(self, items: list[Item]) -> Read:
-        """Separate images that are new or have changed from those that the ledger has unchanged."""
+        """Separate images that are new or have changed from those that are unchanged since the ledger recorded them."""
         keys = [item.key for item in items]
         rows = self.ledger.look_up(keys)
         live_rows = self.live.look_up([key for key in keys if key not in rows]) if self.live else {}

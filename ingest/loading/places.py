@@ -15,7 +15,7 @@ class PlacesTable:
     """The table `sources`. The caller opens the transaction and translates SQLite's errors."""
 
     def __init__(self, rows: sqlite3.Connection) -> None:
-        """Create the table if it is missing. A table of format 0 or 1 has a row per name instead of a row per place."""
+        """Create the table if it is missing. In formats 0 and 1, it has a row for each name instead of each place."""
         self._rows = rows
         rows.execute(f"CREATE TABLE IF NOT EXISTS sources {_COLUMNS}")
         columns = rows.execute("SELECT name FROM pragma_table_info('sources')").fetchall()

@@ -53,7 +53,7 @@ class LiveVersion:
             self.ledger.match(self._gallery.scroll())
 
     def check_lost(self, rebuilt: Ledger, source: Source, *, most: bool) -> None:
-        """Check that a rebuilt version has at least half of the source's images in this version.
+        """Check that a rebuilt version has at least half of the images that this version has of a source.
 
         Args:
             rebuilt: The ledger of the rebuilt version.

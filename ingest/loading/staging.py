@@ -25,7 +25,7 @@ class Staging:
     """Encoded images in a file in the version's folder, kept until the load ends. Safe to use from several threads.
 
     Several processes may have the file open. The main process uses a `with` block, which empties the file at its start
-    and removes it at its end. Worker processes only call `close`.
+    and removes it at its end. Worker processes use no `with` block, and call `close` when they have added their images.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -19,8 +19,8 @@ from ingest.loading.ledger import Ledger, Status
 from ingest.progress import Advance, Stages
 from ingest.sources import open_source
 
-# Largest difference between two codes of the same image, relative to the code's norm. The size of the batch and the
-# processor affect how codes are rounded.
+# Largest rounding difference between two codes of the same image, relative to the code's norm. The rounding depends on
+# the size of the batch and on the processor.
 _ROUNDING = 1e-3
 # Maximum number of notes on changed images that are printed. The rest are only counted.
 _NOTE_COUNT = 5

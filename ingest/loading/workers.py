@@ -103,7 +103,7 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
         summary = _collect(processes, messages, source, stages)
     finally:
         for process in processes:
-            process.terminate()  # workers that still run finish the batches in flight, and end
+            process.terminate()  # SIGTERM: a worker that still runs finishes the batches in flight, then ends
             process.join()
     if mark_seen and summary.seen and not summary.stopped:
         _mark_seen(source, load_pass.ledger)

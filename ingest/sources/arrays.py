@@ -49,7 +49,7 @@ class Rows:
             raise SourceError(f"{name}: expected {self.layout.count:,} labels, got {len(self.labels):,}")
 
     def scaled(self) -> "Rows":
-        """Return a copy whose `scale` fits the values. To find it, this reads all values, except if they are bytes.
+        """Return a copy whose `scale` fits the values. To find the scale, read all values, unless they are bytes.
 
         Raises:
             ValueError: The values can't be pixels.

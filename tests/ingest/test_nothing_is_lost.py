@@ -239,7 +239,7 @@ def test_most_images_are_pruned_only_if_the_user_says_so(command: Command, store
     prune = ("ingest", "load", str(photos), "--prune", "--store", store_url)
     done = command(*prune)
     assert done.returncode == 3
-    assert "--prune would remove 3 images, more than half of the source's: they stay" in done.stderr
+    assert "--prune would remove 3 images, more than half of the source's, so they stay" in done.stderr
     assert [spec.count for spec in open_store(store_url).list()] == [5]
     assert command(*prune, "--yes").returncode == 0
     assert [spec.count for spec in open_store(store_url).list()] == [2]
