@@ -7,7 +7,7 @@ import sys
 
 from gallery.edge.shard import optimise
 
-# Option of Linux's prctl: the signal that a process gets when its parent ends (linux/prctl.h).
+# Linux's prctl option for the signal that a process gets when its parent ends (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
 
 

@@ -1,4 +1,4 @@
-"""A version in a read-only store. Edge can't open its shard there, so a temporary copy is searched instead."""
+"""A version in a read-only store. Edge can't open a shard in a read-only folder, so searches use a temporary copy."""
 
 import shutil
 import tempfile
@@ -13,12 +13,12 @@ from gallery.files import check_space, file_errors, shared_lock
 from gallery.spec import GallerySpec
 from gallery.types import Entry
 
-# Bytes per copied block. A shard's files are mostly holes, so empty blocks are not written.
+# Bytes that are copied at a time. A shard's files are sparse, so blocks of zeros are skipped instead of written.
 _PIECE = 1024 * 1024
 
 
 class Snapshot(EdgeGallery):
-    """A temporary copy of a live version, for searches only. It is removed when it is closed."""
+    """A temporary copy of a live version, for searches only. `close` removes the copy."""
 
     def __init__(self, folder: Path, spec: GallerySpec) -> None:
         """Copy the shard of a version and open the copy.
@@ -67,7 +67,7 @@ class Snapshot(EdgeGallery):
 
 
 def _copy(source: str, target: str) -> None:
-    """Copy a file without filling its holes."""
+    """Copy a sparse file so that the copy is sparse too."""
     with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
         while piece := reader.read(_PIECE):
             if piece.count(0) == len(piece):

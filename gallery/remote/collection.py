@@ -18,7 +18,7 @@ from gallery.types import Entry, Hit, Query, check_comparable
 _UPSERT_BATCH = 256
 # Seconds between two checks of the server's status while it builds an index.
 _STATUS_EVERY_S = 0.5
-# Checks in a row that must find nothing left to index.
+# Number of consecutive checks that must report nothing left to index before the index counts as complete.
 _GREEN_CHECKS = 3
 
 
@@ -165,7 +165,7 @@ class RemoteGallery:
         return int(response.count)
 
     def index(self) -> None:
-        """Have the server build the graph, and wait until it has.
+        """Make the server build the graph, and wait until it is complete.
 
         Raises:
             StoreError: The server could not build the graph.
