@@ -41,7 +41,7 @@ _CONTRAST, _NOISE = 30.0, 6.0
 # A picture shows ink if its ink is either all darker or all lighter than the background. Deviations of the opposite
 # sign may amount to this share of the ink.
 _STRAY_SHARE = 0.1
-# Maximum share of a digit's ink, at 20 × 20 pixels, that is more than two pixels from the ink's edge. Strokes have
+# Maximum share of a digit's ink that is more than two pixels from the ink's edge, at 20 by 20 pixels. Strokes have
 # less. Clothes and most objects in photographs have more.
 _SOLID_SHARE = 0.1
 

@@ -1,6 +1,6 @@
-"""Export of a trained model as LiteRT files with a model card.
+"""Export a trained model as LiteRT files with a model card.
 
-The files are compared with the trained model before they are put into place.
+The exported files must give the same results as the trained model. Otherwise, the encoder's folder stays unchanged.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from training.errors import ParityError
 from training.model import Autoencoder
 
 MAX_DIFFERENCE = 1e-4
-"""Largest allowed difference between an output of the exported files and the trained model's.
+"""Maximum difference between a number that the exported files compute and the same number from the trained model.
 
-Rounding alone makes up to 5e-5, in whitened codes.
+Rounding alone causes differences of up to 5e-5, in whitened codes.
 """
 
-# The model card is written last: a folder without one is not an encoder.
+# The model card, encoder.json, is written last, so that an incomplete folder is not taken for an encoder.
 _FILES = ("encoder.tflite", "decoder.tflite", "encoder.json")
 
 
@@ -38,15 +38,16 @@ def export(model: Autoencoder, card: dict[str, Any], samples: NDArray[np.float32
 
     Args:
         model: The trained model.
-        card: The model card's account of the training. The format, name, checksums, shapes and versions are added.
-        samples: (n, h, w, c) in [0, 1], on which the files are compared with the model.
+        card: Fields of the model card about the training. This function adds format, name, checksums, shapes and
+            versions.
+        samples: Inputs on which the files are compared with the model, (n, h, w, c) in [0, 1].
         folder: Folder for the files, created if missing. Its name becomes the encoder's name.
 
     Returns:
         The encoder, loaded from the files.
 
     Raises:
-        ParityError: An output of the files differs from the model's by more than 1e-4. The folder is unchanged.
+        ParityError: An output of the files differs from the trained model's by more than 1e-4. The folder is unchanged.
     """
     encoder, decoder = _converted(model.encoder), _converted(model.decoder)
     card = {

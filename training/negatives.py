@@ -1,10 +1,10 @@
-"""Synthetic out-of-distribution images, built from pieces of the training images.
+"""Build synthetic out-of-distribution images from pieces of the training images.
 
-The decoder is trained *not* to reconstruct them. A decoder can reconstruct more than its training images: one trained
-on digits has all the strokes that a letter needs. After it has learned to answer wrongly assembled pieces of its own
-images with black, it reconstructs other foreign images badly too, and their reconstruction error shows that they are
-foreign. The source is Munawar et al., "Limiting the Reconstruction Capability of Generative Neural Network Using
-Negative Learning", 2017.
+A search flags queries with a large reconstruction error as unusual. But a decoder also reconstructs images that are
+unlike its training images: a decoder of digits knows all the strokes of letters. So the decoder is trained to answer
+images of wrongly assembled pieces with black. It then reconstructs other out-of-distribution images badly too, and
+their error becomes large. The method is from Munawar et al., "Limiting the Reconstruction Capability of Generative
+Neural Network Using Negative Learning", 2017.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ import tensorflow as tf
 
 
 def out_of_distribution(images: tf.Tensor) -> tf.Tensor:
-    """Build out-of-distribution images, n // 5 in each of five ways.
+    """Build out-of-distribution images in five ways, n // 5 images in each.
 
-    In order: turned by a quarter, flipped top to bottom, halves of two images joined, the two halves of one image
-    exchanged, two images overlaid. Some results still look like the data, such as a flipped 8. Training on them makes
-    the reconstruction of the real ones slightly darker.
+    The ways are, in this order: rotate an image by 90°, flip it top to bottom, join halves of two images, exchange the
+    halves of one image, and overlay two images. Some results still look like the training images, such as a flipped 8.
+    Training on these makes the reconstructions of real images slightly darker.
 
     Args:
-        images: Square, (n, h, h, c) in [0, 1], n at least 5.
+        images: Square training images, (n, h, h, c) in [0, 1], with n at least 5.
 
     Returns:
         (5 * (n // 5), h, h, c) in [0, 1].
     """
-    ways = (_turned, _flipped, _joined, _exchanged, _overlaid)
+    ways = (_rotated, _flipped, _joined, _exchanged, _overlaid)
     each = tf.shape(images)[0] // len(ways)
     images = tf.random.shuffle(images)
     others = tf.roll(images, 1, 0)
@@ -33,7 +33,7 @@ def out_of_distribution(images: tf.Tensor) -> tf.Tensor:
     return tf.concat([way(images[part], others[part]) for way, part in zip(ways, parts, strict=True)], 0)
 
 
-def _turned(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+def _rotated(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     transposed = _transposed(images)
     return tf.where(_coin(images), transposed[:, ::-1], transposed[:, :, ::-1])
 
@@ -58,7 +58,7 @@ def _overlaid(images: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 def _either_axis(
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], images: tf.Tensor, others: tf.Tensor
 ) -> tf.Tensor:
-    """Apply a change along the rows to a random half of the images, and along the columns to the others."""
+    """Apply a change along the rows or along the columns of each image, at random."""
     along_columns = _transposed(change(_transposed(images), _transposed(others)))
     return tf.where(_coin(images), change(images, others), along_columns)
 
@@ -68,5 +68,5 @@ def _transposed(images: tf.Tensor) -> tf.Tensor:
 
 
 def _coin(images: tf.Tensor) -> tf.Tensor:
-    """Toss a coin for each image: (n, 1, 1, 1), bool."""
+    """Draw a random boolean for each image, (n, 1, 1, 1)."""
     return tf.random.uniform([tf.shape(images)[0], 1, 1, 1]) < 0.5

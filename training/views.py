@@ -1,7 +1,7 @@
-"""Random augmentations: variations that the encoder should map to the same code. Each set of them is one function.
+"""Create random views of images: variations that the encoder should map to similar codes.
 
-A function returns two versions of each view: the one that the encoder sees, with noise, and the clean one that the
-decoder must reconstruct.
+Each public function makes views for one kind of image. It returns each view twice: with noise, as input for the
+encoder, and without noise, as the image that the decoder must reconstruct.
 """
 
 import math
@@ -10,11 +10,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 Views = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Maps images (n, h, w, c) in [0, 1] to the views to encode and the views to reconstruct, both of the same shape."""
+"""Maps images, (n, h, w, c) in [0, 1], to one view of each: a noisy and a clean version, both of the same shape."""
 
 
 def unchanged(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return each image as it is."""
+    """Return each image without changes, as both versions of its view."""
     return images, images
 
 
@@ -34,7 +34,7 @@ def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Vary each image as `clothes` does but more strongly, and continue it at its edges by reflection."""
+    """Vary each image as `clothes` does, but more strongly. Pixels from outside the image are reflected, not black."""
     x = _placed(_mirrored(images), degrees=8, shift=0.1, scale=0.25, shear=0.08, beyond="REFLECT")
     clean = _relit(x)
     return _noisy(_patched(clean), 0.04), clean
@@ -55,14 +55,15 @@ def _placed(
 
     Args:
         images: (n, h, w, c).
-        degrees: Largest rotation, either way.
-        shift: Largest shift, as a fraction of the width and of the height.
-        scale: Largest scaling, as an exponent of e; width and height are scaled independently.
-        shear: Largest shear factor.
-        beyond: Fill of pixels from outside the image, as `ImageProjectiveTransformV3` names it.
+        degrees: Maximum rotation in each direction.
+        shift: Maximum shift, as a fraction of the width and of the height.
+        scale: Maximum of the scaling factor's logarithm. Width and height are scaled independently.
+        shear: Maximum shear factor.
+        beyond: Fill mode for pixels from outside the image, as in TensorFlow's `ImageProjectiveTransformV3`:
+            "CONSTANT" (black) or "REFLECT".
 
     Returns:
-        (n, h, w, c).
+        The transformed images, (n, h, w, c).
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
@@ -87,14 +88,16 @@ def _placed(
 
 
 def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
-    """Displace pixels along a smooth random field: 4 × 4 normal vectors, enlarged to the size of the image.
+    """Displace the pixels of each image along a smooth random vector field.
+
+    The field has 4 × 4 normally distributed vectors, interpolated to the size of the image.
 
     Args:
-        images: (n, h, w, 1); other channel counts are not supported.
-        pixels: Standard deviation of the displacement.
+        images: (n, h, w, 1). Other numbers of channels are not supported.
+        pixels: Standard deviation of the vectors, in pixels.
 
     Returns:
-        (n, h, w, 1).
+        The displaced images, (n, h, w, 1).
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     field = tf.image.resize(tf.random.normal([count, 4, 4, 2], stddev=pixels), [height, width], method="bicubic")
@@ -114,7 +117,7 @@ def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
 
 
 def _thicker_or_thinner(images: tf.Tensor) -> tf.Tensor:
-    """Thicken the strokes in a quarter of the images and thin them in another quarter, each by a random degree."""
+    """Thicken the strokes in a quarter of the images and thin them in another quarter, each by a random amount."""
     thick = tf.nn.max_pool2d(images, 2, 1, "SAME")
     thin = -tf.nn.max_pool2d(-images, 2, 1, "SAME")
     choice, degree = _each(images, 0, 1), _each(images, 0, 1)
@@ -133,7 +136,7 @@ def _relit(images: tf.Tensor) -> tf.Tensor:
 
 
 def _patched(images: tf.Tensor) -> tf.Tensor:
-    """Cover a rectangle in three of five images with a random grey; its sides are 1/7 to 3/7 of the image's."""
+    """In three of five images, cover a random rectangle with a random grey. Its sides are 1/7 to 3/7 of the image's."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
     def span(length: int) -> tf.Tensor:

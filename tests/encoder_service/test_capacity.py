@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from encoder_service import capacity, images
-from encoder_service.capacity import PixelBudget, ExecutionSlots, decoded
+from encoder_service.capacity import ExecutionSlots, PixelBudget, decoded
 from encoder_service.client import Client
 from encoder_service.errors import ImageError
 from encoder_service.rpc.server import Server
