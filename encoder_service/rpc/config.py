@@ -120,7 +120,7 @@ class Config:
         metadata=_setting("LOG_LEVEL", "Minimum severity of the lines that are logged; debug logs every call."),
     )
     drain_s: float = field(
-        default=8.0, metadata=_setting("DRAIN_S", "Seconds at shutdown for calls in flight to finish.", 0)
+        default=8.0, metadata=_setting("DRAIN_S", "Maximum seconds to let calls in flight finish.", 0)
     )
 
     def __post_init__(self) -> None:
