@@ -223,7 +223,7 @@ def grow(folder: FolderOption, profile: str = "balanced", out: Path = Path("docs
 
 @app.command()
 def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "disk") -> None:
-    """Search 4,000,000 codes without a memory limit, in 1 GB and in 512 MB."""
+    """Search 4,000,000 codes: without a memory limit, within 1 GB, and within 512 MB."""
     print(_machine())
     print(_HEAD)
     for memory_mb in _FITS:
@@ -232,7 +232,7 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
 
 @app.command()
 def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
-    """Build the index segment by segment in a memory cgroup, for several limits and segment sizes."""
+    """Build an index segment by segment, for several memory limits and segment sizes."""
     print(_machine())
     print("| codes | limit MB | segment MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
     for memory_mb, segment_mb in _CAPS:

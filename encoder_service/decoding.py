@@ -103,7 +103,7 @@ def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
 
 
 def _load(data: bytes, limits: Limits) -> Image.Image:
-    """Decode the pixels of an image file. Large images may be returned halved."""
+    """Decode the pixels of an image file. Large JPEG and JPEG 2000 files are decoded at half their width and height."""
     image = Image.open(io.BytesIO(data))
     check_pixel_count(*image.size, limits)
     if image.format in _REFUSED_FORMATS:

@@ -28,7 +28,7 @@ class UnauthenticatedError(LookalikeError):
 
 
 class ForbiddenError(LookalikeError):
-    """The caller is not allowed to do this."""
+    """The caller's token does not permit this call."""
 
     exit_code = 5
 
@@ -46,7 +46,7 @@ class RequestError(InvalidInputError):
 
 
 class InputShapeError(InvalidInputError):
-    """An array has another shape than the encoder takes."""
+    """An array does not have the shape of the encoder's inputs."""
 
 
 class EncoderNotFoundError(NotFoundError):

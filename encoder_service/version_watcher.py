@@ -110,7 +110,7 @@ class VersionWatcher:
             self._report(can_answer)
 
     def _look_at(self, current: GallerySpec) -> None:
-        """Move to the live version of a gallery if it is not the open one, unless it recently failed to open."""
+        """Switch a gallery to its live version, unless that is open already or has recently failed to open."""
         name, version = current.name, 0
         bad_version, retry_at = self._bad_versions.get(name, (-1, 0.0))
         try:

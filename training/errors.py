@@ -16,14 +16,14 @@ class RecipeError(InvalidInputError):
 
 
 class TrainingError(LookalikeError):
-    """The training ended without a usable encoder; nothing is exported."""
+    """The training ended without a usable encoder. Nothing is exported."""
 
     exit_code = 3
 
 
 class CollapseError(TrainingError):
-    """The model learned to give the same answer for every image; nothing is exported."""
+    """The model has learned to give the same answer for every image. Nothing is exported."""
 
 
 class ParityError(TrainingError):
-    """The exported files give other results than the trained model; nothing is exported."""
+    """The exported files would give other results than the trained model. Nothing is exported."""

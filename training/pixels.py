@@ -65,7 +65,7 @@ def read_pixels(
 
 
 def split_held_out(pixels: NDArray[np.uint8], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Hold out a random tenth of the images, or 5,000 if that is less.
+    """Hold out a random tenth of the images, but at most 5,000.
 
     Args:
         pixels: The images, (n, h, w, c). The array must be writable, because some of its rows are moved.

@@ -74,7 +74,7 @@ def _placed(
     slant, right, down = up_to(shear), up_to(shift * width), up_to(shift * height)
     a, b = tf.cos(angle) * wide, (slant * tf.cos(angle) - tf.sin(angle)) * high
     c, d = tf.sin(angle) * wide, (slant * tf.sin(angle) + tf.cos(angle)) * high
-    x, y = (width - 1) / 2, (height - 1) / 2  # about the centre
+    x, y = (width - 1) / 2, (height - 1) / 2  # the image's centre
     zero = tf.zeros([count])
     to_source = tf.stack([a, b, x - a * x - b * y + right, c, d, y - c * x - d * y + down, zero, zero], 1)  # (n, 8)
     return tf.raw_ops.ImageProjectiveTransformV3(

@@ -76,7 +76,7 @@ class Admission(grpc.ServerInterceptor):
         self._is_closed = False
 
     def stop(self) -> None:
-        """End the threads, once all calls have ended."""
+        """Wait until all calls have ended, and end the threads of the pools."""
         for pool in self.pools:
             pool.shutdown()
 
@@ -197,7 +197,7 @@ _INLINE = _InlineExecutor()
 
 
 def run_in(executor: ThreadPoolExecutor, behaviour: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
-    """Return a function that does the same as an RPC's behaviour, and that gRPC runs in the given executor."""
+    """Wrap the function of an RPC's handler, so that gRPC runs it in the given executor."""
 
     def run(request: Any, context: grpc.ServicerContext) -> T:
         return behaviour(request, context)

@@ -1,4 +1,4 @@
-"""Read a stream in batches, each of the items that have arrived since the previous batch was taken."""
+"""Read a stream in batches. A batch has all items that have arrived since the previous batch was taken."""
 
 import threading
 from collections import deque

@@ -1,4 +1,4 @@
-"""Interceptor around every RPC: concurrency, deadline, request id, error translation, metrics."""
+"""Intercept every RPC, to apply concurrency limits and deadlines, translate errors and record metrics."""
 
 import logging
 import random

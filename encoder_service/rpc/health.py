@@ -88,7 +88,7 @@ class Health:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the threads, once all calls have ended."""
+        """Wait until all calls have ended, and end the threads."""
         self.pool.shutdown()
         self._watchers.shutdown()
 
@@ -132,7 +132,7 @@ class Health:
         return self._statuses.get(name, _Response.SERVICE_UNKNOWN)
 
     def _name(self, content: bytes, context: grpc.ServicerContext) -> str:
-        """Return the name that a request asks for."""
+        """Return the name in a request. If the request is malformed, end the call with an error."""
         self.pool.arrived()
         try:
             return str(_codec.parse(content).service)

@@ -168,7 +168,12 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
 
     @classmethod
     def at(cls, family: int, address: Any) -> "_HttpServer":
-        """Listen on an address."""
+        """Return a server that listens on an address.
+
+        Args:
+            family: Address family, from `socket.getaddrinfo`.
+            address: Socket address, from `socket.getaddrinfo`.
+        """
 
         class Server(cls):  # type: ignore[misc, valid-type]
             address_family = family
@@ -177,7 +182,7 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         return server
 
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
-        """Listen."""
+        """Bind the port, and begin without connections."""
         self._connections: dict[Any, None] = {}
         super().__init__(address, handler)
 

@@ -96,7 +96,7 @@ _STORE_NAMES = ("", *SERVICES[1:])  # serving only while the store responds and 
 
 
 class Server:
-    """The gRPC server over an encoder and a store.
+    """The gRPC server, which serves one encoder and the galleries of one store.
 
         with Server(store, encoder, config) as server:
             print(server.address)

@@ -43,7 +43,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     """Serves EncoderService with one encoder."""
 
     def __init__(self, encoder: Encoder, limits: Limits, metrics: Metrics) -> None:
-        """Keep the encoder, the limits that GetEncoder reports, and the metrics to update."""
+        """Create the servicer.
+
+        Args:
+            encoder: Encodes and decodes.
+            limits: The limits that GetEncoder reports.
+            metrics: Receives durations and counts.
+        """
         self._encoder = encoder
         self._limits = limits
         self._metrics = metrics

@@ -97,7 +97,7 @@ def code_from_proto(message: encoder_pb2.Code) -> NDArray[np.float32]:
 
 
 def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchRequest:
-    """Return the search that a message asks for.
+    """Convert a message to a search.
 
     Raises:
         RequestError: The query is missing, or there are too many labels or keys.
@@ -188,7 +188,7 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
 
 
 def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult:
-    """Return the result in a message."""
+    """Convert a message to a search result."""
     return SearchResult(
         hits=tuple(
             Hit(hit.key, hit.distance, hit.label, hit.thumbnail_png, _optional(hit, "distance_percentile"))
@@ -228,7 +228,7 @@ def encoder_to_proto(spec: EncoderSpec) -> encoder_pb2.EncoderSpec:
 
 
 def encoder_from_proto(message: encoder_pb2.EncoderSpec) -> EncoderSpec:
-    """Return the encoder's description in a message."""
+    """Convert a message to an encoder's description."""
     return EncoderSpec(
         name=message.name,
         fingerprint=message.fingerprint,
@@ -246,7 +246,7 @@ def limits_to_proto(limits: Limits) -> encoder_pb2.Limits:
 
 
 def limits_from_proto(message: encoder_pb2.Limits) -> Limits:
-    """Return the limits in a message."""
+    """Convert a message to the limits of a service."""
     return Limits(**{field.name: getattr(message, field.name) for field in fields(Limits)})
 
 
@@ -269,7 +269,7 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
 
 
 def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
-    """Return the gallery's description in a message.
+    """Convert a message to a gallery's description.
 
     Raises:
         InvalidQueryError: A newer service uses a name or a storage profile that this release does not know.
@@ -296,13 +296,13 @@ def item_error_to_proto(error: LookalikeError) -> encoder_pb2.ItemError:
 
 
 def item_error_from_proto(message: encoder_pb2.ItemError) -> LookalikeError:
-    """Return the error in a message."""
+    """Convert a message to an error."""
     status = grpc.StatusCode.__members__.get(message.status, grpc.StatusCode.UNKNOWN)
     return error_from_status(status, message.message)
 
 
 def check_same_gallery(name: str, requests: Sequence[gallery_pb2.AddImagesRequest]) -> str:
-    """Return the name of the gallery that a stream adds to.
+    """Check that a stream adds to a single gallery, and return the name of that gallery.
 
     Args:
         name: The name from the stream's earlier messages; empty at its beginning.
