@@ -1,10 +1,10 @@
-"""Quality of the codes: `python -m benchmarks.quality` (or `make quality`).
+"""Measure the quality of codes: `python -m benchmarks.quality` (or `make quality`).
 
-Prints precision@5 and reconstruction error for MNIST and Fashion-MNIST, and draws ten queries with five hits each into
-docs/. Precision@5 is the mean share of a query's five nearest images that have the query's label, for 10,000 test
-queries against 60,000 train images by exact search. The column `expand 4` has the same for searches that average the
-query's code with those of its four nearest images and search again. Only this benchmark uses labels. Training and the
-choice of the shipped encoders do not.
+For MNIST and Fashion-MNIST, this prints precision@5 and the reconstruction error, and draws ten queries with five hits
+each into docs/. Precision@5 is the mean share of a query's five nearest images that have the query's label, with 10,000
+test queries against 60,000 training images, by exact search. The column `expand 4` has the same for searches that
+average the query's code with those of its four nearest images and search again. Labels are used only here. They were
+not used to train or to choose the shipped encoders.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,12 +25,12 @@ from ingest.sources import open_source
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# Encoders to measure on each dataset. The hits of the last one are drawn.
+# Encoders to measure on each dataset. The figure shows the hits of the last encoder.
 _ENCODERS = {"mnist": ("seed", "mnist"), "fashion-mnist": ("fashion",)}
-# Principal components of the PCA to compare with.
+# Number of principal components for the comparison with PCA.
 _PCA = {"mnist": 50, "fashion-mnist": 128}
 _FIGURES = Path(__file__).parents[1] / "docs"
-# Queries in a figure, one per label.
+# Number of queries in a figure, one per label.
 _SHOWN = 10
 # Nearest images that an expanded query is averaged with.
 _EXPAND = 4
@@ -45,7 +45,7 @@ class Split:
     """
 
     def __init__(self, dataset: str, part: str) -> None:
-        """Read a part, `train` or `test`, of a dataset."""
+        """Read the part `train` or `test` of a dataset."""
         items = list(open_source(dataset, part))
         self.inputs = normalise([item.image() for item in items], (28, 28, 1))
         self.labels = [item.label or "" for item in items]

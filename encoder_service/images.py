@@ -1,4 +1,4 @@
-"""Read, normalise and write images: the only normaliser, shared by training and serving."""
+"""Read, normalise and write images. Training and serving share the one `normalise`, so their inputs are the same."""
 
 import hashlib
 import io
@@ -18,14 +18,16 @@ from encoder_service.limits import LIMITS
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
-# Grey levels by which content must differ from the ground under it, and the share of visible content that must.
-_CONTRAST, _CONTRASTING_PART = 48, 0.25
+# A transparent image contrasts with a background if this share of its visible pixels differs by more than this many
+# grey levels from the background.
+_CONTRAST, _CONTRASTING_SHARE = 48, 0.25
 
 
 def silence_pillow() -> None:
     """Ignore Pillow's warnings about malformed files in this process, so that user input can't flood stderr or a log.
 
-    Filters are global to a process and not safe to change while threads run, so commands call this once as they begin.
+    Commands call this once, before they start threads: warning filters belong to the whole process, and changing them
+    is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -34,7 +36,7 @@ def read(path: Path) -> bytes:
     """Read an image file, without decoding it.
 
     Raises:
-        ImageTooLargeError: The file has more than 10 MiB; the rest of it has not been read.
+        ImageTooLargeError: The file has more than 10 MiB, and only the first 10 MiB have been read.
         ImageError: The file can't be read.
     """
     try:
@@ -66,10 +68,11 @@ def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def sha256(content: bytes | Image.Image | NDArray[np.uint8]) -> str:
-    """Return the content hash by which an unchanged image is recognised, 64 hex digits.
+    """Return the hash that shows whether an image has changed since it was stored, 64 hex digits.
 
     Args:
-        content: An image file's bytes, or pixels. Pixels are hashed row by row without their shape.
+        content: An image file's bytes, an image, or an array of pixels. Pixels are hashed row by row; width and height
+            are not hashed.
     """
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
 
@@ -79,13 +82,13 @@ def normalise(
 ) -> NDArray[np.float32]:
     """Turn images into an encoder's inputs.
 
-    Each image is flattened (see `flattened`), cropped around its centre to the input's proportions and scaled to its
-    size. An image of the right size and mode stays unchanged.
+    Each image is flattened (see `flattened`), cropped around its centre to the aspect ratio of the input, and scaled to
+    the input's size. An image of that size and of the right mode stays unchanged.
 
     Args:
         images: n images of mode L, RGB or RGBA, as `decode` returns them.
         input_shape: (height, width, channels); channels 1 or 3.
-        background: Grey level under transparent parts, 0 (black) to 255 (white).
+        background: Grey level that fills transparent parts, 0 (black) to 255 (white); see `flattened`.
 
     Returns:
         (n, height, width, channels) float32 in [0, 1].
@@ -125,12 +128,12 @@ def _fitted(image: Image.Image, width: int, height: int, channels: int, backgrou
 
 
 def flattened(image: Image.Image, background: int, channels: int) -> Image.Image:
-    """Fill the transparent parts of an image with a ground, and convert it to grey or RGB.
+    """Fill the transparent parts of an image with a background, and convert the image to grey or RGB.
 
     Args:
         image: Mode L, RGB or RGBA.
-        background: Grey level of the ground, 0 to 255. Content that would barely contrast with it, such as
-            black ink on black, is placed on the opposite level.
+        background: Grey level of the background, 0 to 255. If the image would barely stand out from it, such as black
+            ink from black, the background gets the opposite level, 255 - background.
         channels: 1 for grey, 3 for RGB.
     """
     mode = "L" if channels == 1 else "RGB"
@@ -141,9 +144,9 @@ def flattened(image: Image.Image, background: int, channels: int) -> Image.Image
 
 
 def _contrasts(image: Image.Image, background: int, mode: str) -> bool:
-    """Return whether at least a quarter of an RGBA image's visible content differs from a grey background."""
+    """Return whether at least a quarter of an RGBA image's visible pixels differ clearly from a grey background."""
     sample = image.resize([min(side, 256) for side in image.size], Image.Resampling.NEAREST)
     opacity = np.asarray(sample.getchannel("A"), np.float32)
     colours = np.asarray(sample.convert("RGB").convert(mode), np.int16).reshape(*opacity.shape, -1)
     differs = (np.abs(colours - background) > _CONTRAST).any(2)
-    return bool(opacity[differs].sum() >= _CONTRASTING_PART * opacity.sum())
+    return bool(opacity[differs].sum() >= _CONTRASTING_SHARE * opacity.sum())

@@ -22,7 +22,7 @@ from gallery.types import MAX_DISTANCE, check_comparable
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The key of a stored image, such as "mnist/train/0", as the subject of a search for similar images."""
+    """The key of a stored image, such as "mnist/train/0", for a search that uses this image as its query."""
 
     value: str
 
@@ -36,15 +36,15 @@ class SearchRequest:
     """One search.
 
     Attributes:
-        subject: The query. An image is of mode L, RGB or RGBA, a code is (code_size,) float32 and finite.
-        options: The number of hits, the stored images that may answer, and what a hit carries.
-        as_is: Whether to search for an image as it is, even if the encoder has a rule that brings queries to the form
-            of its data.
+        subject: The query. An image has mode L, RGB or RGBA. A code is (code_size,) float32, finite.
+        options: The number of hits, filters on the stored images, and whether hits include thumbnails.
+        as_is: True to search for an image as it is, even if the encoder has a rule that adapts queries to its training
+            data.
         expand: Number of nearest hits whose codes are averaged with the query's, 0 to 8. The hits are then the images
             nearest to the mean. Their distances remain those to the query. 0 searches with the query's code alone.
 
     Raises:
-        InvalidInputError: The subject has another type. A string is rejected, as it could be a path or a key.
+        InvalidInputError: The subject has another type. A string is rejected, because it could be a path or a key.
         InvalidQueryError: `expand` is out of its range, or is not 0 although the subject is a key.
     """
 
@@ -70,7 +70,7 @@ class SearchRequest:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The hits of one search, with the gallery and encoder that they come from.
+    """The hits of one search, and facts about the search.
 
     Attributes:
         hits: The most similar stored images, nearest first. If the query was expanded, the nearest to the mean come
@@ -79,15 +79,16 @@ class SearchResult:
         version: The gallery's version, from 1.
         encoder: Name of the encoder that made the gallery's codes.
         fingerprint: SHA-256 of that encoder's weights, 64 hex digits.
-        encode_ms: Milliseconds to decode, normalise and encode the query; in a batch, all queries together.
-        search_ms: Milliseconds to search; in a batch, for all queries together.
+        encode_ms: Milliseconds for decoding, normalising and encoding the query. In a batch, the total for all queries.
+        search_ms: Milliseconds for searching. In a batch, the total for all queries.
         query_thumbnail_png: The stored thumbnail of a query given by key, if the options ask for thumbnails.
         reconstruction_error: Mean squared error between a query image and its reconstruction; None if the query is
             not an image.
-        query_percentile: Percentage of the gallery's own images with a smaller error, 0 to 100. Above 99, the query
-            is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
-        prepared: Steps that brought a query image to the form of the encoder's data, such as "inverted, centred"; empty
-            if none were needed.
+        query_percentile: Percentage of the gallery's own images with a smaller reconstruction error, 0 to 100. Above
+            99, the query is probably unlike anything in the gallery. None if the query's error is unknown, or the
+            gallery has no calibration.
+        prepared: Steps that adapted a query image to the encoder's training data, such as "inverted, centred"; empty
+            if no step was needed.
         expanded_count: Number of nearest hits whose codes were averaged with the query's; 0 if the query was not
             expanded. Less than the request's `expand` if fewer images could be hits.
     """
@@ -109,8 +110,8 @@ class SearchResult:
     def is_unusual(self) -> bool:
         """Whether the query is probably unlike anything in the gallery.
 
-        True if the query's error or its nearest hit's distance is above the 99th percentile of the gallery's own, and
-        the query itself is not a hit.
+        True if the query's reconstruction error, or its distance to the nearest hit, is above the 99th percentile of
+        the same values for the gallery's own images. False if the query itself is among the hits.
         """
         nearest = min(self.hits, key=lambda hit: hit.distance, default=None)
         if nearest and nearest.distance <= EXACT_DISTANCE:
@@ -121,21 +122,22 @@ class SearchResult:
         )
 
 
-# A framed query is also searched as it is. The unframed search wins if its nearest distance is below this share of the
-# framed one's, because the gallery then holds the same picture, or others in the same form.
-_AS_IS_PART = 0.5
+# An image that the encoder's framing rule changes is searched twice: changed, and as it is. The search as it is wins if
+# its nearest hit is less than this fraction as far away. The gallery then holds the same picture, or pictures that look
+# like the unchanged query.
+_AS_IS_FRACTION = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class _ImageQuery:
-    """A query image as an encoder's input, (height, width, channels).
+    """A query image as one or two inputs of the encoder, (height, width, channels).
 
     Attributes:
         options: The search's options.
         expand: Number of nearest hits to average with the query.
         input: The image as it is.
-        framed: The image in the form of the encoder's data; None if it has that form already.
-        prepared: Steps that brought it to that form.
+        framed: The image as the encoder's framing rule has changed it; None if the rule changes nothing.
+        prepared: The steps of that change, such as "inverted, centred".
     """
 
     options: SearchOptions
@@ -147,7 +149,10 @@ class _ImageQuery:
 
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
-    """A query whose code, (code_size,), is known, and the number of nearest hits to average with it."""
+    """A query after encoding, or a query that was given as a code or a key; and how many images to average it with.
+
+    The code is (code_size,).
+    """
 
     options: SearchOptions
     expand: int
@@ -218,8 +223,8 @@ class Searcher:
         """Answer several requests at once, in the same order.
 
         Raises:
-            LookalikeError: One request is invalid. The batch fails as a whole with the error that `search` would
-                raise, and the message begins with the request's position, as in "requests[3]".
+            LookalikeError: A request is invalid, and the whole batch fails with the error that `search` would raise.
+                The message begins with the position of that request, such as "requests[3]".
         """
         begun = time.perf_counter()
         queries = []
@@ -229,7 +234,10 @@ class Searcher:
         return self._search(queries, begun)
 
     def _prepare(self, request: SearchRequest) -> _ImageQuery | _CodeQuery:
-        """Reduce a request's image to an input, one request at a time: many large images would not fit in memory."""
+        """Convert one request to a query. An image is reduced to the encoder's input, to free the memory of its pixels.
+
+        A batch calls this for one request at a time, because many large images would not fit in memory.
+        """
         check_wanted()
         subject, options = request.subject, request.options
         match subject:
@@ -315,7 +323,8 @@ class Searcher:
         """Encode all query images in one run, and measure their reconstruction errors.
 
         Returns:
-            For each query, the query itself. For an image that had to be framed, the framed query and the original one.
+            For each query, a list of the searches to run: one, or two for an image that the framing rule has changed,
+            first the changed image and then the image as it is.
         """
         inputs = []
         for query in queries:
@@ -340,16 +349,16 @@ class Searcher:
 
 
 def _nearer(answers: Sequence[_Answer]) -> _Answer:
-    """Return the only answer, or the better of the answers to a framed query and to the same query as it is."""
+    """Return the better of a query's answers, of which there are one or two; see `_AS_IS_FRACTION`."""
     framed, as_is = answers[0], answers[-1]
     if not as_is[1]:
         return framed
-    if not framed[1] or as_is[1][0].distance < _AS_IS_PART * framed[1][0].distance:
+    if not framed[1] or as_is[1][0].distance < _AS_IS_FRACTION * framed[1][0].distance:
         return as_is
     return framed
 
 
 def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:
-    """Return the hit with its percentile. A hit that is the query itself gets percentile 0."""
+    """Return the hit with the percentile of its distance: 0 if the hit is the query itself."""
     is_exact = hit.distance <= EXACT_DISTANCE
     return replace(hit, distance_percentile=0.0 if is_exact else calibration.distance_percentile(hit.distance))

@@ -1,4 +1,4 @@
-"""Export of a trained model as LiteRT files with a model card.
+"""Export a trained model as LiteRT files with a model card.
 
 The files are compared with the trained model before they are put into place.
 
@@ -32,7 +32,7 @@ from training.model import Autoencoder
 MAX_DIFFERENCE = 1e-4
 """Largest allowed difference between an output of the exported files and the trained model's, before quantisation.
 
-Rounding alone makes up to 5e-5, in whitened codes.
+Rounding alone causes differences of up to 5e-5, in whitened codes.
 """
 MAX_CODE_CHANGE = 0.2
 """Largest allowed mean distance between quantised codes and the trained model's, relative to that between images.

@@ -1,4 +1,4 @@
-"""The training loop. It never sees labels."""
+"""Train an autoencoder. Labels are not used."""
 
 import json
 import math
@@ -19,11 +19,13 @@ from training.model import Autoencoder
 from training.negatives import out_of_distribution
 from training.views import VIEWS
 
-# Largest allowed MSE, as a fraction of the best constant answer's. A model above it has learned next to nothing.
+# Maximum MSE, as a fraction of the MSE of answering every image with the mean image. A model with a larger MSE has
+# collapsed: it has learned next to nothing.
 _COLLAPSED = 0.8
-# Training steps before the first check for a collapse, so that a slow start is not taken for one.
+# Training steps before the first check for a collapse, so that a slow start is not mistaken for a collapse.
 _PATIENCE_STEPS = 600
-# A code dimension whose standard deviation is below this fraction of the widest dimension's is dead.
+# A code dimension is dead if its standard deviation is less than this fraction of the largest standard deviation of any
+# dimension.
 _DEAD = 1e-3
 # Held-out images on which the loss is measured after each epoch: enough for a stable mean, few enough to be quick.
 _MEASURED = 2048
@@ -31,9 +33,10 @@ _MEASURED = 2048
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Settings for training an architecture with Adam, whose learning rate warms up and then decays to 0 on a cosine.
+    """Settings of a training.
 
-    The loss is a weighted sum of three terms:
+    The optimiser is Adam. Its learning rate rises linearly at first, and then decays to 0 along a cosine. The loss is a
+    weighted sum of up to three terms:
 
     - the binary cross-entropy between images and their reconstructions;
     - the NT-Xent loss of Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020:
@@ -42,13 +45,14 @@ class Recipe:
       not be pushed away;
     - the binary cross-entropy between black and the reconstructions of out-of-distribution images.
 
-    The article's own recipe, squared error behind a sigmoid, mostly ends in an all-black answer.
+    The article behind the architecture `seed` (see docs/training.md) uses squared error instead of cross-entropy. With
+    squared error, most trainings ended with a model that answers every image with black.
 
     Attributes:
         epochs: Passes over the training images.
         batch: Images per step.
         learning_rate: Peak learning rate.
-        views: Name of the random augmentations, one of `VIEWS`.
+        views: Name of the random augmentations, a key of `VIEWS`.
         reconstruct: Weight of the reconstruction loss.
         decoded: Fraction of each batch that is reconstructed. Fewer make a step cheaper.
         contrast: Weight of the NT-Xent loss; 0 leaves it out.
@@ -71,11 +75,11 @@ class Recipe:
 
 @dataclass(slots=True)
 class History:
-    """The figures of each epoch so far.
+    """Losses, errors and durations of the epochs so far, one number per epoch in each list.
 
     Attributes:
         train_loss: Mean loss over the steps of the epoch.
-        loss: Loss on held-out images after the epoch. The epoch with the smallest one is kept.
+        loss: Loss on held-out images after the epoch. The weights of the epoch with the smallest loss are kept.
         mse: Mean squared error of the reconstructions of held-out images after the epoch.
         seconds: Duration of the epoch.
     """
@@ -95,10 +99,11 @@ def fix_seed(seed: int) -> None:
     """Make building and training a model reproducible.
 
     The same seed gives the same weights on the same machine with the same number of CPU cores, however busy they are.
-    Another processor or number of cores rounds differently.
+    With another processor or another number of cores, results are rounded differently.
 
-    This resets the global state of Keras. Otherwise a second training in this process would number its layers from
-    where the first one ended, and their names, which are in the exported files, would change the fingerprint.
+    This function also resets the global state of Keras, which numbers the layers of all models in a process. Layer
+    names are part of the exported files. Without the reset, a second training would get other layer names, and so
+    another fingerprint.
     """
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
@@ -114,26 +119,27 @@ def fit(
     state: Path,
     stages: Stages,
 ) -> History:
-    """Train a model in place and leave it with the weights of its best epoch.
+    """Train a model. Afterwards, the model has the weights of its best epoch.
 
     Ctrl-C ends the training early and keeps the best epoch so far.
 
     Args:
-        model: Freshly built, after `fix_seed`.
-        train: (n, h, w, c) uint8, 0 to 255. It may be mapped from disk: one batch is read at a time.
-        held_out: (m, h, w, c) uint8, 0 to 255, never trained on.
+        model: A new model, built after a call of `fix_seed`.
+        train: Images to train on, (n, h, w, c) uint8, 0 to 255. The array may be mapped from a file, because only one
+            batch is read at a time.
+        held_out: Images to measure the loss on, (m, h, w, c) uint8, 0 to 255. They are not trained on.
         recipe: Settings of the training.
-        seed: Seed of the order of the images.
-        state: Folder for checkpoints, created if missing. Training resumes from the checkpoint in it, if there is one.
+        seed: Seed for the order of the images.
+        state: Folder for checkpoints, created if missing. If it has a checkpoint, the training resumes from there.
         stages: Shows the progress.
 
     Returns:
-        The figures of each epoch, those before an interruption included.
+        The history of the training, including epochs before an interruption.
 
     Raises:
-        RecipeError: `train` has fewer images than one step takes, or `held_out` is empty.
-        CollapseError: The error stays near that of a constant answer, or most code dimensions are dead.
-        KeyboardInterrupt: Ctrl-C came before the end of the first epoch.
+        RecipeError: `train` has fewer images than one batch, or `held_out` is empty.
+        CollapseError: The model's error stays near that of a constant answer, or most code dimensions are dead.
+        KeyboardInterrupt: Ctrl-C was pressed before the end of the first epoch.
     """
     if len(train) < recipe.batch or not len(held_out):
         raise RecipeError(f"expected at least {recipe.batch} images to train on and one more, got {len(train)}")
@@ -185,17 +191,30 @@ def mse(model: Autoencoder, pixels: NDArray[np.uint8]) -> float:
 
 
 def constant_mse(pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error of answering every image, (n, h, w, c) uint8, with the mean image."""
+    """Return the mean squared error of a model that would answer every image with the mean image.
+
+    Args:
+        pixels: The images, (n, h, w, c) uint8, 0 to 255.
+    """
     return all_black_mse(pixels) - float(np.square(pixels.mean(axis=0) / 255).mean())
 
 
 def all_black_mse(pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error of answering every image, (n, h, w, c) uint8, with black."""
+    """Return the mean squared error of a model that would answer every image with black.
+
+    Args:
+        pixels: The images, (n, h, w, c) uint8, 0 to 255.
+    """
     return float(np.mean([np.square(inputs(image)).mean() for image in pixels]))
 
 
 def batches(pixels: NDArray[np.uint8], rows: NDArray[np.intp] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Yield the given rows of images, (n, h, w, c), or all of them, 256 at a time."""
+    """Yield images in batches of up to 256.
+
+    Args:
+        pixels: The images, (n, h, w, c).
+        rows: Indices of the images to yield; None for all.
+    """
     rows = np.arange(len(pixels)) if rows is None else rows
     for start in range(0, len(rows), 256):
         yield pixels[rows[start : start + 256]]
@@ -273,10 +292,10 @@ def _run_epoch(
     order = chance.permutation(len(train))
     losses = []
     for start in range(0, loop.steps * loop.recipe.batch, loop.recipe.batch):
-        rows = np.sort(order[start : start + loop.recipe.batch])  # in their order on disk, for fewer seeks
+        rows = np.sort(order[start : start + loop.recipe.batch])  # read in the order on disk, for fewer seeks
         losses.append(float(loop.step(tf.constant(inputs(train[rows])))))
         advance(1)
-    # parts of equal size, because their losses are averaged without weights
+    # the parts have equal sizes, because the mean below gives each part the same weight
     parts = np.array_split(held_out, -(-len(held_out) // loop.recipe.batch))
     held_out_losses = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in parts]
     error = mse(loop.model, held_out)
@@ -308,7 +327,7 @@ def _checkpoint(loop: _Loop) -> tf.train.Checkpoint:
 
 
 def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.float32]]) -> None:
-    """Write a checkpoint. history.json is written last: a checkpoint without it is ignored."""
+    """Write a checkpoint. history.json is written last, because `_restore` ignores a checkpoint without it."""
     state.mkdir(parents=True, exist_ok=True)
     _checkpoint(loop).write(str(state / "last"))
     np.savez(state / "best.npz", *best)
@@ -317,7 +336,12 @@ def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.floa
 
 
 def _restore(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32]]]:
-    """Load the checkpoint into the loop; return the history so far and the weights of its best epoch."""
+    """Load the checkpoint, if there is one, into the loop.
+
+    Returns:
+        The history so far and the weights of the best epoch. Without a checkpoint: an empty history and the current
+        weights.
+    """
     if not (state / "history.json").exists():
         return History(), loop.model.whole.get_weights()
     _checkpoint(loop).read(str(state / "last")).assert_existing_objects_matched()

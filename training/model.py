@@ -1,4 +1,4 @@
-"""The architectures. Each is a function that builds an encoder and a decoder; shapes are at the line ends."""
+"""Architectures of autoencoders. Comments at the ends of lines give the shape of each layer's output."""
 
 from dataclasses import dataclass
 
@@ -25,12 +25,12 @@ class Autoencoder:
 
 
 def seed(input_shape: tuple[int, int, int] = (28, 28, 1)) -> Autoencoder:
-    """Build the article's autoencoder to the letter: 1,904 parameters to encode, 2,481 to decode.
+    """Build the convolutional autoencoder of "Building Autoencoders in Keras" (F. Chollet, blog.keras.io, 2016).
 
-    The source is "Building Autoencoders in Keras" (François Chollet, blog.keras.io, 2016), the convolutional one.
+    The encoder has 1,904 parameters, and the decoder has 2,481.
 
     Raises:
-        InputShapeError: The input shape is not (28, 28, 1), the only one that the article's layers fit.
+        InputShapeError: The input shape is not (28, 28, 1), the only shape for which the article's layers fit together.
     """
     if input_shape != (28, 28, 1):
         raise InputShapeError(f"architecture seed: expected inputs of (28, 28, 1), got {input_shape}")
@@ -57,9 +57,10 @@ def seed(input_shape: tuple[int, int, int] = (28, 28, 1)) -> Autoencoder:
 
 
 def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
-    """Build a convolutional autoencoder with codes of length 1, for training on several views of each image.
+    """Build a convolutional autoencoder for contrastive training. Its codes have Euclidean length 1.
 
-    Its encoder has about 450,000 parameters for inputs of (28, 28, 1), and encodes one in about 0.1 ms on one thread.
+    For inputs of (28, 28, 1), the encoder has about 450,000 parameters and encodes an input in about 0.1 ms on one
+    thread.
 
     Args:
         input_shape: (height, width, channels), with a height and width of at least 16 pixels.
@@ -104,7 +105,8 @@ def _halve() -> keras.Layer:
 
 
 def _resized(height: int, width: int) -> keras.Layer:
-    # UpSampling2D(2) gives the same result but can't be exported: Keras builds it from ops that LiteRT lacks.
+    # UpSampling2D(2) would give the same result, but can't be exported: Keras builds it from operations that LiteRT
+    # does not have.
     return layers.Resizing(height, width, interpolation="nearest")
 
 
@@ -118,13 +120,14 @@ def _norm() -> keras.Layer:
 
 
 class FusedNormalization(layers.BatchNormalization):
-    """Batch normalisation as one fused op: on a CPU, five times as fast as Keras's own in training.
+    """Batch normalisation as one fused operation. Training on a CPU is five times as fast as with Keras's own layer.
 
-    The result is the same, except that the moving variance is the sample variance, n / (n - 1) times Keras's.
+    The result is the same, except for the moving variance, which is n / (n - 1) times Keras's: it is the sample
+    variance.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Normalise (n, h, w, c) by the batch's own statistics in training; leave every other case to Keras."""
+        """Normalise a batch, (n, h, w, c), by its own mean and variance in training. Otherwise, do as Keras does."""
         if not (training and self.trainable) or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         empty = tf.zeros([0])

@@ -28,7 +28,7 @@ def out_of_distribution(images: tf.Tensor) -> tf.Tensor:
     Returns:
         (6 * (n // 6), h, h, c) in [0, 1].
     """
-    ways = (_turned, _flipped, _joined, _exchanged, _overlaid, _scribbled)
+    ways = (_rotated, _flipped, _joined, _exchanged, _overlaid, _scribbled)
     each = tf.shape(images)[0] // len(ways)
     images = tf.random.shuffle(images)
     others = tf.roll(images, 1, 0)
@@ -36,7 +36,7 @@ def out_of_distribution(images: tf.Tensor) -> tf.Tensor:
     return tf.concat([way(images[part], others[part]) for way, part in zip(ways, parts, strict=True)], 0)
 
 
-def _turned(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
+def _rotated(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
     transposed = _transposed(images)
     return tf.where(_coin(images), transposed[:, ::-1], transposed[:, :, ::-1])
 
@@ -79,7 +79,7 @@ def _scribbled(images: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
 def _either_axis(
     change: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], images: tf.Tensor, others: tf.Tensor
 ) -> tf.Tensor:
-    """Apply a change along the rows to a random half of the images, and along the columns to the others."""
+    """Apply a change along the rows or along the columns of each image, at random."""
     along_columns = _transposed(change(_transposed(images), _transposed(others)))
     return tf.where(_coin(images), change(images, others), along_columns)
 
@@ -89,5 +89,5 @@ def _transposed(images: tf.Tensor) -> tf.Tensor:
 
 
 def _coin(images: tf.Tensor) -> tf.Tensor:
-    """Toss a coin for each image: (n, 1, 1, 1), bool."""
+    """Draw a random boolean for each image, (n, 1, 1, 1)."""
     return tf.random.uniform([tf.shape(images)[0], 1, 1, 1]) < 0.5

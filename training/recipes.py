@@ -1,4 +1,4 @@
-"""Training from start to end: choose a recipe for a source, train, and export the encoder."""
+"""Train an encoder from start to end: choose a recipe for a source, train, and export the encoder."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from training.pictures import draw
 from training.pixels import read_pixels, split_held_out
 from training.whiten import FLOOR, POWER, whitened
 
-# A new architecture is one function in model.py and one line here.
+# The architectures, by name: the function that builds the autoencoder, and the settings of its training.
 ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
@@ -32,17 +32,17 @@ ARCHITECTURES = {
         Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0, same_kind=0.05),
     ),
 }
-# Weight of the loss that trains the decoder to answer black for out-of-distribution images. It is off for folders,
-# whose distribution is unknown.
+# Weight of the loss that trains the decoder to answer out-of-distribution images with black. This loss is used only for
+# the datasets. In a folder of the user's, mirrored or rotated images may be normal.
 _NEGATIVES = 2.5
-# Augmentations for each dataset: a mirrored digit is another shape, but a mirrored shoe is still a shoe.
+# Augmentations for each dataset. Mirrored digits are no digits, but a mirrored shoe is still a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
-# Framing rule of each dataset, which brings search queries to the form of its images.
+# Framing rule of each dataset, with which searches adapt a query to the dataset's images.
 _FRAMINGS = {"mnist": "digit"}
 
-# Training steps in all: a small source gets more epochs than the recipe says, until there are this many.
+# Minimum number of training steps. A small source is trained for more epochs than the recipe says to reach it.
 _MIN_STEPS = 1500
-# Training steps per epoch: a small source gets smaller batches, so that each epoch has at least this many.
+# Minimum number of training steps per epoch. A small source is trained with smaller batches to reach it.
 _MIN_STEPS_PER_EPOCH = 8
 # Held-out images for the pictures.
 _PICTURED = 500
@@ -50,14 +50,14 @@ _PICTURED = 500
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained model, and how its training went.
+    """A trained model, with the settings and the history of its training.
 
     Attributes:
-        model: The autoencoder at its best epoch.
+        model: The autoencoder with the weights of its best epoch.
         recipe: The settings of the training.
-        history: The figures of each epoch.
-        whitening: The model card's account of the whitening and of the decoder that was trained after it; empty for an
-            encoder that is not whitened.
+        history: The history of the training.
+        whitening: Fields of the model card about the whitening, and about the training of the decoder afterwards;
+            empty if the encoder is not whitened.
     """
 
     model: Autoencoder
@@ -81,16 +81,16 @@ def train_and_export(
     """Train an architecture on a source and write the encoder with its model card and pictures.
 
     Args:
-        source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images, of which a tenth
-            is held out, or 5,000 if that is less.
-        arch: One of `ARCHITECTURES`.
+        source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images. Of these, a tenth
+            is held out, but at most 5,000.
+        arch: Name of the architecture, a key of `ARCHITECTURES`.
         out: Folder for the encoder. Its name becomes the encoder's name.
         size: Height and width of the encoder's inputs, in pixels.
         channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
         epochs: Passes over the training images; None for the recipe's own number.
         limit: Maximum number of images to train on; None for all.
-        resume: Resume an interrupted training into this folder.
+        resume: Whether to resume an interrupted training of this encoder.
 
     Returns:
         The model card.
@@ -99,8 +99,8 @@ def train_and_export(
         RecipeError: The architecture is unknown, or the source has too few images.
         InputShapeError: The architecture does not take inputs of this size.
         SourceNotFoundError: The source does not exist.
-        CollapseError: The model learned nothing; nothing is written.
-        ParityError: The exported files differ from the model; nothing is written.
+        CollapseError: The model has learned nothing. No encoder is written.
+        ParityError: The exported files give other results than the trained model. No encoder is written.
     """
     if arch not in ARCHITECTURES:
         raise RecipeError(f"architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
@@ -136,9 +136,10 @@ def train_and_export(
 
 @contextmanager
 def _state_folder(out: Path, resume: bool) -> Iterator[Path]:
-    """Yield a folder for pixels and checkpoints beside the encoder's.
+    """Create a folder for pixels and checkpoints next to the encoder's folder, and yield it.
 
-    It is removed at the end and after a failed training. After Ctrl-C or a crash it stays, for `resume`.
+    The folder is removed when the training has succeeded or failed. After Ctrl-C or a crash it stays, so that the
+    training can be resumed.
     """
     state = out.parent / f".{out.name}.training"
     if not resume:
@@ -147,7 +148,7 @@ def _state_folder(out: Path, resume: bool) -> Iterator[Path]:
     try:
         yield state
     except LookalikeError as error:
-        # another error while resuming, such as a dataset that can't be fetched, must not cost the checkpoints
+        # keep the checkpoints if resuming fails for another reason, such as a dataset that can't be fetched
         if not resume or isinstance(error, TrainingError):
             shutil.rmtree(state)
         raise
@@ -171,7 +172,7 @@ def _read(
 
 
 def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
-    """Adapt a recipe to the source and to its number of images."""
+    """Adapt a recipe to a source of `count` images: batch size, number of epochs and augmentations."""
     batch = min(recipe.batch, count // _MIN_STEPS_PER_EPOCH)
     enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
@@ -188,15 +189,15 @@ def _train(
     state: Path,
     stages: Stages,
 ) -> Trained:
-    """Train a model. A contrastive encoder is then whitened, and its decoder trained again with the encoder frozen.
+    """Train a model. If the training is contrastive, whiten the encoder, and train the decoder again for the new codes.
 
     Args:
-        autoencoder: Freshly built.
+        autoencoder: A new model.
         recipe: Settings of the first training.
-        negatives: Weight of the loss on out-of-distribution images, for the second training of the decoder.
-        train: (n, h, w, c) uint8, 0 to 255.
-        held_out: (m, h, w, c) uint8, 0 to 255.
-        seed: Seed of the order of the images.
+        negatives: Weight of the loss on out-of-distribution images in the second training, which only the decoder gets.
+        train: Images to train on, (n, h, w, c) uint8, 0 to 255.
+        held_out: Held-out images, (m, h, w, c) uint8, 0 to 255.
+        seed: Seed for the order of the images.
         state: Folder for checkpoints.
         stages: Shows the progress.
     """
@@ -208,10 +209,11 @@ def _train(
         recipe, contrast=0.0, decoded=1.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives
     )
     stages.say(
-        f"encoder finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first one, "
-        "resume with --resume)"
+        f"the encoder is finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first "
+        "of them, continue with --resume)"
     )
-    # the decoder fits the codes of this number of epochs only: after more of them it must start again
+    # The decoder is trained for the codes of this encoder. If a resumed training has given the encoder more epochs, it
+    # must not continue from the checkpoint of the decoder for the earlier codes, so the folder's name has the number.
     decoder_state = state / f"decoder-{len(history.loss)}"
     decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
     whitening = {
@@ -225,7 +227,7 @@ def _train(
 
 
 def _card(trained: Trained, held_out: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the model card's account of a training: recipe, epochs, metrics and history."""
+    """Return the fields of the model card about a training: recipe, epochs, metrics and history."""
     history = trained.history
     return {
         "recipe": {**asdict(trained.recipe), "whitening": trained.whitening},

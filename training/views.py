@@ -48,7 +48,7 @@ def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Vary each image as `clothes` does but more strongly, and continue it at its edges by reflection."""
+    """Vary each image as `clothes` does, but more strongly. Pixels from outside the image are reflected, not black."""
     x = _placed(_mirrored(images), degrees=8, shift=0.1, scale=0.25, shear=0.08, beyond="REFLECT")
     clean = _relit(x)
     return _noisy(_patched(clean), 0.06), clean
@@ -84,14 +84,15 @@ def _placed(
 
     Args:
         images: (n, h, w, c).
-        degrees: Largest rotation, either way.
-        shift: Largest shift, as a fraction of the width and of the height.
-        scale: Largest scaling, as an exponent of e; width and height are scaled independently.
-        shear: Largest shear factor.
-        beyond: Fill of pixels from outside the image, as `ImageProjectiveTransformV3` names it.
+        degrees: Maximum rotation in each direction.
+        shift: Maximum shift, as a fraction of the width and of the height.
+        scale: Maximum of the scaling factor's logarithm. Width and height are scaled independently.
+        shear: Maximum shear factor.
+        beyond: Fill mode for pixels from outside the image, as in TensorFlow's `ImageProjectiveTransformV3`:
+            "CONSTANT" (black) or "REFLECT".
 
     Returns:
-        (n, h, w, c).
+        The transformed images, (n, h, w, c).
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
@@ -102,21 +103,23 @@ def _placed(
     slant, right, down = up_to(shear), up_to(shift * width), up_to(shift * height)
     a, b = tf.cos(angle) * wide, (slant * tf.cos(angle) - tf.sin(angle)) * high
     c, d = tf.sin(angle) * wide, (slant * tf.sin(angle) + tf.cos(angle)) * high
-    x, y = (width - 1) / 2, (height - 1) / 2  # about the centre
+    x, y = (width - 1) / 2, (height - 1) / 2  # the image's centre
     zero = tf.zeros([count])
     to_source = tf.stack([a, b, x - a * x - b * y + right, c, d, y - c * x - d * y + down, zero, zero], 1)  # (n, 8)
     return _transformed(images, to_source, beyond)
 
 
 def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
-    """Displace pixels along a smooth random field: 4 × 4 normal vectors, enlarged to the size of the image.
+    """Displace the pixels of each image along a smooth random vector field.
+
+    The field has 4 × 4 normally distributed vectors, interpolated to the size of the image.
 
     Args:
-        images: (n, h, w, 1); other channel counts are not supported.
-        pixels: Standard deviation of the displacement.
+        images: (n, h, w, 1). Other numbers of channels are not supported.
+        pixels: Standard deviation of the vectors, in pixels.
 
     Returns:
-        (n, h, w, 1).
+        The displaced images, (n, h, w, 1).
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     field = tf.image.resize(tf.random.normal([count, 4, 4, 2], stddev=pixels), [height, width], method="bicubic")
@@ -136,7 +139,7 @@ def _bent(images: tf.Tensor, pixels: float) -> tf.Tensor:
 
 
 def _thicker_or_thinner(images: tf.Tensor) -> tf.Tensor:
-    """Thicken the strokes in a quarter of the images and thin them in another quarter, each by a random degree."""
+    """Thicken the strokes in a quarter of the images and thin them in another quarter, each by a random amount."""
     thick = tf.nn.max_pool2d(images, 2, 1, "SAME")
     thin = -tf.nn.max_pool2d(-images, 2, 1, "SAME")
     choice, degree = _each(images, 0, 1), _each(images, 0, 1)
@@ -187,7 +190,7 @@ def _relit(images: tf.Tensor) -> tf.Tensor:
 
 
 def _patched(images: tf.Tensor) -> tf.Tensor:
-    """Cover a rectangle in three of five images with a random grey; its sides are 1/7 to 3/7 of the image's."""
+    """In three of five images, cover a random rectangle with a random grey. Its sides are 1/7 to 3/7 of the image's."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
 
     def span(length: int) -> tf.Tensor:

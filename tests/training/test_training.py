@@ -36,7 +36,7 @@ def tiny(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = command("autoencoder", *TINY, "--out", str(folder))
             assert done.returncode == 0, done.stderr
             assert "epoch 3 of 3: loss" in done.stderr
-            assert "the mean image as every answer has 0.06" in done.stdout
+            assert "(answering every image with the mean: 0.06" in done.stdout
     return folder
 
 
