@@ -1,7 +1,6 @@
 """Train an autoencoder. Labels are not used."""
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,12 +37,11 @@ class Recipe:
     The optimiser is Adam. Its learning rate rises linearly at first, and then decays to 0 along a cosine. The loss is a
     weighted sum of up to three terms:
 
-    - the binary cross-entropy between images and their reconstructions;
-    - the NT-Xent loss of Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020:
-      the cross-entropy of finding, by code alone, the other view of the same image in the batch. It is debiased as in
-      Chuang et al., "Debiased Contrastive Learning", 2020: some of the other images are of the same kind, and should
-      not be pushed away;
-    - the binary cross-entropy between black and the reconstructions of out-of-distribution images.
+    - the binary cross-entropy between images and their reconstructions
+    - the NT-Xent loss, which is small if the codes of two random views of an image are closer to each other than to the
+      codes of other images in the batch (Chen et al., "A Simple Framework for Contrastive Learning of Visual
+      Representations", 2020)
+    - the binary cross-entropy between black and the reconstructions of out-of-distribution images
 
     The article behind the architecture `seed` (see docs/training.md) uses squared error instead of cross-entropy. With
     squared error, most trainings ended with a model that answers every image with black.
@@ -54,11 +52,10 @@ class Recipe:
         learning_rate: Peak learning rate.
         views: Name of the random augmentations, a key of `VIEWS`.
         reconstruct: Weight of the reconstruction loss.
-        decoded: Fraction of each batch that is reconstructed. Fewer make a step cheaper.
-        contrast: Weight of the NT-Xent loss; 0 leaves it out.
-        temperature: Temperature of the NT-Xent loss; a smaller one is sharper.
-        same_kind: Assumed fraction of other images that are of the same kind as a given one, for the NT-Xent loss.
-        negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 leaves it out.
+        decoded: Fraction of each batch that is reconstructed. A smaller fraction makes a step cheaper.
+        contrast: Weight of the NT-Xent loss; 0 to omit this loss.
+        temperature: Temperature of the NT-Xent loss. A lower temperature gives more weight to the most similar images.
+        negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 to omit this loss.
     """
 
     epochs: int
@@ -69,7 +66,6 @@ class Recipe:
     decoded: float = 1.0
     contrast: float = 0.0
     temperature: float = 0.2
-    same_kind: float = 0.0
     negatives: float = 0.0
 
 
@@ -251,9 +247,9 @@ class _Loop:
     def _loss(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         recipe, count = self.recipe, tf.shape(images)[0]
         views = VIEWS[recipe.views]
-        seen, clean = views.strong(images)
+        seen, clean = views.view(images)
         negatives = out_of_distribution(images) if recipe.negatives else images[:0]
-        partners = views.weak(images) if recipe.contrast else images[:0]
+        partners = views.partner(images) if recipe.contrast else images[:0]
         parts = (seen, partners, negatives)
         codes = self.model.encoder(tf.concat(parts, 0), training=training)
         of_seen, of_partners, of_negatives = tf.split(codes, [tf.shape(part)[0] for part in parts])
@@ -266,18 +262,13 @@ class _Loop:
             loss += recipe.contrast * self._nt_xent(of_seen, of_partners)
         return loss
 
-    def _nt_xent(self, seen: tf.Tensor, partners: tf.Tensor) -> tf.Tensor:
-        """Return the debiased NT-Xent loss of codes of length 1, (n, 128) each; the same row is the same image."""
-        recipe = self.recipe
-        codes = tf.concat([seen, partners], 0)  # (2n, 128)
-        count = tf.shape(codes)[0]
-        likeness = tf.exp(tf.matmul(codes, codes, transpose_b=True) / recipe.temperature)  # (2n, 2n)
-        positive = tf.exp(tf.tile(tf.reduce_sum(seen * partners, 1), [2]) / recipe.temperature)  # (2n,)
-        others = tf.cast(count - 2, tf.float32)  # neither the view itself nor its partner
-        negative = tf.reduce_sum(tf.linalg.set_diag(likeness, tf.zeros([count])), 1) - positive
-        unbiased = (negative - recipe.same_kind * others * positive) / (1 - recipe.same_kind)
-        least = others * math.exp(-1 / recipe.temperature)  # that of codes opposite to each other
-        return tf.reduce_mean(-tf.math.log(positive / (positive + tf.maximum(unbiased, least))))
+    def _nt_xent(self, codes: tf.Tensor, partners: tf.Tensor) -> tf.Tensor:
+        """Return the NT-Xent loss of codes of length 1, (n, 128), and the codes of their images' second views."""
+        count, codes = tf.shape(codes)[0], tf.concat([codes, partners], 0)  # (2n, 128)
+        similarities = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
+        similarities -= 1e9 * tf.eye(2 * count)  # a view is not its own partner
+        rows = tf.concat([tf.range(count, 2 * count), tf.range(count)], 0)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, similarities))
 
 
 def _run_epoch(

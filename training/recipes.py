@@ -29,7 +29,7 @@ ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0, same_kind=0.05),
+        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0),
     ),
 }
 # Weight of the loss that trains the decoder to answer out-of-distribution images with black. This loss is used only for
