@@ -55,9 +55,10 @@ docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help, and docs/
 	done > $(CLI)
 	$(BIN)/python docs/errors.py > $(ERRORS)
 
-quality: .venv/.dev  ## Measure precision and how well out-of-distribution images are recognised
+quality: .venv/.dev  ## Measure precision and how well out-of-distribution images are recognised; with PHOTOGRAPHS=1 train on photographs too
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.unusual
+	$(if $(PHOTOGRAPHS),$(BIN)/python -m benchmarks.photographs)
 
 bench: .venv/.dev  ## Measure search speed, beside the approach of the original article
 	$(BIN)/python -m benchmarks.service

@@ -52,6 +52,7 @@ class EncoderSpec:
             contrast with it is placed on the opposite level.
         framing: Rule that brings query images to the form of the encoder's data: "digit" for `framing.frame_digit`,
             "" for none. Codes of stored images do not depend on it, so it is not part of equality.
+        fit: Way of bringing an image to the inputs' proportions: "crop" or "squeeze"; see `images.normalise`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class EncoderSpec:
     code_size: int
     background: int
     framing: str = field(default="", compare=False)
+    fit: str = "crop"
 
 
 class Encoder:
@@ -103,7 +105,7 @@ class Encoder:
 
     def normalise(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Turn n images into this encoder's inputs, (n, *input_shape) float32 in [0, 1]; see `images.normalise`."""
-        return images.normalise(pictures, self.spec.input_shape, self.spec.background)
+        return images.normalise(pictures, self.spec.input_shape, self.spec.background, self.spec.fit)
 
     def frame(self, picture: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         """Bring a query image to the form of the encoder's data, if the encoder has a rule for that.
@@ -261,6 +263,8 @@ def _read_spec(folder: Path) -> EncoderSpec:
     try:
         card = json.loads(path.read_bytes())
         check_format(card, CARD_FORMAT, str(path))
+        if (fit := str(card.get("fit", "crop"))) not in images.FITS:
+            raise ValueError(f"fit: expected one of {', '.join(images.FITS)}, got {fit!r}")
         return EncoderSpec(
             name=str(card["name"]),
             fingerprint=str(card["fingerprint"]),
@@ -269,6 +273,7 @@ def _read_spec(folder: Path) -> EncoderSpec:
             code_size=int(card["code_size"]),
             background=int(card["background"]),
             framing=str(card.get("framing", "")),
+            fit=fit,
         )
     except (FileNotFoundError, NotADirectoryError):
         cards = list(MODELS.glob(f"*/{_CARD}"))

@@ -1,6 +1,7 @@
 """Training from start to end: choose a recipe for a source, train, and export the encoder."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,11 @@ from ingest.sources.datasets import DATASETS
 from training import model
 from training.errors import RecipeError, TrainingError
 from training.export import export
-from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, mse
+from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, mse, seconds_per_step
 from training.model import Autoencoder
 from training.pictures import draw
 from training.pixels import read_pixels, split_held_out
-from training.whiten import FLOOR, POWER, whitened
+from training.whiten import FLOOR, Whitening, choose, whitened
 
 # A new architecture is one function in model.py and one line here.
 ARCHITECTURES = {
@@ -30,6 +31,10 @@ ARCHITECTURES = {
     "contrastive": (
         model.contrastive,
         Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0, same_kind=0.05),
+    ),
+    "photos": (
+        model.photos,
+        Recipe(epochs=8, batch=128, learning_rate=2e-3, reconstruct=2.0, decoded=0.25, contrast=1.0, temperature=0.1),
     ),
 }
 # Weight of the loss that trains the decoder to answer black for out-of-distribution images. It is off for folders,
@@ -40,8 +45,16 @@ _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
 # Framing rule of each dataset, which brings search queries to the form of its images.
 _FRAMINGS = {"mnist": "digit"}
 
+# Ways of bringing the images of folders to the inputs' proportions: photographs may have bars, or be wide or tall. A
+# drawing in grey would lose its form.
+_FITS = {1: "crop", 3: "squeeze"}
+
 # Training steps in all: a small source gets more epochs than the recipe says, until there are this many.
 _MIN_STEPS = 1500
+# Training of a folder ends early after this fraction of its epochs without a better one.
+_PATIENCE = 0.2
+# Duration of the decoder's own training, as a fraction of the encoder's.
+_DECODER_SHARE = 0.2
 # Training steps per epoch: a small source gets smaller batches, so that each epoch has at least this many.
 _MIN_STEPS_PER_EPOCH = 8
 # Held-out images on which the exported files are compared with the model.
@@ -77,6 +90,7 @@ def train_and_export(
     channels: int = 1,
     seed: int = 7,
     epochs: int | None = None,
+    minutes: float | None = None,
     limit: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -85,12 +99,13 @@ def train_and_export(
     Args:
         source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images, of which a tenth
             is held out, or 5,000 if that is less.
-        arch: One of `ARCHITECTURES`.
+        arch: One of `ARCHITECTURES`, or "" for the source's own: `contrastive` for a dataset, `photos` for others.
         out: Folder for the encoder. Its name becomes the encoder's name.
         size: Height and width of the encoder's inputs, in pixels.
         channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
         epochs: Passes over the training images; None for the recipe's own number.
+        minutes: Train for about this long on this machine, as busy as it is; None for as long as `epochs` says.
         limit: Maximum number of images to train on; None for all.
         resume: Resume an interrupted training into this folder.
 
@@ -104,16 +119,20 @@ def train_and_export(
         CollapseError: The model learned nothing; nothing is written.
         ParityError: The exported files differ from the model; nothing is written.
     """
+    arch = arch or ("contrastive" if source in DATASETS else "photos")
     if arch not in ARCHITECTURES:
         raise RecipeError(f"architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
     build, recipe = ARCHITECTURES[arch]
     fix_seed(seed)
     autoencoder = build((size, size, channels))
     background = 0 if source in DATASETS else 255
+    fit_to = "crop" if source in DATASETS else _FITS[channels]
     with _state_folder(out, resume) as state:
         with Stages() as stages:
-            train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
+            train, held_out = _read(source, (size, size, channels), background, fit_to, limit, seed, state, stages)
             recipe = _fitted(recipe, source, len(train), epochs)
+            if source not in DATASETS and recipe.contrast:
+                recipe = _timed(autoencoder, recipe, train, minutes, state, stages)
             negatives = _NEGATIVES if source in DATASETS else 0.0
             trained = _train(autoencoder, recipe, negatives, train, held_out, seed, state, stages)
         card = {
@@ -127,6 +146,7 @@ def train_and_export(
             "arch": arch,
             "background": background,
             "framing": _FRAMINGS.get(source, ""),
+            "fit": fit_to,
             "seed": seed,
             **_card(trained, held_out),
         }
@@ -160,16 +180,17 @@ def _read(
     source: str,
     shape: tuple[int, int, int],
     background: int,
+    fit_to: str,
     limit: int | None,
     seed: int,
     state: Path,
     stages: Stages,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the images to train on and the held-out images, each (n, h, w, c)."""
-    train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.pixels", stages)
+    train = read_pixels(open_source(source, "train", limit), shape, background, fit_to, state / "train.pixels", stages)
     if source not in DATASETS:
         return split_held_out(train, seed)
-    return train, read_pixels(open_source(source, "test"), shape, background, state / "test.pixels", stages)
+    return train, read_pixels(open_source(source, "test"), shape, background, fit_to, state / "test.pixels", stages)
 
 
 def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
@@ -178,6 +199,29 @@ def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Reci
     enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
     return replace(recipe, batch=batch, epochs=epochs or enough, views=views)
+
+
+def _timed(
+    autoencoder: Autoencoder,
+    recipe: Recipe,
+    train: NDArray[np.uint8],
+    minutes: float | None,
+    state: Path,
+    stages: Stages,
+) -> Recipe:
+    """Say how long training will take, and fit its epochs to the minutes given. A resumed training keeps its epochs."""
+    steps, file = len(train) // recipe.batch, state / "epochs"
+    seconds = steps * seconds_per_step(autoencoder, train, recipe) * (1 + _DECODER_SHARE)  # per epoch
+    if file.exists():
+        recipe = replace(recipe, epochs=int(file.read_text()))
+    elif minutes:
+        recipe = replace(recipe, epochs=max(1, int(60 * minutes / seconds)))
+    file.write_text(str(recipe.epochs))
+    stages.say(
+        f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then its decoder: about "
+        f"{recipe.epochs * seconds / 60:.0f} minutes in all"
+    )
+    return replace(recipe, patience=max(5, math.ceil(_PATIENCE * recipe.epochs)))
 
 
 def _train(
@@ -205,20 +249,31 @@ def _train(
     history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
     if not recipe.contrast:
         return Trained(autoencoder, recipe, history, {})
-    autoencoder = whitened(autoencoder, train)
+    settings, found = Whitening(), None
+    if recipe.views == "photos":
+        settings, found = choose(autoencoder, train, held_out, recipe.views)
+    autoencoder = whitened(autoencoder, train, settings)
     decoder = replace(
-        recipe, contrast=0.0, decoded=1.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives
+        recipe,
+        decoded=1.0,
+        contrast=0.0,
+        epochs=-(-recipe.epochs // 3),
+        views="unchanged",
+        negatives=negatives,
+        patience=0,
     )
     stages.say(
         f"encoder finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first one, "
         "resume with --resume)"
     )
-    # the decoder fits the codes of this number of epochs only: after more of them it must start again
-    decoder_state = state / f"decoder-{len(history.loss)}"
+    # the decoder fits these codes only: after more epochs of the encoder it must start again
+    decoder_state = state / f"decoder-{len(history.loss)}-{settings.power}-{settings.colours}"
     decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
     whitening = {
-        "power": POWER,
+        "power": settings.power,
         "floor": FLOOR,
+        "colours": settings.colours,
+        "found": found,
         "decoder": asdict(decoder),
         "decoder_epochs": len(decoder_history.loss),
         "decoder_kept": decoder_history.best,
