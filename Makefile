@@ -55,9 +55,10 @@ docs: .venv/.dev  ## Generate docs/cli.md from the commands' help texts, and doc
 	done > $(CLI)
 	$(BIN)/python docs/errors.py > $(ERRORS)
 
-quality: .venv/.dev  ## Measure precision, and how well out-of-distribution queries are flagged
+quality: .venv/.dev  ## Measure precision, and how well out-of-distribution queries are flagged; PHOTOGRAPHS=1 adds photographs
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.unusual
+	$(if $(PHOTOGRAPHS),$(BIN)/python -m benchmarks.photographs)
 
 bench: .venv/.dev  ## Measure search speed, and compare it with the method of the original article
 	$(BIN)/python -m benchmarks.service

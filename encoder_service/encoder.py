@@ -55,6 +55,7 @@ class EncoderSpec:
             barely stand out from this level gets the opposite level, 255 - background.
         framing: Rule that adapts query images to the encoder's training data: "digit" for `framing.frame_digit`, or
             empty for no rule. It does not change the codes of stored images, so comparisons ignore it.
+        fit: How an image is brought to the inputs' aspect ratio: "crop" or "squeeze"; see `images.normalise`.
     """
 
     name: str
@@ -64,6 +65,7 @@ class EncoderSpec:
     code_size: int
     background: int
     framing: str = field(default="", compare=False)
+    fit: str = "crop"
 
 
 class Encoder:
@@ -106,7 +108,7 @@ class Encoder:
 
     def normalise(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Turn n images into this encoder's inputs, (n, *input_shape) float32 in [0, 1]; see `images.normalise`."""
-        return images.normalise(pictures, self.spec.input_shape, self.spec.background)
+        return images.normalise(pictures, self.spec.input_shape, self.spec.background, self.spec.fit)
 
     def frame(self, picture: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
         """Adapt a query image to the encoder's training data, if the encoder has a framing rule.
@@ -276,6 +278,8 @@ def _read_spec(folder: Path) -> EncoderSpec:
     try:
         card = json.loads(path.read_bytes())
         check_format(card, CARD_FORMAT, str(path))
+        if (fit := str(card.get("fit", "crop"))) not in images.FITS:
+            raise ValueError(f"fit: expected one of {', '.join(images.FITS)}, got {fit!r}")
         return EncoderSpec(
             name=str(card["name"]),
             fingerprint=str(card["fingerprint"]),
@@ -284,6 +288,7 @@ def _read_spec(folder: Path) -> EncoderSpec:
             code_size=int(card["code_size"]),
             background=int(card["background"]),
             framing=str(card.get("framing", "")),
+            fit=fit,
         )
     except (FileNotFoundError, NotADirectoryError):
         cards = list(MODELS.glob(f"*/{_CARD}"))

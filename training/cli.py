@@ -38,7 +38,12 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Save the encoder in this folder instead, under the folder's name.")
     ] = None,
-    arch: Annotated[str, typer.Option(help="Architecture: contrastive or seed.")] = "contrastive",
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="Architecture: contrastive, photos or seed. Default: contrastive for a dataset, photos for a path."
+        ),
+    ] = "",
     size: Annotated[
         int,
         typer.Option(
@@ -51,6 +56,10 @@ def train(
     ] = 0,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training images. Default: the architecture's own number.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Train on a path for about this long, as busy as this machine is, in minutes."),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
@@ -83,7 +92,9 @@ def train(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from training.recipes import train_and_export
 
-    card = train_and_export(source, arch, folder, **shape, seed=seed, epochs=epochs, limit=limit, resume=resume)
+    card = train_and_export(
+        source, arch, folder, **shape, seed=seed, epochs=epochs, minutes=minutes, limit=limit, resume=resume
+    )
     if as_json:
         print(json.dumps(card))
         return

@@ -21,7 +21,7 @@ _MAX_HELD_OUT = 5000
 
 
 def read_pixels(
-    source: Source, input_shape: tuple[int, int, int], background: int, file: Path, stages: Stages
+    source: Source, input_shape: tuple[int, int, int], background: int, fit: str, file: Path, stages: Stages
 ) -> NDArray[np.uint8]:
     """Decode and normalise the images of a source, and write their pixels to a file.
 
@@ -29,6 +29,7 @@ def read_pixels(
         source: The images. Bad images are skipped and reported.
         input_shape: (height, width, channels) of the encoder's inputs.
         background: Grey level that fills transparent parts, 0 to 255.
+        fit: How an image is brought to the inputs' aspect ratio, one of `images.FITS`.
         file: File for the array, one row per image. It is overwritten.
         stages: Shows the progress.
 
@@ -44,7 +45,7 @@ def read_pixels(
     with file.open("wb") as rows, stages.stage(f"reading {source.name}", source.count) as advance:
         for item in source:
             try:
-                values = normalise([item.image()], input_shape, background)
+                values = normalise([item.image()], input_shape, background, fit)
             except ImageError as error:
                 bad += 1
                 first_bad = first_bad or f"{item.key}: {error}"

@@ -1,6 +1,7 @@
 """Train an encoder from start to end: choose a recipe for a source, train, and export the encoder."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,11 @@ from ingest.sources.datasets import DATASETS
 from training import model
 from training.errors import RecipeError, TrainingError
 from training.export import export
-from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs
+from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, seconds_per_step
 from training.model import Autoencoder
 from training.pictures import draw
 from training.pixels import read_pixels, split_held_out
-from training.whiten import FLOOR, POWER, whitened
+from training.whiten import FLOOR, Whitening, choose, whitened
 
 # The architectures, by name: the function that builds the autoencoder, and the settings of its training.
 ARCHITECTURES = {
@@ -30,6 +31,10 @@ ARCHITECTURES = {
     "contrastive": (
         model.contrastive,
         Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0),
+    ),
+    "photos": (
+        model.photos,
+        Recipe(epochs=8, batch=128, learning_rate=2e-3, reconstruct=2.0, decoded=0.25, contrast=1.0, temperature=0.1),
     ),
 }
 # Weight of the loss that trains the decoder to answer out-of-distribution images with black. This loss is used only for
@@ -40,8 +45,16 @@ _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
 # Framing rule of each dataset, with which searches adapt a query to the dataset's images.
 _FRAMINGS = {"mnist": "digit"}
 
+# How images of folders are brought to the inputs' aspect ratio, by number of channels. Photographs may have bars, or be
+# wide or tall. A grey drawing would lose its shape.
+_FITS = {1: "crop", 3: "squeeze"}
+
 # Minimum number of training steps. A small source is trained for more epochs than the recipe says to reach it.
 _MIN_STEPS = 1500
+# The training of a folder ends early if this fraction of its epochs has brought no better one.
+_PATIENCE = 0.2
+# Duration of the decoder's own training, as a fraction of the encoder's.
+_DECODER_SHARE = 0.2
 # Minimum number of training steps per epoch. A small source is trained with smaller batches to reach it.
 _MIN_STEPS_PER_EPOCH = 8
 # Held-out images for the pictures.
@@ -75,6 +88,7 @@ def train_and_export(
     channels: int = 1,
     seed: int = 7,
     epochs: int | None = None,
+    minutes: float | None = None,
     limit: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
@@ -83,12 +97,14 @@ def train_and_export(
     Args:
         source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images. Of these, a tenth
             is held out, but at most 5,000.
-        arch: Name of the architecture, a key of `ARCHITECTURES`.
+        arch: Name of the architecture, a key of `ARCHITECTURES`; empty for the default of the source, which is
+            `contrastive` for a dataset and `photos` for other images.
         out: Folder for the encoder. Its name becomes the encoder's name.
         size: Height and width of the encoder's inputs, in pixels.
         channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
         epochs: Passes over the training images; None for the recipe's own number.
+        minutes: Train for about this long on this machine, as busy as it is; None for as long as `epochs` says.
         limit: Maximum number of images to train on; None for all.
         resume: Whether to resume an interrupted training of this encoder.
 
@@ -102,16 +118,20 @@ def train_and_export(
         CollapseError: The model has learned nothing. No encoder is written.
         ParityError: The exported files give other results than the trained model. No encoder is written.
     """
+    arch = arch or ("contrastive" if source in DATASETS else "photos")
     if arch not in ARCHITECTURES:
         raise RecipeError(f"architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
     build, recipe = ARCHITECTURES[arch]
     fix_seed(seed)
     autoencoder = build((size, size, channels))
     background = 0 if source in DATASETS else 255
+    fit_to = "crop" if source in DATASETS else _FITS[channels]
     with _state_folder(out, resume) as state:
         with Stages() as stages:
-            train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
+            train, held_out = _read(source, (size, size, channels), background, fit_to, limit, seed, state, stages)
             recipe = _fitted(recipe, source, len(train), epochs)
+            if source not in DATASETS and recipe.contrast:
+                recipe = _timed(autoencoder, recipe, train, minutes, state, stages)
             negatives = _NEGATIVES if source in DATASETS else 0.0
             trained = _train(autoencoder, recipe, negatives, train, held_out, seed, state, stages)
         card = {
@@ -125,6 +145,7 @@ def train_and_export(
             "arch": arch,
             "background": background,
             "framing": _FRAMINGS.get(source, ""),
+            "fit": fit_to,
             "seed": seed,
             **_card(trained, held_out),
         }
@@ -159,16 +180,17 @@ def _read(
     source: str,
     shape: tuple[int, int, int],
     background: int,
+    fit_to: str,
     limit: int | None,
     seed: int,
     state: Path,
     stages: Stages,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the images to train on and the held-out images, each (n, h, w, c)."""
-    train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.pixels", stages)
+    train = read_pixels(open_source(source, "train", limit), shape, background, fit_to, state / "train.pixels", stages)
     if source not in DATASETS:
         return split_held_out(train, seed)
-    return train, read_pixels(open_source(source, "test"), shape, background, state / "test.pixels", stages)
+    return train, read_pixels(open_source(source, "test"), shape, background, fit_to, state / "test.pixels", stages)
 
 
 def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
@@ -177,6 +199,29 @@ def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Reci
     enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
     return replace(recipe, batch=batch, epochs=epochs or enough, views=views)
+
+
+def _timed(
+    autoencoder: Autoencoder,
+    recipe: Recipe,
+    train: NDArray[np.uint8],
+    minutes: float | None,
+    state: Path,
+    stages: Stages,
+) -> Recipe:
+    """Say how long training will take, and fit its epochs to the minutes given. A resumed training keeps its epochs."""
+    steps, file = len(train) // recipe.batch, state / "epochs"
+    seconds = steps * seconds_per_step(autoencoder, train, recipe) * (1 + _DECODER_SHARE)  # per epoch
+    if file.exists():
+        recipe = replace(recipe, epochs=int(file.read_text()))
+    elif minutes:
+        recipe = replace(recipe, epochs=max(1, int(60 * minutes / seconds)))
+    file.write_text(str(recipe.epochs))
+    stages.say(
+        f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then its decoder: about "
+        f"{recipe.epochs * seconds / 60:.0f} minutes in all"
+    )
+    return replace(recipe, patience=max(5, math.ceil(_PATIENCE * recipe.epochs)))
 
 
 def _train(
@@ -204,21 +249,32 @@ def _train(
     history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
     if not recipe.contrast:
         return Trained(autoencoder, recipe, history, {})
-    autoencoder = whitened(autoencoder, train)
+    settings, found = Whitening(), None
+    if recipe.views == "photos":
+        settings, found = choose(autoencoder, train, held_out, recipe.views)
+    autoencoder = whitened(autoencoder, train, settings)
     decoder = replace(
-        recipe, contrast=0.0, decoded=1.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives
+        recipe,
+        decoded=1.0,
+        contrast=0.0,
+        epochs=-(-recipe.epochs // 3),
+        views="unchanged",
+        negatives=negatives,
+        patience=0,
     )
     stages.say(
         f"the encoder is finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first "
         "of them, continue with --resume)"
     )
-    # The decoder is trained for the codes of this encoder. If a resumed training has given the encoder more epochs, it
-    # must not continue from the checkpoint of the decoder for the earlier codes, so the folder's name has the number.
-    decoder_state = state / f"decoder-{len(history.loss)}"
+    # The decoder is trained for the codes of this encoder. If a resumed training has given the encoder more epochs, or
+    # whitens it otherwise, it must not continue from the checkpoint of the decoder for the earlier codes.
+    decoder_state = state / f"decoder-{len(history.loss)}-{settings.power}-{settings.colours}"
     decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
     whitening = {
-        "power": POWER,
+        "power": settings.power,
         "floor": FLOOR,
+        "colours": settings.colours,
+        "found": found,
         "decoder": asdict(decoder),
         "decoder_epochs": len(decoder_history.loss),
         "decoder_kept": decoder_history.best,

@@ -227,6 +227,7 @@ def encoder_to_proto(spec: EncoderSpec) -> encoder_pb2.EncoderSpec:
         code_size=spec.code_size,
         background=spec.background,
         framing=spec.framing,
+        fit=spec.fit,
     )
 
 
@@ -240,6 +241,7 @@ def encoder_from_proto(message: encoder_pb2.EncoderSpec) -> EncoderSpec:
         code_size=message.code_size,
         background=message.background,
         framing=message.framing,
+        fit=message.fit or "crop",  # a service of an older release does not send it
     )
 
 

@@ -29,7 +29,8 @@ def test_tensorflow_is_imported_on_first_use_only() -> None:
         ("seed", {"limit": 50}, "mnist/train[:50]: expected at least 64 images to train on, got 50"),
         ("seed", {"size": 32}, "architecture seed: expected inputs of (28, 28, 1), got (32, 32, 1)"),
         ("contrastive", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
-        ("resnet", {}, "architecture 'resnet': expected one of seed, contrastive"),
+        ("photos", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
+        ("resnet", {}, "architecture 'resnet': expected one of seed, contrastive, photos"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, arch: str, options: dict[str, int], says: str) -> None:
@@ -118,6 +119,51 @@ def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> 
         for result in results[2 * index : 2 * index + 2]:
             assert any(np.array_equal(result, image) for image in expected), way
     assert all(np.abs(images - result).mean(axis=(1, 2, 3)).min() > 0.05 for result in results)
+
+
+def test_views_of_photographs_are_altered_copies_in_grey_and_in_colour() -> None:
+    from training.views import VIEWS, part
+
+    for channels in (1, 3):
+        images = np.random.default_rng(1).random((64, 6, 8, channels), np.float32).repeat(4, 1).repeat(4, 2)
+        seen, clean = (view.numpy() for view in VIEWS["photos"].view(images))
+        for views in (seen, clean, VIEWS["photos"].partner(images).numpy(), part(images).numpy()):
+            assert views.shape == images.shape
+            assert views.min() >= 0
+            assert views.max() <= 1
+            assert np.abs(views - images).mean(axis=(1, 2, 3)).min() > 0.01
+    grey = np.ptp(clean, axis=3).max(axis=(1, 2)) < 0.1
+    assert 8 < grey.sum() < 32  # 28 % of them
+
+
+def test_colours_are_described_alike_in_all_parts_of_an_image() -> None:
+    from training.model import photos
+
+    colours = photos((32, 32, 3)).colours
+    assert colours is not None
+    image = np.random.default_rng(1).choice([0.2, 0.8], (1, 32, 1, 1)).repeat(32, 2).repeat(3, 3).astype(np.float32)
+    image[..., 0] = 1
+    described = colours(np.concatenate([image, image[:, ::-1], 1 - image])).numpy()
+    np.testing.assert_allclose(np.square(described).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(described[0], described[1], atol=1e-6)
+    assert np.linalg.norm(described[0] - described[2]) > 1
+
+
+def test_whitening_is_chosen_by_what_is_found_and_may_add_colours() -> None:
+    from training.fit import fix_seed
+    from training.model import photos
+    from training.whiten import choose, whitened
+
+    fix_seed(7)
+    model = photos((16, 16, 3))
+    grounds = np.random.default_rng(1).integers(0, 256, (160, 1, 1, 3), np.uint8)
+    images = np.broadcast_to(grounds, (160, 16, 16, 3)).copy()  # they differ in nothing but their colours
+    settings, found = choose(model, images[:120], images[120:], "photos")
+    assert settings.colours > 0
+    assert found > 0.3
+    codes = whitened(model, images[:120], settings).encoder(images[120:] / np.float32(255)).numpy()
+    assert codes.shape == (40, 128)
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1, rtol=1e-4)
 
 
 @pytest.mark.slow
