@@ -23,7 +23,8 @@ from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_
 from training.model import Autoencoder
 from training.pictures import draw
 from training.pixels import read_pixels, split_held_out
-from training.whiten import FLOOR, Whitening, choose, whitened
+from training.statistics import reestimate
+from training.whiten import FLOOR, choose, whitened
 
 # The architectures, by name: the function that builds the autoencoder, and the settings of its training.
 ARCHITECTURES = {
@@ -249,9 +250,15 @@ def _train(
     history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
     if not recipe.contrast:
         return Trained(autoencoder, recipe, history, {})
-    settings, found = Whitening(), None
-    if recipe.views == "photos":
-        settings, found = choose(autoencoder, train, held_out, recipe.views)
+    settings, found = choose(autoencoder, train, held_out, recipe.views)
+    averages = autoencoder.encoder.get_weights()
+    reestimate(autoencoder.encoder, train, seed)
+    other_settings, other_found = choose(autoencoder, train, held_out, recipe.views)
+    is_reestimated = other_found > found
+    if is_reestimated:
+        settings, found = other_settings, other_found
+    else:
+        autoencoder.encoder.set_weights(averages)
     autoencoder = whitened(autoencoder, train, settings)
     decoder = replace(
         recipe,
@@ -275,6 +282,7 @@ def _train(
         "floor": FLOOR,
         "colours": settings.colours,
         "found": found,
+        "statistics_reestimated": is_reestimated,
         "decoder": asdict(decoder),
         "decoder_epochs": len(decoder_history.loss),
         "decoder_kept": decoder_history.best,

@@ -25,6 +25,8 @@ POWER = 0.15
 FLOOR = 1e-3
 """Variances below this fraction of the largest variance are treated as this fraction, to avoid amplifying noise."""
 
+Change = Callable[[tf.Tensor], tf.Tensor]
+
 # Number of training images from which the covariance is estimated: plenty for a 128-by-128 matrix, and encoded in
 # seconds.
 _SAMPLED = 20_000
@@ -86,8 +88,9 @@ def choose(
 ) -> tuple[Whitening, float]:
     """Choose the settings with which changed images find their image most often, without labels.
 
-    Half of the changed images are views of held-out images, looked for among the held-out images and some of the
-    training images. The other half are parts of held-out images, looked for among other parts of the same images.
+    The changed images are views of held-out images, which are searched among the held-out images and some of the
+    training images. With photographs, half of them are parts of held-out images, searched among other parts of the same
+    images.
 
     Args:
         model: Trained, with codes of length 1.
@@ -105,10 +108,13 @@ def choose(
         Whitening(power, colours): 0.0 for power in _POWERS for colours in (_COLOURS if model.colours else (0.0,))
     }
     sampled = _codes(model.encoder, train, sample)
-    for change, change_stored in ((lambda images: VIEWS[views].view(images)[0], None), (part, part)):
+    changes: list[tuple[Change, Change | None]] = [(lambda images: VIEWS[views].view(images)[0], None)]
+    if views == "photos":
+        changes.append((part, part))
+    for change, change_stored in changes:
         asked, among = _changed(held_out[rows], change), _changed(stored, change_stored)
         form = [_codes(model.encoder, images) for images in (asked, among)]
-        colours = 0.0
+        colours = np.zeros(1, np.float32)
         if model.colours:
             matrix, mean = _matrix(_codes(model.colours, train, sample), _COLOUR_POWER, _COLOUR_SIZE)
             one, other = (_unit((_codes(model.colours, images) - mean) @ matrix) for images in (asked, among))
@@ -118,7 +124,7 @@ def choose(
             matrix, mean = _matrix(sampled, settings.power, size)
             one, other = (_unit((codes - mean) @ matrix) for codes in form)
             nearest = (one @ other.T + settings.colours**2 * colours).argmax(axis=1)
-            shares[settings] += float((nearest == rows).mean()) / 2
+            shares[settings] += float((nearest == rows).mean()) / len(changes)
     return max(shares.items(), key=lambda item: item[1])
 
 
@@ -137,7 +143,7 @@ def _matrix(sample: NDArray[np.float32], power: float, size: int) -> tuple[NDArr
     variances, directions = np.linalg.eigh(np.cov((sample - mean).T))  # in ascending order
     variances, directions = variances[-size:], directions[:, -size:]
     stretch = np.maximum(variances / variances.max(), FLOOR) ** ((power - 1) / 2)
-    return np.asarray(directions * stretch, np.float32), mean
+    return np.asarray(directions * stretch, np.float32), np.asarray(mean, np.float32)
 
 
 def _spread(images: NDArray[np.uint8], most: int) -> NDArray[np.intp]:
@@ -149,12 +155,12 @@ def _codes(model: keras.Model, images: NDArray[np.uint8], rows: NDArray[np.intp]
     return np.concatenate([model(inputs(batch), training=False) for batch in batches(images, rows)])
 
 
-def _changed(images: NDArray[np.uint8], change: Callable[[tf.Tensor], tf.Tensor] | None) -> NDArray[np.uint8]:
+def _changed(images: NDArray[np.uint8], change: Change | None) -> NDArray[np.uint8]:
     if change is None:
         return images
     changed = (change(tf.constant(inputs(batch))).numpy() for batch in batches(images))
     return np.concatenate([(views * 255).round().astype(np.uint8) for views in changed])
 
 
-def _unit(codes: NDArray[np.float32]) -> NDArray[np.float32]:
-    return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+def _unit(codes: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(codes / np.linalg.norm(codes, axis=1, keepdims=True), np.float32)
