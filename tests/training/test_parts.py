@@ -98,13 +98,13 @@ def test_fused_normalisation_does_what_keras_does_and_nothing_when_frozen() -> N
     np.testing.assert_array_equal(fused.get_weights(), before)
 
 
-def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> None:
+def test_out_of_distribution_images_are_pieces_of_the_others_and_scribbles() -> None:
     from training.negatives import out_of_distribution
 
     def joined(x: NDArray[np.float32], y: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return [np.concatenate([x[:8], y[8:]], 0), np.concatenate([x[:, :8], y[:, 8:]], 1)]
 
-    images = np.random.default_rng(1).random((10, 17, 17, 3), np.float32)
+    images = np.random.default_rng(1).random((12, 17, 17, 3), np.float32)
     pairs = [(x, y) for x in images for y in images if x is not y]
     ways = {
         "turned": [np.rot90(image, turns) for image in images for turns in (1, 3)],
@@ -118,6 +118,10 @@ def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> 
     for index, (way, expected) in enumerate(ways.items()):
         for result in results[2 * index : 2 * index + 2]:
             assert any(np.array_equal(result, image) for image in expected), way
+    scribbles = results[10:]
+    assert (scribbles.max((1, 2, 3)) == 1).all()
+    assert (np.mean(scribbles == 0, (1, 2, 3)) > 0.5).all()
+    assert (scribbles == scribbles[..., :1]).all()  # the pen is grey
     assert all(np.abs(images - result).mean(axis=(1, 2, 3)).min() > 0.05 for result in results)
 
 
@@ -181,3 +185,24 @@ def test_the_default_recipe_gives_the_same_weights_too(
     assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 20
     assert cards[0]["recipe"]["whitening"]["decoder"]["negatives"] > 0
     assert cards[0]["metrics"]["test_mse"] < 0.75 * cards[0]["metrics"]["mean_image_mse"]
+
+
+def test_statistics_are_those_of_images_as_they_are() -> None:
+    import tensorflow as tf
+    from keras import Model, layers
+
+    from training.model import FusedNormalization
+    from training.statistics import reestimate
+
+    image = layers.Input((4, 4, 1))
+    normalisation = FusedNormalization(momentum=0.5)
+    model = Model(image, normalisation(image))
+    pixels = np.random.default_rng(1).integers(0, 256, (1000, 4, 4, 1), np.uint8)
+    model(tf.ones([8, 4, 4, 1]) * 5, training=True)  # statistics of other images
+    reestimate(model, pixels, seed=7)
+    moving_mean, moving_variance = (
+        weight.numpy()[0] for weight in (normalisation.moving_mean, normalisation.moving_variance)
+    )
+    np.testing.assert_allclose(moving_mean, (pixels / 255).mean(), atol=0.01)
+    np.testing.assert_allclose(moving_variance, (pixels / 255).var(), atol=0.01)
+    assert normalisation.momentum == 0.5
