@@ -1,6 +1,5 @@
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.rpc.server import Server
 from gallery import open_store
+from gallery.remote.connection import QdrantConnection
 from tests import digits
-from tests.commands import BIN, Command
+from tests.commands import Command, run_here, run_process
 
 # Processes inherit an ignored SIGINT, as under `nohup … &`, and would not hear the Ctrl-C that tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,13 +51,24 @@ def store_url(tmp_path: Path) -> str:
     return f"edge:{tmp_path / 'store'}"
 
 
+@pytest.fixture
+def in_memory_qdrant(monkeypatch: pytest.MonkeyPatch) -> QdrantConnection:
+    """A connection to a Qdrant in this process, which builds no index that one would have to wait for."""
+    from qdrant_client import QdrantClient
+
+    monkeypatch.setattr("gallery.remote.collection._STATUS_EVERY_S", 0.0)
+    return QdrantConnection(QdrantClient(":memory:"), "http://memory:6333")
+
+
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Runs a command of this project as a user would."""
-
-    def run(name: str, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([BIN / name, *arguments], input=stdin, capture_output=True, timeout=120, check=False)
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
+    """Runs a command of this project in this process."""
     os.environ.pop("LOOKALIKE_STORE", None)
-    return run
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def command_process() -> Command:
+    """Runs a command of this project in a process of its own, as a user would."""
+    os.environ.pop("LOOKALIKE_STORE", None)
+    return run_process

@@ -20,8 +20,8 @@ def listed(command: Command, store_url: str) -> list[dict[str, object]]:
     return galleries
 
 
-def test_load_list_search_drop(command: Command, store_url: str) -> None:
-    loaded = command("ingest", *LOAD, "--store", store_url, "--json")
+def test_load_list_search_drop(command_process: Command, store_url: str) -> None:
+    loaded = command_process("ingest", *LOAD, "--store", store_url, "--json")
     assert loaded.returncode == 0, loaded.stderr
     summary = json.loads(loaded.stdout)
     assert (summary["added"], summary["unchanged"], summary["count"]) == (2000, 0, 2000)
@@ -29,16 +29,16 @@ def test_load_list_search_drop(command: Command, store_url: str) -> None:
     for stage in ("loading", "indexing", "verifying"):
         assert f"{stage}: " in loaded.stderr
 
-    (gallery,) = listed(command, store_url)
+    (gallery,) = listed(command_process, store_url)
     assert set(gallery) == {"name", "version", "count", "encoder", "fingerprint", "profile", "store", "sources"}
     assert (gallery["name"], gallery["version"], gallery["count"]) == ("mnist", 1, 2000)
     assert (gallery["encoder"], gallery["store"]) == ("mnist", store_url)
 
-    found = command("encoder-service", "search", "mnist/train/1", "--json", "--store", store_url)
+    found = command_process("encoder-service", "search", "mnist/train/1", "--json", "--store", store_url)
     assert [hit["label"] for hit in json.loads(found.stdout)["hits"]].count("0") >= 3
 
-    assert command("ingest", "drop", "mnist", "--yes", "--store", store_url).returncode == 0
-    assert listed(command, store_url) == []
+    assert command_process("ingest", "drop", "mnist", "--yes", "--store", store_url).returncode == 0
+    assert listed(command_process, store_url) == []
 
 
 def test_loading_again_changes_nothing(command: Command, store_url: str) -> None:
@@ -117,9 +117,9 @@ def test_dropping_asks_first(command: Command, store_url: str) -> None:
     assert len(listed(command, store_url)) == 1
 
 
-def test_a_store_that_is_a_file(command: Command, tmp_path: Path) -> None:
+def test_a_store_that_is_a_file(command_process: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = command("ingest", *LOAD, "--store", f"edge:{tmp_path / 'file'}")
+    done = command_process("ingest", *LOAD, "--store", f"edge:{tmp_path / 'file'}")
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1
     assert "expected a folder, and this is a file" in done.stderr
