@@ -18,6 +18,11 @@ from tests.commands import Command, run_here, run_process
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that no worker of pytest-xdist still runs them when the others have ended."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
     return load_encoder("seed")

@@ -1,4 +1,4 @@
-"""The command `encoder-service`, run as a user runs it."""
+"""The command `encoder-service`."""
 
 import importlib.metadata
 import json

@@ -34,7 +34,9 @@ def codes(store: str) -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.slow
-def test_after_each_of_25_kills_the_same_command_completes_the_gallery(command_process: Command, tmp_path: Path) -> None:
+def test_after_each_of_25_kills_the_same_command_completes_the_gallery(
+    command_process: Command, tmp_path: Path
+) -> None:
     clean, store = f"edge:{tmp_path / 'clean'}", f"edge:{tmp_path / 'store'}"
     begun = time.monotonic()
     assert command_process("ingest", *LOAD, "--store", clean).returncode == 0
