@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ from tests.commands import Command, run_here, run_process
 
 # Processes inherit an ignored SIGINT, as under `nohup … &`, and would not hear the Ctrl-C that tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Linux's file system in memory. In a container it often has 64 MB.
+MEMORY = Path("/dev/shm")
+# Bytes that must be free there. A test takes up to 0.3 GB, which it gives back when it has passed.
+MEMORY_BYTES = 4_000_000_000
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' files in memory where there is room: building a gallery syncs a hundred times to disk."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
