@@ -14,10 +14,10 @@ demo: .venv/.serve  ## Load MNIST, serve it, and find the five images most simil
 
 WORKERS := auto
 test: .venv/.dev  ## Run the tests
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-shuffled: .venv/.dev  ## Run the tests in a random order
-	$(BIN)/pytest -n $(WORKERS) -p randomly
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -p randomly
 
 test-slow: .venv/.dev  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from benchmarks.memory import children, process_memory_mb
 from benchmarks.served import Served, cgroup, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
+from gallery.edge.index import command
 from gallery.edge.shard import EdgeGallery
 from gallery.profiles import PROFILES, Memory, Profile, Quantised
 from ingest.progress import Stages
@@ -264,7 +264,7 @@ def _index_in_parts(
         _store(shard, codes[start : start + part], stored, stages, start)
         begun = time.perf_counter()
         with stages.stage("indexing", None), cgroup(memory_mb) as enter:
-            done = subprocess.run([sys.executable, "-m", "gallery.edge.index", str(shard)], preexec_fn=enter)
+            done = subprocess.run(command(shard), preexec_fn=enter)
         if done.returncode:
             return 0.0
         seconds += time.perf_counter() - begun

@@ -14,6 +14,9 @@ from platformdirs import user_data_path
 
 from gallery.errors import InvalidInputError, StoreFullError, StoreLockedError, StoreUnusableError
 
+# Bytes per read of a sparse copy. A block of zeros becomes a hole, so smaller blocks leave less to write.
+_BLOCK = 64 * 1024
+
 
 def user_data_folder() -> Path:
     """Return the folder that holds this user's galleries, encoders and ledgers.
@@ -50,6 +53,22 @@ def replace_file(path: Path, content: bytes) -> None:
     """Replace the content of a file atomically."""
     with replacing(path) as file:
         file.write(content)
+
+
+def copy_sparse(source: str, target: str) -> None:
+    """Copy a file without its permissions. The copy has a hole wherever the file has one, or long runs of zeros."""
+    with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
+        while block := reader.read(_BLOCK):
+            if block.count(0) < len(block):
+                writer.write(block)
+                continue
+            try:
+                reader.seek(reader.tell(), os.SEEK_DATA)
+            except OSError as error:  # ENXIO: nothing but a hole is left; otherwise the file system reports no holes
+                if error.errno == errno.ENXIO:
+                    reader.seek(0, os.SEEK_END)
+            writer.seek(reader.tell())
+        writer.truncate(reader.tell())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A gallery in an embedded Qdrant Edge shard. The only file that imports `qdrant_edge`.
+"""A gallery in an embedded Qdrant Edge shard. Only this file and `index` import `qdrant_edge`.
 
 Edge accepts NaN silently and raises a bare `Exception` for every failure. So this module checks codes before it passes
 them to Edge, and translates Edge's errors.
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
+from gallery.edge import index
 from gallery.edge.page_cache import keep, prefetch
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
@@ -148,8 +149,7 @@ class EdgeGallery:
         if sys.platform == "linux":
             # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
-        command = [sys.executable, "-m", "gallery.edge.index", str(self._folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(index.command(self._folder), capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
             check_space(self._folder, _HEADROOM)
@@ -207,13 +207,6 @@ class EdgeGallery:
             acorn = qe.AcornSearchParams(enable=True, max_selectivity=plan.acorn_selectivity)
         rescoring = qe.QuantizationSearchParams(rescore=True, oversampling=plan.oversampling)
         return qe.SearchParams(hnsw_ef=plan.ef, quantization=rescoring, acorn=acorn)
-
-
-def optimise(folder: str) -> None:
-    """Build the search index of the shard in a folder. No process may have the shard open."""
-    shard = qe.EdgeShard.load(folder)
-    shard.optimize()
-    shard.close()
 
 
 def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:

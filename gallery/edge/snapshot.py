@@ -9,12 +9,9 @@ from gallery.edge.manifest import OPEN
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.version import check_not_lost
 from gallery.errors import StoreUnusableError
-from gallery.files import check_space, file_errors, shared_lock
+from gallery.files import check_space, copy_sparse, file_errors, shared_lock
 from gallery.spec import GallerySpec
 from gallery.types import Entry
-
-# Bytes that are copied at a time. A shard's files are sparse, so blocks of zeros are skipped instead of written.
-_PIECE = 1024 * 1024
 
 
 class Snapshot(EdgeGallery):
@@ -38,7 +35,7 @@ class Snapshot(EdgeGallery):
                     check_not_lost(folder)
                     files = (folder / "shard").rglob("*")
                     check_space(copy, sum(path.stat().st_blocks * 512 for path in files))
-                    shutil.copytree(folder / "shard", copy, copy_function=_copy)
+                    shutil.copytree(folder / "shard", copy, copy_function=copy_sparse)
                 for path in (copy, *copy.rglob("*")):
                     path.chmod(0o700 if path.is_dir() else 0o600)
             super().__init__(copy, spec)
@@ -64,14 +61,3 @@ class Snapshot(EdgeGallery):
             f"gallery '{self.spec.name}' can only be searched: this process may not write its files",
             place=str(self._folder_of_original),
         )
-
-
-def _copy(source: str, target: str) -> None:
-    """Copy a sparse file so that the copy is sparse too."""
-    with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
-        while piece := reader.read(_PIECE):
-            if piece.count(0) == len(piece):
-                writer.seek(len(piece), 1)
-            else:
-                writer.write(piece)
-        writer.truncate(reader.tell())

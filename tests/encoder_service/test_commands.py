@@ -1,4 +1,4 @@
-"""The command `encoder-service`, run as a user runs it."""
+"""The command `encoder-service`."""
 
 import importlib.metadata
 import json
@@ -48,10 +48,10 @@ def serving(store_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_a_file_is_searched_without_a_service(
-    command: Command, store_url: str, tmp_path: Path, queries: list[Image.Image]
+    command_process: Command, store_url: str, tmp_path: Path, queries: list[Image.Image]
 ) -> None:
     (tmp_path / "query.png").write_bytes(png(queries[0]))
-    done = command("encoder-service", "search", str(tmp_path / "query.png"), "--json", "--store", store_url)
+    done = command_process("encoder-service", "search", str(tmp_path / "query.png"), "--json", "--store", store_url)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert set(answer) == {
@@ -266,16 +266,16 @@ def test_errors_are_one_line_and_an_exit_code(
         assert done.stderr.count("\n") == 1
 
 
-def test_a_running_service_is_asked_by_address_and_locks_the_gallery(command: Command, store_url: str) -> None:
+def test_a_running_service_is_asked_by_address_and_locks_the_gallery(command_process: Command, store_url: str) -> None:
     with serving(store_url) as (service, address):
-        assert command("encoder-service", "health", "--address", address).stdout == "ready\n"
-        asked = command("encoder-service", "search", "digits/train/0", "--address", address, "--json")
+        assert command_process("encoder-service", "health", "--address", address).stdout == "ready\n"
+        asked = command_process("encoder-service", "search", "digits/train/0", "--address", address, "--json")
         assert asked.returncode == 0, asked.stderr
-        locked = command("encoder-service", "search", "digits/train/0", "--store", store_url)
+        locked = command_process("encoder-service", "search", "digits/train/0", "--store", store_url)
         assert locked.returncode == 5
         assert f"in use by process {service.pid} (encoder-service serve)" in locked.stderr
-    embedded = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
-    stopped = command("encoder-service", "health", "--address", address)
+    embedded = command_process("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
+    stopped = command_process("encoder-service", "health", "--address", address)
     assert (stopped.returncode, stopped.stderr.count("\n")) == (5, 1)
     served_hits, embedded_hits = (
         [(hit["key"], hit["distance"]) for hit in json.loads(done.stdout)["hits"]] for done in (asked, embedded)
@@ -307,9 +307,9 @@ def test_sigterm_finishes_the_calls_in_flight_and_exits_0(store_url: str) -> Non
         assert service.wait(20) == 0
 
 
-def test_a_store_that_is_a_file_stops_the_service_at_once(command: Command, tmp_path: Path) -> None:
+def test_a_store_that_is_a_file_stops_the_service_at_once(command_process: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = command("encoder-service", "serve", "--port", "0", "--store", f"edge:{tmp_path / 'file'}")
+    done = command_process("encoder-service", "serve", "--port", "0", "--store", f"edge:{tmp_path / 'file'}")
     assert done.returncode == 5
     assert done.stderr == (
         f"error: store edge:{tmp_path / 'file'}: expected a folder, and this is a file: name another with --store\n"
