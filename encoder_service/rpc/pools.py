@@ -44,14 +44,14 @@ _MAX_IDLE_S = 600.0
 _MAX_IDLE_WHEN_FULL_S = 5.0
 # Seconds after which an idle stream is ended while the service shuts down.
 _MAX_IDLE_AT_END_S = 0.5
-# Threads of a pool beyond its limit. After a call has been ended, its thread takes a moment to stop.
+# Number of a pool's threads beyond its limit. After a call has been ended, its thread takes a moment to stop.
 _SPARE_THREADS = 8
 # Maximum seconds for a health request to arrive. An honest one comes in the same packet as the call's headers. An
 # untrusted client could send a large one instead, which gRPC would buffer until the limit ends the call.
 _MAX_HEALTH_TRANSFER_S = 0.02
-# Threads that wait for health requests to arrive.
+# Number of threads that wait for health requests to arrive.
 _HEALTH_THREADS = 2
-# Maximum health calls that wait for one of these threads.
+# Maximum health calls that wait for one of the `_HEALTH_THREADS`.
 _MAX_HEALTH_WAITING = 64
 # Seconds between checks for calls that have waited too long.
 _SWEEP_S = 0.01
@@ -213,7 +213,7 @@ class CallPool(Pool):
 
         Args:
             limit: Maximum calls at work, including calls that wait to be executed.
-            overload_limit: Maximum calls at work during overload; None for `limit`.
+            overload_limit: Maximum calls at work during overload; see `OverloadDetector`. None keeps `limit`.
         """
         super().__init__("calls", limit + _MAX_SLOW + _SPARE_THREADS)
         self._limit = limit
