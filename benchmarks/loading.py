@@ -116,8 +116,8 @@ def _million(scratch: Path, count: int) -> None:
     command = [str(_BIN / "ingest"), "load", str(archive), "--encoder", "mnist", "--store", f"edge:{scratch}/store"]
     begun = time.perf_counter()
     loading = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    # for each sample: seconds since the start, and in MB: resident memory of the loader, resident memory of its index
-    # build, and anonymous memory of the loader
+    # Each sample has four numbers: the seconds since the start, and, in MB, the loader's resident memory, the index
+    # build's resident memory and the loader's anonymous memory. The index build runs in a child process.
     samples: list[tuple[float, float, float, float]] = []
     while loading.poll() is None:
         indexing = sum(map(process_memory_mb, children(loading.pid)))
@@ -144,7 +144,7 @@ def _print_memory(samples: NDArray[np.float64]) -> None:
 
 
 def _at(samples: NDArray[np.float64], seconds: float, column: int) -> float:
-    """Return one column of the first sample that was taken after a number of seconds."""
+    """Return a column's number in the first sample that was taken `seconds` or more after the start."""
     return float(samples[np.searchsorted(samples[:, 0], seconds).clip(0, len(samples) - 1), column])
 
 

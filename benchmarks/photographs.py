@@ -5,8 +5,9 @@ Builds three sets from photographs in Debian's packages, and prints how well cod
 - other parts of a photograph: 297 photographs, each with seven crops of 40 to 70 % of its sides, 2,376 images in all.
   P@5 is the mean share of an image's five nearest that are of the same photograph;
 - the scene: the 297 photographs among themselves, in 13 classes such as "monument" and "fish", as P@5;
-- altered copies: 13 alterations of 260 of the images. R@1 and R@5 are the share of copies whose own image is nearest
-  among the 2,376, or among the five nearest. The image's own photograph and crops are among them too.
+- altered copies: 13 alterations of 260 of the images. R@1 is the share of copies whose original is the nearest of the
+  2,376 images, and R@5 the share whose original is among the five nearest. The 2,376 images include other parts of
+  the original's photograph.
 
 Labels are used for these figures alone. The packages are fetched with `apt-get download`, about 300 MB, once; without
 apt-get there is nothing to measure, and the command says so. Without --encoder it first trains one on the 2,376 images.
@@ -35,7 +36,7 @@ from encoder_service.images import decode
 
 _LIST = Path(__file__).with_suffix(".tsv")
 _GCOMPRIS = "gcompris-qt-data"
-# Wallpapers of one series are named by their size; their folders have better names.
+# File names that only give the size of a wallpaper. Such an image is named after a folder above it instead.
 _SIZES = {"5120x2880", "2560x1600", "3840x2160", "1080x1920"}
 
 Codes = NDArray[np.float32]
@@ -58,12 +59,13 @@ class Picture(NamedTuple):
 
 
 class Sets:
-    """The three sets in a folder, built by the first call.
+    """The three sets of images in a folder. The first object for a folder builds them.
 
     Attributes:
         folder: The folder with the images, `photos/` and `copies/`.
         pictures: The images of the gallery.
-        copies: Alteration, path below `copies/`, and the row of the image in the gallery.
+        copies: For each altered copy: its alteration, its path below `copies/`, and the row of its original in
+            `pictures`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,7 +120,14 @@ def main() -> None:
 
 
 def _measure(name: str, sets: Sets, codes: Codes, queries: Codes) -> None:
-    """Print the figures of codes (n, size) of the gallery and (m, size) of the copies, and R@5 by alteration."""
+    """Print one row of the table, and R@5 for each alteration.
+
+    Args:
+        name: Name of the row.
+        sets: The sets of images.
+        codes: Codes of the gallery, (n, size).
+        queries: Codes of the altered copies, (m, size).
+    """
     photographs = _precision(codes, [picture.photograph for picture in sets.pictures])
     whole = [row for row, picture in enumerate(sets.pictures) if picture.whole]
     scenes = _precision(codes[whole], [sets.pictures[row].scene for row in whole])
@@ -144,7 +153,7 @@ def _precision(codes: Codes, labels: list[str]) -> float:
 
 
 def _distances(queries: Codes, codes: Codes) -> Codes:
-    """Return squared distances, (m, n)."""
+    """Return the squared distance from each of m queries to each of n codes, (m, n)."""
     squares = np.square(queries).sum(1)[:, None] + np.square(codes).sum(1)[None]
     distances: Codes = squares - 2 * queries @ codes.T
     return distances
@@ -166,7 +175,7 @@ def _batches(images: Iterator[Image.Image], size: int = 64) -> Iterator[list[Ima
 
 
 def _histograms(images: Iterator[Image.Image]) -> Codes:
-    """Return square roots of histograms, (n, 512)."""
+    """Return the square roots of each image's colour histogram, (n, 512)."""
     rows = []
     for image in images:
         levels = np.asarray(image.convert("RGB").convert("HSV").resize((128, 128))).reshape(-1, 3) >> 5
@@ -176,13 +185,19 @@ def _histograms(images: Iterator[Image.Image]) -> Codes:
 
 
 def _pixels(images: Iterator[Image.Image]) -> Codes:
-    """Return 32 × 32 pixels of each image, cut to its centre square, (n, 3072)."""
+    """Crop each image to its centre square, scale it to 32 × 32 pixels, and return the pixels, (n, 3072)."""
     fitted = (ImageOps.fit(image.convert("RGB"), (32, 32), Image.Resampling.BICUBIC) for image in images)
     return np.array([np.asarray(image, np.float32).ravel() / 255 for image in fitted])
 
 
 def _principal(rows: Codes, others: Codes, whitening: float = 0.0) -> tuple[Codes, Codes]:
-    """Return the 128 principal components of rows, and the same of others, divided by a power of their deviation."""
+    """Project rows and others onto the 128 principal directions of the rows.
+
+    Args:
+        rows: (n, size).
+        others: (m, size).
+        whitening: Each component is divided by its singular value, raised to this power; 0 changes nothing.
+    """
     mean = rows.mean(0)
     _, deviations, directions = np.linalg.svd(rows - mean, full_matrices=False)
     matrix = (directions[:128] / (deviations[:128, None] ** whitening)).T
@@ -248,7 +263,7 @@ def _unpack(folder: Path, package: str) -> None:
 
 
 def _resources(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield path and content of each file in a Qt resource file, such as GCompris keeps its pictures in."""
+    """Yield the path and the content of each file in a Qt resource file. GCompris has its pictures in such files."""
     version, tree, contents, names = struct.unpack(">IIII", data[4:20])
     size = 14 if version == 1 else 22
 

@@ -73,7 +73,12 @@ def main() -> None:
 
 
 def precision(hit_lists: Iterable[Sequence[Hit]], test: Split) -> float:
-    """Return precision@5 of the hits of each test query."""
+    """Return precision@5: the share of all hits that have their query's label.
+
+    Args:
+        hit_lists: The hits of each test query.
+        test: The test queries.
+    """
     matches = [hit.label == label for hits, label in zip(hit_lists, test.labels, strict=True) for hit in hits]
     return sum(matches) / len(matches)
 

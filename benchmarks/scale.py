@@ -181,7 +181,7 @@ _CAPS = ((1024, 4096), (512, 128), (256, 64))
 # Memory of a process before it opens a gallery, in MB.
 _BASE_MB = 64
 
-# Patterns of a shard's files, by the coefficient to which their sizes add up.
+# For each coefficient: the pattern of the shard's files whose size it gives, in bytes per code.
 _PARTS = {
     "codes_bytes": "vector_storage/matrix.dat",
     "shortened_bytes": "vector_storage/quantized.*",

@@ -2,7 +2,8 @@
 
 The galleries are MNIST and Fashion-MNIST. The queries of each are the dataset's own test images, noise, pieces of
 photographs, printed letters that do not look like digits, and images of the other dataset. For each kind of query, this
-prints the share whose `query_percentile` is above 99, whose `distance_percentile` is above 99, and that is flagged.
+prints the share of queries whose `query_percentile` is above 99, the share whose `distance_percentile` is above 99, and
+the share that is flagged.
 """
 
 import string

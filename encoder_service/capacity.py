@@ -21,7 +21,7 @@ from gallery.deadline import check_wanted
 # Maximum total pixels of all images that are being decoded: the size of the largest image that is allowed.
 _MAX_PIXELS = LIMITS.max_image_pixels
 # Images of up to this many pixels are decoded without waiting, and do not count toward the total. With the default
-# limits, 48 calls and streams decode at most 12 million pixels of them at once.
+# limits, up to 48 calls and streams decode such images at once, which have at most 12 million pixels in total.
 _MAX_SMALL_PIXELS = 250_000
 # The number of glibc's `mallopt` option M_MMAP_THRESHOLD. Each allocation of at least that many bytes gets a memory
 # mapping of its own, which goes back to the system when it is freed. An explicit value also stops glibc from raising
@@ -115,7 +115,8 @@ class PixelBudget:
         """Begin with the whole budget free.
 
         Args:
-            max_pixels: Maximum total pixels. An image with more is decoded while no other large image is.
+            max_pixels: Maximum total pixels. An image with more pixels is decoded only while no other large image is
+                being decoded.
             max_small_pixels: Images of up to this many pixels never wait, and do not count toward the total.
         """
         self._max_pixels = max_pixels
@@ -178,8 +179,8 @@ class PixelBudget:
 def return_memory() -> None:
     """Make the C library return the memory of a decoded image to the system as soon as the image is freed.
 
-    By default, each thread's part of glibc's heap keeps freed memory. After twelve clients had sent large images, which
-    were decoded one at a time, the service held 4 GB instead of 0.9 GB.
+    By default, each thread's part of glibc's heap keeps freed memory. When twelve clients had sent large images, which
+    were decoded one at a time, the service held 4 GB without this function, and 0.9 GB with it.
     """
     with suppress(AttributeError, OSError):  # C libraries other than glibc have no `mallopt`
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MIN_MAPPED_BYTES)

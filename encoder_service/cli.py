@@ -168,7 +168,7 @@ def search(
         bool,
         typer.Option(
             "--as-is",
-            help="Search for the image exactly as it is: don't invert or centre a digit as the encoder expects it.",
+            help="Search for the image exactly as it is, without first inverting or centring a digit for the encoder.",
         ),
     ] = False,
     expand: Annotated[

@@ -31,7 +31,8 @@ from gallery import GallerySpec, SearchOptions
 from gallery.errors import LookalikeError, UnavailableError
 
 # Retry calls that an overloaded service rejected (RESOURCE_EXHAUSTED), or that gRPC cancelled in the service before a
-# handler ran (CANCELLED). gRPC waits as long as the service asks, or else a random time of up to 0.1, 0.2 and 0.4 s.
+# handler ran (CANCELLED). gRPC waits as long as the service asks. If the service does not ask, gRPC waits a random
+# time: up to 0.1 s before the first retry, 0.2 s before the second, and 0.4 s before the third.
 _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
     "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""

@@ -18,8 +18,8 @@ _REFUSED_FORMATS = {"EPS", "IPTC"}
 # Images with more pixels are decoded at half their width and height. Encoders and thumbnails need far fewer pixels, and
 # each full-size copy of an image of 64 million pixels takes 256 MB.
 _LARGE_PIXELS = 16_000_000
-# Rows of a large image that are converted at a time, so that there is never a second copy of the whole image. The
-# number is even, because each band is halved.
+# Number of rows of a large image that are converted at a time, so that there is never a second copy of the whole
+# image. The number is even, because the height of each band of rows is halved.
 _BAND_ROWS = 256
 # Maximum share of rows that may be missing at the end of a JPEG. Viewers show the missing part in grey.
 _MAX_MISSING_SHARE = 0.05
@@ -132,7 +132,7 @@ def _without_texts(png: bytes) -> bytes:
 
 
 def _completed(jpeg: bytes, error: OSError, limits: Limits) -> Image.Image:
-    """Decode a JPEG whose end is missing, if it lacks at most 5 % of its rows. Otherwise, raise the error.
+    """Decode a JPEG whose end is missing, if it lacks at most 5 % of its rows. Otherwise, raise `error`.
 
     A decoder fills in missing pixels without reporting them. To find them, decode the file with two different endings:
     only filled-in pixels differ.

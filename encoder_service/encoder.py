@@ -35,8 +35,8 @@ _CARD = "encoder.json"
 # Encoders that earlier releases shipped, each in a folder named by the first eight digits of its fingerprint.
 _EARLIER = MODELS / "earlier"
 _DIGIT_FRAMING = "digit"
-# Inputs per run of the model: LiteRT is fastest with this many. If a call's inputs do not divide evenly into batches,
-# the rest run one by one.
+# Number of inputs per run of the model: LiteRT is fastest with this many. If a call's inputs do not divide evenly into
+# batches, the rest run one by one.
 _BATCH = 64
 _greeting_lock = threading.Lock()
 
@@ -50,7 +50,7 @@ class EncoderSpec:
         fingerprint: SHA-256 of encoder.tflite, 64 hex digits.
         decoder_sha256: SHA-256 of decoder.tflite, 64 hex digits.
         input_shape: (height, width, channels) of an input, channels 1 or 3.
-        code_size: Numbers per code.
+        code_size: Number of values in a code.
         background: Grey level that fills transparent parts of an image, 0 (black) to 255 (white). An image that would
             barely stand out from this level gets the opposite level, 255 - background.
         framing: Rule that adapts query images to the encoder's training data: "digit" for `framing.frame_digit`, or
@@ -233,7 +233,10 @@ class _Model:
 
 
 def _interpreter(**arguments: Any) -> Any:
-    """Create a LiteRT interpreter. LiteRT is imported here because that takes 0.25 s, which most commands can save."""
+    """Create a LiteRT interpreter.
+
+    LiteRT is imported only here, because the import takes 0.25 s and most commands do not need LiteRT.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     return Interpreter(**arguments)

@@ -34,12 +34,13 @@ _THIN, _WIDENED = 1.7, 2.1
 _OVERVIEW, _DETAIL = 256, 160
 # Minimum density of ink that counts toward the digit's bounding box.
 _FAINTEST = 0.2
-# The background is uniform if at least this share of the pixels is within this many grey levels of its brightness.
+# Maximum difference of a pixel from the background's brightness, in grey levels, and the minimum share of pixels within
+# it, for the background to count as uniform.
 _EVEN, _EVEN_SHARE = 4.0, 0.2
 # Minimum contrast between ink and background, in grey levels and in standard deviations of the background's noise.
 _CONTRAST, _NOISE = 30.0, 6.0
-# A picture shows ink if its ink is either all darker or all lighter than the background. Deviations of the opposite
-# sign may amount to this share of the ink.
+# Ink is either darker or lighter than the background. If a picture has both darker and lighter parts, the stronger kind
+# is the ink, but only if the weaker kind amounts to at most this share of it. Otherwise, the picture shows no ink.
 _STRAY_SHARE = 0.1
 # Maximum share of a digit's ink that is more than two pixels from the ink's edge, at 20 by 20 pixels. Strokes have
 # less. Clothes and most objects in photographs have more.
@@ -206,7 +207,7 @@ def _stroke(density: _Plane) -> float:
     """Return the mean width of the strokes in pixels: twice their area divided by the length of their outline."""
     steps = np.abs(density[1:] - density[:-1]).sum() + np.abs(density[:, 1:] - density[:, :-1]).sum()
     edges = density[0].sum() + density[-1].sum() + density[:, 0].sum() + density[:, -1].sum()
-    # steps along rows and columns overestimate a slanted outline by 4/π on average
+    # an outline measured in steps along rows and columns is too long by a factor of 4/π, averaged over all slants
     return float(2 * density.sum() / ((steps + edges) * np.pi / 4))
 
 

@@ -19,8 +19,8 @@ from encoder_service.limits import LIMITS
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
-# A transparent image contrasts with a background if this share of its visible pixels differs by more than this many
-# grey levels from the background.
+# A visible pixel differs from the background if it is more than the first number of grey levels away. A transparent
+# image contrasts with the background if the share of its visible pixels that differ is at least the second number.
 _CONTRAST, _CONTRASTING_SHARE = 48, 0.25
 FITS = ("crop", "squeeze")
 """The ways to bring an image to the aspect ratio of an encoder's inputs; see `normalise`."""
@@ -172,7 +172,11 @@ def content_box(image: Image.Image) -> tuple[int, int, int, int]:
 
 
 def _bars(rows: NDArray[np.int16]) -> tuple[int, int]:
-    """Return how many rows at the beginning and at the end of (n, m, c) pixels have the colour of the first or last."""
+    """Return the numbers of rows in the bar at the beginning of (n, m, c) pixels, and in the bar at their end.
+
+    A bar is all rows up to the first one that differs from the colour of the outermost row. If less than a fifth of
+    the rows would remain between the bars, or all rows have the same colour, there are no bars: (0, 0).
+    """
     found = []
     for part in (rows, rows[::-1]):
         differs = np.abs(part - part[0].mean(axis=0).round()).max(axis=(1, 2)) > _BAR_NOISE

@@ -122,9 +122,9 @@ class SearchResult:
         )
 
 
-# An image that the encoder's framing rule changes is searched twice: changed, and as it is. The search as it is wins if
-# its nearest hit is less than this fraction as far away. The gallery then holds the same picture, or pictures that look
-# like the unchanged query.
+# If the encoder's framing rule changes a query image, two searches run: one for the changed image, then one for the
+# image as it is. The second is returned if its nearest hit is less than this fraction as far away as that of the first.
+# The gallery then holds the same picture, or pictures that look like the unchanged query.
 _AS_IS_FRACTION = 0.5
 
 
@@ -149,9 +149,9 @@ class _ImageQuery:
 
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
-    """A query after encoding, or a query that was given as a code or a key; and how many images to average it with.
+    """A query as a code, (code_size,), or as a key; and the number of nearest images to average it with.
 
-    The code is (code_size,).
+    A query image has been encoded.
     """
 
     options: SearchOptions
@@ -162,7 +162,7 @@ class _CodeQuery:
     prepared: str = ""
 
     def first_search(self) -> Query:
-        """Return the search for the hits or, for a query to expand, for the images to average it with."""
+        """Return the first search, which finds the hits or, for a query to expand, the images to average it with."""
         if not self.expand:
             return Query(self.code, self.options)
         options = replace(self.options, limit=self.expand, with_thumbnails=False)
@@ -171,9 +171,9 @@ class _CodeQuery:
     def expanded_search(self, neighbours: Sequence[Hit]) -> Query:
         """Return the search with the mean of the query's code and those of its neighbours.
 
-        The mean is not scaled. Its length makes no difference to the order of hits if all codes of the gallery have
-        length 1, and would be arbitrary otherwise. The search has no `max_distance`, which bounds the distance to the
-        query rather than to the mean.
+        The mean is not scaled to a certain length. If all codes of the gallery have length 1, scaling would not change
+        the order of hits. Otherwise, there would be no reason for any certain length. The search has no `max_distance`,
+        which bounds the distance to the query rather than to the mean.
         """
         codes = np.array([self.code, *(hit.code for hit in neighbours)], np.float32)  # (n, code_size)
         return Query(codes.mean(axis=0), replace(self.options, max_distance=None), with_codes=True)
@@ -306,10 +306,10 @@ class Searcher:
         """Search again for the queries to expand, all at once.
 
         Args:
-            answers: The hits of each query. For a query to expand, the images to average it with.
+            answers: Each query with its hits. The hits of a query to expand are the images to average it with.
 
         Returns:
-            The hits of each query. Its `expand` is now the number of images that it was averaged with.
+            Each query with its hits. The query's `expand` is now the number of images that it was averaged with.
         """
         answers = [(replace(query, expand=min(query.expand, len(hits))), hits) for query, hits in answers]
         searches = [query.expanded_search(hits) for query, hits in answers if query.expand]

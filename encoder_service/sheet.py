@@ -25,7 +25,7 @@ _TILE_LEVEL = 236
 _BACKGROUND, _TEXT, _FAINT_TEXT, _EMPTY_TILE = "#ffffff", "#1c1c22", "#70707c", (_TILE_LEVEL, _TILE_LEVEL, _TILE_LEVEL)
 
 
-# Covers Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic and Georgian. Pillow's own font covers only ASCII.
+# A font that covers Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic and Georgian. Pillow's own font covers only ASCII.
 _SHIPPED_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
 # Folders of the system's fonts, which are read only for characters that the shipped font lacks, such as Chinese ones.
 _FONT_FOLDERS = (
@@ -81,7 +81,10 @@ def _draw_cell(
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Scale an image to fit a tile. A tiny image is enlarged by a whole factor with hard edges, others smoothly."""
+    """Scale an image to fit a tile.
+
+    A tiny image is enlarged by a whole factor, so that its pixels have hard edges. Other images are scaled smoothly.
+    """
     if image.mode not in ("L", "RGB", "RGBA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     longest = max(image.size)

@@ -37,7 +37,7 @@ ERRORS: dict[grpc.StatusCode, type[LookalikeError]] = {
 }
 """The error class that a client raises for each status. Any other status becomes a `ServiceError`.
 
-Each class has the same exit code as all classes that `STATUSES` maps to this status, and is a base of them.
+All error classes with the same status in the service are that class or its subclasses, and have its exit code.
 """
 
 

@@ -159,4 +159,4 @@ def write_out(path: Path, content: bytes) -> None:
     try:
         replace_file(path, content)
     except OSError as error:
-        raise InvalidInputError(f"--out {path} can't be written: {error.strerror}: name a file in a folder") from error
+        raise InvalidInputError(f"--out {path} can't be written: {error.strerror}: name another file") from error

@@ -59,7 +59,7 @@ def train(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Train on a path for about this long, as busy as this machine is, in minutes."),
+        typer.Option(min=0.1, help="Train on a path for about this many minutes at this machine's current load."),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
@@ -100,7 +100,7 @@ def train(
         return
     metrics = card["metrics"]
     print(f"{folder}: encoder {card['name']} ({card['fingerprint'][:8]}…), epoch {card['epochs']['kept']} kept")
-    print(f"test MSE {metrics['test_mse']:.5f} (answering every image with the mean: {metrics['mean_image_mse']:.5f})")
+    print(f"test MSE {metrics['test_mse']:.5f} (if every answer were the mean image: {metrics['mean_image_mse']:.5f})")
 
 
 def main() -> None:

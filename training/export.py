@@ -4,7 +4,7 @@ The files are compared with the trained model before they are put into place.
 
 Large models are quantised: their weights become 8-bit integers, and LiteRT rounds activations to 8 bits while it runs.
 On processors with 8-bit dot products that makes encoding about three times as fast, and the files are a quarter of the
-size. A code does not depend on the images that are encoded with it.
+size. A code does not depend on the other images in its batch.
 """
 
 import contextlib
@@ -35,7 +35,9 @@ MAX_DIFFERENCE = 1e-4
 Rounding alone causes differences of up to 5e-5, in whitened codes.
 """
 MAX_CODE_CHANGE = 0.2
-"""Largest allowed mean distance between quantised codes and the trained model's, relative to that between images.
+"""Largest allowed mean distance between an image's quantised code and the trained model's code for the image.
+
+It is given as a fraction of the mean distance between the codes of different images.
 
 The shipped encoders have 0.05 to 0.08.
 """
@@ -127,7 +129,7 @@ def _check_parity(
 
 
 def _code_change(codes: NDArray[np.float32], quantised: NDArray[np.float32]) -> float:
-    """Return the mean distance between codes before and after quantisation, relative to that between images."""
+    """Return the mean distance between an image's codes before and after quantisation; see `MAX_CODE_CHANGE`."""
     change = float(
         np.linalg.norm(quantised - codes, axis=1).mean() / np.linalg.norm(codes[1:] - codes[:-1], axis=1).mean()
     )

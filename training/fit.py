@@ -51,7 +51,7 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch: Images per step.
+        batch: Number of images per step.
         learning_rate: Peak learning rate.
         views: Name of the random augmentations, a key of `VIEWS`.
         reconstruct: Weight of the reconstruction loss.
@@ -143,7 +143,10 @@ def fit(
         KeyboardInterrupt: Ctrl-C was pressed before the end of the first epoch.
     """
     if len(train) < recipe.batch or not len(held_out):
-        raise RecipeError(f"expected at least {recipe.batch} images to train on and one more, got {len(train)}")
+        raise RecipeError(
+            f"expected at least {recipe.batch} images to train on and one to hold out, "
+            f"got {len(train)} and {len(held_out)}"
+        )
     held_out = held_out[:_MEASURED]
     loop = _Loop(model, recipe, len(train) // recipe.batch)
     history, best = _restore(state, loop)
@@ -290,7 +293,12 @@ class _Loop:
         return loss
 
     def _nt_xent(self, codes: tf.Tensor, partners: tf.Tensor) -> tf.Tensor:
-        """Return the NT-Xent loss of codes of length 1, (n, 128), and the codes of their images' second views."""
+        """Return the NT-Xent loss of the codes of n images.
+
+        Args:
+            codes: Codes of the images' first views, (n, 128), of length 1.
+            partners: Codes of the images' second views, of the same form.
+        """
         count, codes = tf.shape(codes)[0], tf.concat([codes, partners], 0)  # (2n, 128)
         similarities = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
         similarities -= 1e9 * tf.eye(2 * count)  # a view is not its own partner

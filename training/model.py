@@ -17,8 +17,8 @@ class Autoencoder:
         encoder: Maps (n, h, w, c) in [0, 1] to (n, 128).
         decoder: Maps (n, 128) to (n, h, w, c) in [0, 1].
         whole: The encoder followed by the decoder, with the same weights.
-        colours: Maps the same inputs as the encoder to (n, m): a fixed description of their colours, which is joined to
-            the code after training; see `whiten.joined`. None if there is none.
+        colours: Maps the same inputs as the encoder to (n, m), a description of their colours, which is not trained.
+            `whiten.whitened` joins it to the code. None if the model does not describe colours.
     """
 
     encoder: keras.Model
@@ -94,11 +94,12 @@ def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
 
 
 def photos(input_shape: tuple[int, int, int]) -> Autoencoder:
-    """Build an autoencoder for photographs, with codes of length 1, for training on several views of each image.
+    """Build a convolutional autoencoder for contrastive training on photographs. Its codes have Euclidean length 1.
 
-    Beside what is where in the image, its encoder sees the mean of each feature over all places: a part of a photograph
-    has its features at other places. Colours are described apart, by a fixed histogram. For inputs of (64, 64, 3) the
-    encoder has about 630,000 parameters.
+    The encoder uses features at each place of the image, and also the mean of each feature over all places. A part of a
+    photograph has the photograph's features at other places, and the means do not depend on places. If the images have
+    colours, a histogram, which is not trained, describes these separately. For inputs of (64, 64, 3), the encoder has
+    about 630,000 parameters.
 
     Args:
         input_shape: (height, width, channels), with a height and width of at least 16 pixels.
@@ -133,7 +134,12 @@ def photos(input_shape: tuple[int, int, int]) -> Autoencoder:
 
 
 def _decoder(sizes: list[tuple[int, int]], channels: int) -> keras.Model:
-    """Build a decoder from codes, (n, 128), through maps of the sizes, last to first, to images of the first size."""
+    """Build a decoder, which turns codes, (n, 128), into larger and larger feature maps, and finally into images.
+
+    Args:
+        sizes: (height, width) of the images, followed by those of the feature maps, largest first.
+        channels: Channels of the images.
+    """
     (height, width), smallest = sizes[0], sizes[-1]
     code = layers.Input((128,))
     x = layers.Dense(smallest[0] * smallest[1] * 32, use_bias=False)(code)
@@ -145,7 +151,7 @@ def _decoder(sizes: list[tuple[int, int]], channels: int) -> keras.Model:
 
 
 def _colours(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build the colour histogram of images, (n, h, w, 3) to (n, 216)."""
+    """Build a model that maps images, (n, h, w, 3), to their colour histograms, (n, 216)."""
     image = layers.Input(input_shape)
     return keras.Model(image, ColourHistogram()(layers.AveragePooling2D(2)(image)), name="colours")
 
@@ -153,9 +159,9 @@ def _colours(input_shape: tuple[int, int, int]) -> keras.Model:
 class ColourHistogram(layers.Layer):
     """The square roots of a soft histogram of colours, with six levels each of red, green and blue.
 
-    Each pixel counts for the two nearest levels of a channel in proportion to its nearness. Distances of square roots
-    (Hellinger's) let rare colours count, as in Arandjelović and Zisserman, "Three things everyone should know to
-    improve object retrieval", 2012.
+    In each channel, a pixel counts toward the two nearest levels, and more toward the nearer one. Distances between
+    square roots (Hellinger distances) give rare colours more weight, as in Arandjelović and Zisserman, "Three things
+    everyone should know to improve object retrieval", 2012.
     """
 
     _LEVELS = 6

@@ -20,7 +20,7 @@ def out_of_distribution(images: tf.Tensor) -> tf.Tensor:
 
     In order: turned by a quarter, flipped top to bottom, halves of two images joined, the two halves of one image
     exchanged, two images overlaid, and a scribble of random curves. Some results still look like the data, such as a
-    flipped 8. Training on them makes the reconstruction of the real ones slightly darker.
+    flipped 8. Training on them makes the reconstructions of real images, such as an 8, slightly darker.
 
     Args:
         images: Square, (n, h, h, c) in [0, 1], n at least 6.

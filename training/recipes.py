@@ -46,17 +46,17 @@ _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
 # Framing rule of each dataset, with which searches adapt a query to the dataset's images.
 _FRAMINGS = {"mnist": "digit"}
 
-# How images of folders are brought to the inputs' aspect ratio, by number of channels. Photographs may have bars, or be
-# wide or tall. A grey drawing would lose its shape.
+# How images of folders are brought to the inputs' aspect ratio, by number of channels. Colour images are squeezed,
+# because photographs may have bars, or be wide or tall. Grey images are not: a squeezed drawing would lose its shape.
 _FITS = {1: "crop", 3: "squeeze"}
 
-# Minimum number of training steps. A small source is trained for more epochs than the recipe says to reach it.
+# Minimum number of training steps. To reach it, training on a small source has more epochs than the recipe says.
 _MIN_STEPS = 1500
-# The training of a folder ends early if this fraction of its epochs has brought no better one.
+# Training on a folder ends early if this fraction of its epochs has passed since the best epoch.
 _PATIENCE = 0.2
 # Duration of the decoder's own training, as a fraction of the encoder's.
 _DECODER_SHARE = 0.2
-# Minimum number of training steps per epoch. A small source is trained with smaller batches to reach it.
+# Minimum number of training steps per epoch. To reach it, training on a small source has smaller batches.
 _MIN_STEPS_PER_EPOCH = 8
 # Number of held-out images for the pictures.
 _PICTURED = 500
@@ -105,7 +105,7 @@ def train_and_export(
         channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
         epochs: Passes over the training images; None for the recipe's own number.
-        minutes: Train for about this long on this machine, as busy as it is; None for as long as `epochs` says.
+        minutes: Train for about this many minutes at this machine's current load; None for as long as `epochs` says.
         limit: Maximum number of images to train on; None for all.
         resume: Whether to resume an interrupted training of this encoder.
 
@@ -170,7 +170,8 @@ def _state_folder(out: Path, resume: bool) -> Iterator[Path]:
     try:
         yield state
     except LookalikeError as error:
-        # keep the checkpoints if resuming fails for another reason, such as a dataset that can't be fetched
+        # A resumed training keeps its checkpoints unless the training itself has failed. It can be resumed again after
+        # other errors, such as a dataset that can't be fetched.
         if not resume or isinstance(error, TrainingError):
             shutil.rmtree(state)
         raise
@@ -219,7 +220,7 @@ def _timed(
         recipe = replace(recipe, epochs=max(1, int(60 * minutes / seconds)))
     file.write_text(str(recipe.epochs))
     stages.say(
-        f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then its decoder: about "
+        f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then training the decoder: about "
         f"{recipe.epochs * seconds / 60:.0f} minutes in all"
     )
     return replace(recipe, patience=max(5, math.ceil(_PATIENCE * recipe.epochs)))

@@ -45,8 +45,9 @@ def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Alter each image as copies of photographs are altered, and continue it at its edges by reflection.
 
-    An image is mirrored, cropped to 50 to 105 % of its sides, turned and lit otherwise. Many are put between bars, lose
-    their colours or have them changed, are blurred like a strongly compressed JPEG, captioned, patched or made noisy.
+    An image is mirrored, cropped to 50 to 105 % of its sides, turned, and made lighter or darker. Many images are put
+    between bars, lose their colours or have them changed, are blurred like a strongly compressed JPEG, captioned,
+    patched or made noisy.
     """
     x = _between_bars(images, 0.1, 0.5, 1.05)
     x = _relit(_recoloured(x, 0.7))
@@ -56,7 +57,7 @@ def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _photo_parts(images: tf.Tensor) -> tf.Tensor:
-    """Mirror, crop and turn each image a little, in its own light and colours."""
+    """Mirror, crop and turn each image a little. Its brightness and colours do not change."""
     return _part(images, 0.6, 1.04)
 
 
@@ -180,12 +181,12 @@ def _patched(images: tf.Tensor, share: float = 0.6) -> tf.Tensor:
 
 
 def _noisy(images: tf.Tensor, deviation: float | tf.Tensor) -> tf.Tensor:
-    """Add normal noise of a standard deviation: one for all images, or one for each, (n, 1, 1, 1)."""
+    """Add normally distributed noise, with one standard deviation for all images, or one for each, (n, 1, 1, 1)."""
     return tf.clip_by_value(images + deviation * tf.random.normal(tf.shape(images)), 0.0, 1.0)
 
 
 def part(images: tf.Tensor) -> tf.Tensor:
-    """Return a random part of each image, (n, h, w, c), of 40 to 70 % of its sides, in its own light and colours."""
+    """Return a random part of each image, (n, h, w, c), of 40 to 70 % of its sides. Its colours do not change."""
     return _part(images, 0.4, 0.7)
 
 
@@ -195,7 +196,7 @@ def _part(images: tf.Tensor, least: float, most: float) -> tf.Tensor:
 
 
 def _between_bars(images: tf.Tensor, share: float, least: float, most: float) -> tf.Tensor:
-    """Crop as `_part` does, but put a share of the images whole between black or white bars or into a border."""
+    """Crop as `_part` does, but show a share of the images almost whole, with black or white bars or borders."""
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     barred = tf.random.uniform([count]) < share
     kind, border, between = (tf.random.uniform([count], *limits) for limits in ((0.0, 3.0), (0.8, 0.97), (0.6, 0.95)))
@@ -235,10 +236,11 @@ def _to_part(
 
     Args:
         images: (n, h, w, c).
-        side: Sides of the part, as a fraction of the image's, (n,). Its ratio of sides differs by a factor up to e^0.3.
+        side: Sides of the part, as a fraction of the image's, (n,). The part's aspect ratio differs from the image's by
+            a random factor of up to e^0.3.
         angle: Rotations in radians, (n,).
         across: Fraction of the view's width that the part takes up, (n,); the part lies in the middle.
-        down: The same of its height.
+        down: Fraction of the view's height that the part takes up, (n,).
     """
     height, width = images.shape[1], images.shape[2]
     proportions = tf.exp(_drawn(images, -0.15, 0.15))
@@ -279,7 +281,7 @@ def _recoloured(images: tf.Tensor, share: float) -> tf.Tensor:
 
 
 def _captioned(images: tf.Tensor, share: float) -> tf.Tensor:
-    """Cover the lowest 8 to 22 % of a share of the images with black or white."""
+    """Cover a strip at the bottom of a share of the images, 8 to 22 % of the height, with black or white."""
     rows = tf.range(images.shape[1], dtype=tf.float32) / images.shape[1]
     below = (rows[None, :, None, None] > _each(images, 0.78, 0.92)) & (_each(images, 0, 1) < share)
     return tf.where(below, tf.cast(_each(images, 0, 1) < 0.3, tf.float32), images)

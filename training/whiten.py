@@ -58,12 +58,12 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) 
     """Return the model with a partially whitened encoder, which is frozen. Its decoder must be trained again.
 
     Args:
-        model: Trained, with codes of length 1. If `settings.colours` is not 0, it has `colours`.
+        model: Trained, with codes of length 1. Its `colours` must not be None unless `settings.colours` is 0.
         train: (n, h, w, c) uint8, 0 to 255. The principal directions are estimated from a sample of it.
         settings: The power, and the weight of the colours.
 
     Returns:
-        The same decoder behind a new encoder, whose codes have length 1 and the same size too.
+        A model of a new encoder and the same decoder. The new codes have length 1 and the same size as the old ones.
     """
     rows, image = _spread(train, _SAMPLED), model.encoder.input
     size = model.encoder.output_shape[1]
@@ -86,11 +86,11 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) 
 def choose(
     model: Autoencoder, train: NDArray[np.uint8], held_out: NDArray[np.uint8], views: str
 ) -> tuple[Whitening, float]:
-    """Choose the settings with which changed images find their image most often, without labels.
+    """Choose the settings with which a search for a changed image finds its original most often. Labels are not used.
 
-    The changed images are views of held-out images, which are searched among the held-out images and some of the
-    training images. With photographs, half of them are parts of held-out images, searched among other parts of the same
-    images.
+    The changed images are views of held-out images. They are searched for among the held-out images and some of the
+    training images. For the views `photos`, there is a second test of equal weight: the changed images are parts of
+    held-out images, and the images that are searched are parts of the same held-out and training images.
 
     Args:
         model: Trained, with codes of length 1.
@@ -99,7 +99,7 @@ def choose(
         views: Name of the augmentations, one of `VIEWS`.
 
     Returns:
-        The settings, and the share of changed images whose nearest image is their own.
+        The settings, and the share of changed images whose nearest image is their original.
     """
     sample, held_out = _spread(train, _SAMPLED), held_out[:_LOOKED_FOR]
     stored = np.concatenate([held_out, train[_spread(train, _AMONG)]])
@@ -129,7 +129,15 @@ def choose(
 
 
 def _even(codes: Any, sample: NDArray[np.float32], power: float, size: int, name: str) -> Any:
-    """Whiten a model's codes by those of a sample, keep `size` principal directions, and bring them to length 1."""
+    """Add layers that whiten codes, keep `size` principal directions, and scale the result to length 1.
+
+    Args:
+        codes: The output of a model, (n, m).
+        sample: Codes from which the whitening is computed, (k, m).
+        power: Exponent of the variance of each principal direction.
+        size: Number of principal directions to keep, those with the largest variance.
+        name: Prefix of the layers' names.
+    """
     matrix, mean = _matrix(sample, power, size)
     whitening = layers.Dense(size, name=f"{name}whitening")
     x = layers.UnitNormalization(name=f"{name}even")(whitening(codes))
@@ -147,7 +155,7 @@ def _matrix(sample: NDArray[np.float32], power: float, size: int) -> tuple[NDArr
 
 
 def _spread(images: NDArray[np.uint8], most: int) -> NDArray[np.intp]:
-    """Return the rows of at most this many images, evenly from all."""
+    """Return the indices of at most `most` images, evenly spaced."""
     return np.linspace(0, len(images) - 1, min(most, len(images)), dtype=int)
 
 

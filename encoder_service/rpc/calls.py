@@ -36,8 +36,8 @@ class CallInterceptor(grpc.ServerInterceptor):
         """Create the interceptor.
 
         Args:
-            max_executing: Maximum calls with one request and one response that execute concurrently. Further calls
-                that their pool has admitted wait. Streams do not count.
+            max_executing: Maximum calls with one request and one response that execute concurrently. If the pool has
+                admitted more, the others wait. Streams do not count.
             calls: Pool of the calls with one request and one response.
             streams: Pool of the streams.
             metrics: Counts and times the calls.

@@ -111,7 +111,10 @@ class Health:
         name = self._name(content, context)
         with self._changed:
             if self._watcher_count == _MAX_WATCHERS:
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{_MAX_WATCHERS} clients watch, the limit: check")
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{_MAX_WATCHERS} clients call Watch, which is the limit: call Check instead",
+                )
             self._watcher_count += 1
         context.add_callback(self._wake)
         self._watchers.submit(self._report, name, context, send).add_done_callback(self._forget)

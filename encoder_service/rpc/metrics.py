@@ -22,8 +22,8 @@ from gallery.errors import LookalikeError
 _MAX_CONNECTIONS = 8
 # Timeout, in seconds, for reading from or writing to a connection to the metrics port.
 _TIMEOUT_S = 10
-# Upper bounds of the histograms' buckets, in seconds. The smallest bound is a fast search. Calls over 10 s share the
-# last bucket.
+# Upper bounds of the histograms' buckets, in seconds. The smallest is about the duration of a fast search. Calls over
+# 10 s share the last bucket.
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 

@@ -27,13 +27,13 @@ _log = logging.getLogger(__name__)
 # Maximum seconds for a request to arrive, and for an answer to be read. The largest message, 64 MiB, takes this long at
 # 9 Mbit/s.
 _MAX_TRANSFER_S = 60.0
-# Seconds for which a new call counts as work although its request has not arrived. A request usually arrives in the
-# same packet as the call's headers. Later than this, it is slow.
+# Seconds for which a new call counts as being at work although its request has not arrived. A request usually arrives
+# in the same packet as the call's headers. A request that takes more than these seconds to arrive is slow.
 _FRESH_S = 0.1
 # Maximum calls whose requests are slow to arrive. Each of them holds a thread and up to one message.
 _MAX_SLOW = 32
-# Maximum total bytes of all unanswered requests, and of all unread answers. This is twice the largest message, so that
-# one large message does not block all other calls.
+# Maximum total bytes of all unanswered requests. Unread answers have a separate limit of the same size, which is twice
+# the largest message, so that one large message does not block all other calls.
 _MAX_BYTES = 128 * 1024 * 1024
 # Seconds for which a client may leave an answer unread even while the unread answers exceed `_MAX_BYTES`.
 _MIN_UNREAD_S = 1.0
@@ -164,7 +164,8 @@ class Pool(ThreadPoolExecutor):
     def admits(self, method: str) -> bool:
         """Return whether an arriving call is admitted, and note its method for `submit`.
 
-        If the call is admitted, gRPC's next call of `submit` is for it, because one thread makes both calls.
+        A single thread of gRPC runs this method and `submit`. So if this call is admitted, it is the next one that gRPC
+        submits.
 
         Args:
             method: Full name of the RPC.

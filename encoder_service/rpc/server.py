@@ -41,7 +41,8 @@ from gallery import Store
 # Maximum calls executed concurrently. More would take the GIL from gRPC's single polling thread too often, and would
 # not raise throughput.
 _MAX_EXECUTING = os.cpu_count() or 1
-# Maximum calls in flight during overload. It is lower, because rejecting the other calls needs CPU time too.
+# Maximum calls in flight during overload. It is lower than `_MAX_EXECUTING` if there are several processors, because
+# rejecting the other calls needs CPU time too.
 _OVERLOAD_LIMIT = max(1, _MAX_EXECUTING // 4)
 # Milliseconds between pings on a connection, which detect clients that have vanished.
 _KEEPALIVE_MS = 60_000
