@@ -14,7 +14,7 @@ from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
 
-# Queries per matrix of distances. For 60,000 entries, this float32 matrix takes 61 MB.
+# Number of queries per matrix of distances. For 60,000 entries, this float32 matrix takes 61 MB.
 _QUERY_BATCH = 256
 # Number of candidates, beyond the limit, whose distances are computed a second time. The first distances come from dot
 # products and have rounding errors of about 1e-3 near 0, so the nearest entries may be slightly out of order.

@@ -56,7 +56,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def copy_sparse(source: str, target: str) -> None:
-    """Copy a file without its permissions. The copy has a hole wherever the file has one, or long runs of zeros."""
+    """Copy a file without its permissions. The copy has a hole wherever the file has a hole or a long run of zeros."""
     with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
         while block := reader.read(_BLOCK):
             if block.count(0) < len(block):
@@ -64,7 +64,7 @@ def copy_sparse(source: str, target: str) -> None:
                 continue
             try:
                 reader.seek(reader.tell(), os.SEEK_DATA)
-            except OSError as error:  # ENXIO: nothing but a hole is left; otherwise the file system reports no holes
+            except OSError as error:  # ENXIO: only a hole is left; any other error: the file system reports no holes
                 if error.errno == errno.ENXIO:
                     reader.seek(0, os.SEEK_END)
             writer.seek(reader.tell())

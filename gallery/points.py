@@ -46,7 +46,7 @@ def exclusive_threshold(options: SearchOptions) -> float | None:
 
 
 def to_hit(payload: Mapping[str, Any] | None, distance: float, code: Sequence[float] | Any) -> Hit:
-    """Make a hit from the payload, the distance and the code, (code_size,) or None, of a point that was found."""
+    """Make a hit from a found point: its payload, its distance, and its code, (code_size,) or None."""
     payload = payload or {}
     return Hit(
         payload["key"],
@@ -58,7 +58,7 @@ def to_hit(payload: Mapping[str, Any] | None, distance: float, code: Sequence[fl
 
 
 def to_entry(payload: Mapping[str, Any] | None, code: Sequence[float] | Any) -> Entry:
-    """Make an entry from the payload and the code, (code_size,), of a point."""
+    """Make an entry from a point: its payload and its code, (code_size,)."""
     payload = payload or {}
     thumbnail = base64.b64decode(payload["thumbnail_png"])
     return Entry(payload["key"], np.asarray(code, np.float32), payload["label"], payload["sha256"], thumbnail)

@@ -19,7 +19,7 @@ _ACORN_SELECTIVITY = 0.5
 
 
 class Memory(StrEnum):
-    """How far a gallery's data, all of which is on disk, is also kept in memory."""
+    """The ways to keep a gallery's data in memory. All data is on disk as well."""
 
     COLD = "cold"
     """Read from disk on demand, and cached while memory is free."""

@@ -23,9 +23,9 @@ _QUANTILES = 101
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Typical errors and distances of a gallery's own images, with which those of a query can be compared.
+    """Typical reconstruction errors and neighbour distances of a gallery's images, for comparison with a query's.
 
-    Each is given by the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
+    Both are given as the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
 
     Attributes:
         errors: 101 quantiles of the mean squared error between an image and its reconstruction.
@@ -47,11 +47,11 @@ class Calibration:
         return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
 
     def error_percentile(self, error: float) -> float:
-        """Return the percentage of the gallery's images with a smaller reconstruction error, 0 to 100."""
+        """Return the percentage of the gallery's images whose reconstruction error is below `error`, 0 to 100."""
         return _percentile(error, self.errors)
 
     def distance_percentile(self, distance: float) -> float:
-        """Return the percentage of the gallery's images whose nearest neighbour is nearer, 0 to 100."""
+        """Return the percentage of the gallery's images with a neighbour nearer than `distance`, 0 to 100."""
         return _percentile(distance, self.distances)
 
 
@@ -182,7 +182,7 @@ class GallerySpec:
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Check a field of a spec as parsed from JSON, and return it as the spec holds it.
+    """Check the JSON value of a spec's field, and return it with the field's own type, such as tuple for a list.
 
     Raises:
         KeyError, TypeError, ValueError: The field can't have this value.

@@ -52,7 +52,7 @@ class Hit:
         thumbnail_png: A small PNG of the image; empty unless the query asked for thumbnails.
         distance_percentile: Percentage of the gallery's own images whose nearest neighbour is nearer than this hit,
             0 to 100; None if the gallery has no `Calibration`.
-        code: (code_size,) float32; None unless the query asked for codes. Hits that differ in it alone are equal.
+        code: (code_size,) float32; None unless the query asked for codes. Comparing two hits ignores their codes.
     """
 
     key: str

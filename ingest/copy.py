@@ -82,7 +82,11 @@ def _remove_extra(original: Gallery, copied: Gallery) -> None:
 
 
 def _verify(original: Gallery, copied: Gallery) -> None:
-    """Compare the number of entries and a sample of them, and search the copy for each entry of the sample."""
+    """Compare the copy's number of entries, and a sample of them, with the original's. Search the copy for the sample.
+
+    Raises:
+        StoreDamagedError: They differ, or a search does not find an entry of the sample.
+    """
     name = original.spec.name
     if copied.count() != original.count():
         raise StoreDamagedError(

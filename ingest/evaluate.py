@@ -1,4 +1,7 @@
-"""Evaluate a gallery: measure its encoder's precision by labels, and its index's recall against exact search."""
+"""Evaluate a gallery.
+
+Comparing labels measures the precision of its encoder. Comparing with exact search measures the recall of its index.
+"""
 
 import io
 from collections import defaultdict
@@ -17,7 +20,7 @@ from ingest.errors import SourceError
 from ingest.progress import Stages
 from ingest.sources import Source
 
-# Hits per query: the k of precision@k, recall@k and mean average precision at k.
+# Number of hits per query: the k of precision@k, recall@k and mean average precision at k.
 _NEIGHBOURS = 5
 # Number of queries per batch of searches.
 _BATCH = 64

@@ -119,7 +119,7 @@ def amount(text: str, what: str) -> float:
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([KMBGT]?)B?", text.strip().replace(",", ""), re.IGNORECASE)
     value = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
     if value < 1:
-        raise InvalidInputError(f"{what} {text!r}: expected a number above 0 such as 60000, 100M, 1B or 16GB")
+        raise InvalidInputError(f"{what} {text!r}: expected a number of 1 or more, such as 60000, 100M, 1B or 16GB")
     return value
 
 

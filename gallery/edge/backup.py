@@ -35,8 +35,8 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
     Args:
         folder: The version's folder.
         file: The backup.
-        replaced: Files, by path, that the backup gets with these contents instead of those in the folder. The manifest
-            need not list them.
+        replaced: New contents of some of the version's files, by path. The backup has them instead of the contents in
+            the folder. The manifest need not list these files.
 
     Raises:
         StoreDamagedError: The version has no readable manifest.

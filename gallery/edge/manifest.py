@@ -80,7 +80,8 @@ class Manifest:
         parsed = parse_object(content)
         check_format(parsed, _FORMAT, place)
         try:
-            files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0: the object is the files
+            # in manifests of release 0.1.0, the whole object is the list of files
+            files = parsed["files"] if FORMAT_KEY in parsed else parsed
             return cls({_relative(name): FileSum.from_json(facts) for name, facts in files.items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a list of files ({error})") from error

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gallery.profiles import Memory, Profile
 
-# Glob patterns of a segment's files, by the attribute of `Profile` that says how far they are kept in memory.
+# Glob patterns of a segment's files. Each key is the attribute of `Profile` that says how to keep these files in
+# memory.
 _FILES = {
     "codes": "vector_storage/matrix.dat",
     "shortened": "vector_storage/quantized.*",

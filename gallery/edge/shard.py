@@ -55,7 +55,8 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
-        self._is_settled = False  # after a crash, Edge may leave some recovery work for the next load; see `settle`
+        # after a crash, Edge may defer some of its recovery work until the shard is loaded once more; see `settle`
+        self._is_settled = False
         with _translated(folder):
             if (folder / "edge_config.json").exists():
                 self._shard = self._load()

@@ -370,7 +370,7 @@ def _read_current(home: Path) -> str | None:
 
 
 def _is_gallery(home: Path) -> bool:
-    """Return whether a folder is, or may be, a gallery that has been live."""
+    """Return whether a folder is a gallery with a published version. A folder that can't be read counts as one."""
     try:
         check_name(home.name)
         return _CURRENT in os.listdir(home) or any(map(is_complete, _versions(home)))  # noqa: PTH208 (names suffice)
@@ -396,7 +396,8 @@ def _restored_spec(folder: Path, place: str) -> GallerySpec:
         content = parse_object((folder / SPEC).read_bytes())
         spec = GallerySpec.from_json(content, place)
         if FORMAT_KEY not in content:
-            (folder / GROWN).touch()  # a backup of release 0.1.0 does not say whether a service modified the gallery
+            # a backup of release 0.1.0 does not say whether a service modified the gallery, so assume that one did
+            (folder / GROWN).touch()
         problems = lost_files(folder)
         if not problems:
             with closing(Version(folder, spec)) as version:

@@ -116,7 +116,8 @@ class LiveVersion(Version):
         """Mark the version as modified, and build the search index."""
         self._begin_modification()
         with file_errors(str(self.folder)):
-            (self.folder / GROWN).write_bytes(b"")  # drop the old manifest: indexing replaces files that it lists
+            # empty GROWN, which contains the old manifest: indexing replaces files that this manifest lists
+            (self.folder / GROWN).write_bytes(b"")
         super().index()
 
     def mark(self) -> None:

@@ -14,7 +14,7 @@ from gallery.remote.connection import SLOW_CALL_S, QdrantConnection
 from gallery.spec import GallerySpec
 from gallery.types import Entry, Hit, Query, check_comparable
 
-# Points per upsert: Qdrant's recommended size, small enough to resend cheaply on a retry.
+# Number of points per upsert: Qdrant's recommended size, small enough to resend cheaply on a retry.
 _UPSERT_BATCH = 256
 # Seconds between two checks of the server's status while it builds an index.
 _STATUS_EVERY_S = 0.5

@@ -117,7 +117,10 @@ class RemoteStore:
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Remove the versions that are not live. Services switch to a new live version within two seconds."""
+        """Remove the versions that are not live, even if a service has one open.
+
+        Services switch to a new live version within two seconds.
+        """
         live = self.live_version(name)
         with closing(self._loading_lock(name)):
             old = [version for version in self._versions(name) if version != live]

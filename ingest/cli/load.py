@@ -107,13 +107,15 @@ def load(
         int, typer.Option(min=1, help="Number of loading processes. More than 1 needs a Qdrant server.")
     ] = 1,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Shards of a new gallery on a cluster. Default: the server's setting.")
+        int | None,
+        typer.Option(min=1, help="Number of shards of a new gallery on a cluster. Default: the server's setting."),
     ] = None,
     replicas: Annotated[
-        int | None, typer.Option(min=1, help="Nodes that hold each shard. Default: the server's setting.")
+        int | None, typer.Option(min=1, help="Number of nodes that hold each shard. Default: the server's setting.")
     ] = None,
     write_consistency: Annotated[
-        int | None, typer.Option(min=1, help="Nodes that must acknowledge a write. Default: the server's setting.")
+        int | None,
+        typer.Option(min=1, help="Number of nodes that must acknowledge a write. Default: the server's setting."),
     ] = None,
     service: Annotated[
         str,
@@ -224,7 +226,8 @@ def _plan(
         sources=(source,),
     )
     if rebuild:
-        # the new version has only images of the source, and replaces a live version only if few images are bad
+        # `prune`: the new version must have only images of the source; `publish_anyway`: it may replace a live version
+        # only if few images are bad
         options = replace(options, prune=True, publish_anyway=live is None)
     return spec, options
 

@@ -27,17 +27,18 @@ class LoadSummary:
     """Counts and times of a load.
 
     Attributes:
-        added: Images stored, either new or changed.
-        unchanged: Images stored before, with the same content and label.
-        duplicates: Images left out because the gallery has the same content under another key.
-        rejected: Images that could not be read or decoded, in this load or an earlier one.
-        pruned: Images removed because the source no longer has them.
-        held: Changed images that have not replaced the stored ones, because too many images were bad or the load was
-            stopped.
-        unpruned: Images that the source no longer has, kept because they are more than half of its images.
-        kept: Images, added by services or loaded from other sources, that a rebuild has copied from the live version.
-        left_out: Images, added by services or loaded from other sources, that the rebuilt version lacks.
-        kept_labels: Images whose labels a rebuild has taken over from the live version.
+        added: Number of images stored, either new or changed.
+        unchanged: Number of images stored before, with the same content and label.
+        duplicates: Number of images left out because the gallery has the same content under another key.
+        rejected: Number of images that could not be read or decoded, in this load or an earlier one.
+        pruned: Number of images removed because the source no longer has them.
+        held: Number of changed images that have not replaced the stored ones, because too many images were bad or the
+            load was stopped.
+        unpruned: Number of images that the source no longer has, kept because they are more than half of its images.
+        kept: Number of images, added by services or loaded from other sources, that a rebuild has copied from the live
+            version.
+        left_out: Number of images, added by services or loaded from other sources, that the rebuilt version lacks.
+        kept_labels: Number of images whose labels a rebuild has taken over from the live version.
         stopped: Whether the user stopped the load before the source's end.
         samples: SHA-256 and input, (h, w, c), of a few of the encoded images, by key, for the verification.
         notes: Lines for the user; see `Source.notes`.
@@ -89,7 +90,7 @@ class LoadSummary:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time that the block takes to a stage."""
+        """Measure the duration of the block, and add it to the seconds of a stage."""
         begun = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun

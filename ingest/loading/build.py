@@ -86,7 +86,7 @@ def check_exclusive_options(
             "expected one of --prune and --limit, got both: all images beyond the limit would be removed"
         )
     if options.keep_added and not rebuild:
-        raise InvalidInputError("--keep-added: expected it with --rebuild; a load without --rebuild keeps them anyway")
+        raise InvalidInputError("--keep-added: expected --rebuild with it; without --rebuild, added images stay anyway")
     if through_service and (options.dedupe or options.prune or rebuild or options.workers > 1):
         raise InvalidInputError("--service only adds: expected it without --dedupe, --prune, --rebuild and --workers")
 
@@ -155,7 +155,7 @@ def load_and_publish(
                 raise StoreDamagedError(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
-            # a ledger that `match` has filled has no errors; then keep the gallery's calibration
+            # if `match` has filled the ledger, it has no reconstruction errors: keep the gallery's calibration
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
@@ -206,7 +206,8 @@ def _run(first: LoadPass, build: Build, options: LoadOptions, *, is_rebuild: boo
         if options.prune:
             _prune(build, first.source, first.ledger, options, summary, is_rebuild=is_rebuild)
     if first.ledger.has_orphans():
-        # some originals have changed or been removed: a second pass stores one of the duplicates in place of each
+        # the originals of some duplicates have changed or been removed: a second pass stores a duplicate in place of
+        # each such original
         summary.add_second_pass(replace(first, summary=LoadSummary()).run())
     return summary
 

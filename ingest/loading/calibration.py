@@ -5,7 +5,7 @@ from itertools import islice
 
 from gallery import Calibration, Gallery, Query, SearchOptions
 
-# Images per batch of searches.
+# Number of images per batch of searches.
 _BATCH_COUNT = 1024
 # Number of images whose distance to the nearest neighbour is measured. With fewer, the 99th percentile would be noise.
 _SAMPLE_COUNT = 5 * _BATCH_COUNT

@@ -94,7 +94,11 @@ def own_prefix(item: Item) -> str:
 
 
 def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str, str]:
-    """Return the prefix of a source that is new at its place, and its former place; "" if it was not moved."""
+    """Choose the prefix of a source that was never loaded from its place.
+
+    Returns:
+        The prefix, and the source's former place; "" if the source was not moved.
+    """
     own = own_prefix(sample[0])
     base = _base(source.place, own, [item.key for item in sample])
     for prefix in candidates(base, own):
@@ -147,7 +151,8 @@ def with_service_keys(source: Source, client: Client, gallery: str, say: Callabl
     """Return a source with keys that replace no image of another source in a service's gallery.
 
     A service does not know the source of its images. So the keys of the source's first images are looked up in the
-    gallery. The source gets the shortest prefix with which these keys are either unused or belong to the same images.
+    gallery. The source gets the shortest prefix with which either no key is in use, or at least half of the keys in
+    use belong to the same images.
 
     Args:
         source: The source as it was opened.

@@ -22,7 +22,8 @@ FILE = "ledger.sqlite"
 # Format of the file, in SQLite's `user_version`. Release 0.1.0 wrote format 0, which is the same as format 1. In both,
 # a source is identified by its name and has no recorded prefix; see `PlacesTable.upgrade`.
 _FORMAT = 2
-# Rows per batch of `prune` and `stored`: enough for few requests to the store, few enough to hold in memory.
+# Number of rows per batch of `prune` and `stored`: large enough for few requests to the store, and small enough for
+# the memory.
 _BATCH_COUNT = 1024
 # Maximum seconds that a process waits for the write lock, which the workers of a load share. A write takes far less.
 _LOCK_S = 60
@@ -101,9 +102,10 @@ class Ledger:
         return {row.key: row for row in self._select("key", keys)}
 
     def originals(self, sha256s: Sequence[str]) -> dict[str, str]:
-        """Return the keys of images in the gallery that have these contents, by SHA-256.
+        """Return a dictionary from each SHA-256 to the key of the image in the gallery that has this content.
 
-        If several images have the same content, the first key in sorted order is returned.
+        If several images have it, the dictionary has the first key in sorted order. If no image has it, the SHA-256 is
+        left out.
         """
         if not sha256s:
             return {}
@@ -270,7 +272,7 @@ class Ledger:
 
     def inherit_sources(self, other: "Ledger") -> None:
         """Copy the sources and their prefixes from another version's ledger, so that images keep their keys."""
-        with other._transaction():  # a transaction upgrades the file
+        with other._transaction():  # first upgrades a file of an older release, which lacks the prefixes
             sources = other._places.all()
         with self._transaction():
             self._places.put(sources)
@@ -310,9 +312,10 @@ class Ledger:
             return [value for (value,) in self._rows.execute("SELECT error FROM items WHERE error IS NOT NULL")]
 
     def sample(self, count: int) -> dict[str, list[Row]]:
-        """Return the rows of `count` random images in the gallery, by the `Source.place` of their source.
+        """Return the rows of `count` random images in the gallery.
 
-        The place is "" if an image's source is unknown.
+        Returns:
+            A dictionary from each source's place to its rows. The place is "" for images whose source is unknown.
         """
         with self._errors():
             selected = self._rows.execute(

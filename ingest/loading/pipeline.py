@@ -1,4 +1,7 @@
-"""The pipeline of a load: its stages read, prepare, encode and store run at the same time, each on another batch."""
+"""The pipeline of a load. Four stages, `read`, `prepare`, `encode` and `store`, run at the same time.
+
+Each stage works on another batch.
+"""
 
 import os
 import random
@@ -170,7 +173,7 @@ class LoadPass:
             except ImageError as error:
                 bad.append(Row.bad(item.key, str(error), sha256, item.label or ""))
                 continue
-            # one at a time, so that a large image is freed before the next one is decoded
+            # normalise each image alone, so that a large one is freed before the next one is decoded
             inputs.append(self.encoder.normalise([image]))
             thumbnails.append(thumbnail_png(image))
             rows.append(Row(item.key, Status.OK, sha256, item.label or ""))
@@ -192,7 +195,7 @@ class LoadPass:
         return Encoded(batch.keys, batch.known, batch.bad, rows, codes, batch.thumbnails)
 
     def _sample(self, row: Row, values: NDArray[np.float32]) -> None:
-        """Keep an input for the verification. If there are already `_SAMPLE_COUNT`, it replaces a random one."""
+        """Keep an input for the verification. If `_SAMPLE_COUNT` inputs are kept already, drop a random one first."""
         samples = self.summary.samples
         if len(samples) == _SAMPLE_COUNT:
             samples.pop(random.choice(list(samples)))

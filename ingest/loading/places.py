@@ -53,7 +53,7 @@ class PlacesTable:
             if f"{prefix}/".startswith(f"{other}/") or f"{other}/".startswith(f"{prefix}/")
         }
         if self._rows.execute(
-            # keys under prefix/ sort below prefix0, because "0" follows "/" in ASCII
+            # all keys under prefix/ sort between prefix/ and prefix0, because "0" follows "/" in ASCII
             "SELECT 1 FROM items WHERE key > ?1 || '/' AND key < ?1 || '0' AND source = ?2 LIMIT 1",
             (prefix, UNKNOWN_SOURCE),
         ).fetchone():

@@ -109,7 +109,10 @@ class LiveVersion:
         return self._store.local_folder(self._name) == self.folder
 
     def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
-        """Yield the rows that a rebuilt version lacks, in batches: those of the source, or those of all others."""
+        """Yield the rows that a rebuilt version lacks, each with its source's place, in batches.
+
+        With `own`, yield the rows of this source only, otherwise those of all other sources.
+        """
         for batch in self.ledger.stored(source, own=own):
             known = rebuilt.look_up([row.key for row, _ in batch])
             if missing := [(row, place) for row, place in batch if row.key not in known]:
@@ -152,7 +155,7 @@ def _open(store: Store, spec: GallerySpec, must_copy: bool, stack: ExitStack) ->
     if must_copy and live_spec.fingerprint != spec.fingerprint:
         raise EncoderMismatchError(
             f"--keep-added: expected encoder {live_spec.encoder}, which made the live version, got {spec.encoder}: "
-            "rebuild without --keep-added, and add those images again"
+            "rebuild without --keep-added, then add the left-out images again"
         )
     folder = store.local_folder(spec.name)
     scratch = Path(stack.enter_context(TemporaryDirectory()))

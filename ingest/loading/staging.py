@@ -15,7 +15,7 @@ from ingest.loading.ledger import Row, Status
 from ingest.loading.sqlite_errors import sqlite_errors
 
 FILE = "staged.sqlite"
-# Images per batch, the same number as in `ingest.loading.batches`.
+# Number of images per batch, the same as in `ingest.loading.batches`.
 _BATCH_COUNT = 1024
 # Maximum seconds that a process waits for the write lock, which the workers of a load share. A write takes far less.
 _LOCK_S = 60

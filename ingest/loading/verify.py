@@ -104,7 +104,7 @@ def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -
         if not store.modified_by_service(name):
             yield ledger
             return
-        stages.say("note: a service has added or deleted images; the next `ingest load` adds them to the index")
+        stages.say("note: a service has added or deleted images; the next `ingest load` brings the index up to date")
         ledger.copy_to(Path(scratch))
         with closing(Ledger(Path(scratch))) as copied:
             copied.match(gallery.scroll())

@@ -85,7 +85,7 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
         raise InvalidInputError("--workers: expected a server, which accepts several writers: --store http://HOST:6333")
     source, stages, live = load_pass.source, load_pass.stages, load_pass.live
     context = multiprocessing.get_context("spawn")
-    # a worker sends the number of images after each batch, and at the end its summary or an error
+    # a worker sends the number of images of each batch that it has done, and finally its summary or an error
     messages: Any = context.Queue()
     processes = []
     for index in range(workers):

@@ -59,7 +59,8 @@ def _is_file(matches: Callable[[Path], bool]) -> Callable[[Path], bool]:
     return lambda path: path.is_file() and matches(path)
 
 
-# The first matching kind opens the path. Folders come first, because the other kinds only check the name.
+# The first matching kind opens the path. So special kinds come first: a folder of archives is also a folder, and
+# `is_archive` matches CIFAR's tar and every .zip as well.
 _KINDS = (
     _Kind(
         "a folder of archives or shard-{000..009}.tar",

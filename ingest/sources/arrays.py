@@ -72,7 +72,7 @@ class Rows:
                 if len(content) < length:
                     raise SourceError(f"{text_of(self.file)}: expected {self.layout.count:,} images, got {row:,}")
                 yield np.frombuffer(content, self.dtype)
-            file.read(1)  # a compressed file has its checksum after the last row
+            file.read(1)  # verify the checksum, which a compressed file has after the last row
 
 
 class ArraySource:

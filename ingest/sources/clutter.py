@@ -23,7 +23,7 @@ _NO_IMAGES = frozenset(
 class Kind(Enum):
     """The kind of a file, by its name."""
 
-    IMAGE = "an image, or an unknown kind, which decoding tells apart"
+    IMAGE = "an image, or a file of an unknown kind, which may be an image"
     LABEL = "a file that may label the images beside it"
     OTHER = "a text, a video or another file that is not an image"
     CLUTTER = "hidden, or made by the system or by a program for its own use"

@@ -15,14 +15,14 @@ from ingest.sources.streams import reason_of
 
 # Maximum bytes read from a label file beside an image. Such a file has a number or a few fields.
 _MAX_LABEL_BYTES = 1024 * 1024
-# Maximum bytes of images with the same name that are kept in memory until their label file comes. Beyond this, they are
-# yielded without a label.
+# Maximum bytes of images that wait in memory for their common label file, such as `1.left.jpg` and `1.right.jpg` for
+# `1.cls`. Beyond this, they are yielded without a label.
 _MAX_WAITING_BYTES = 32 * 1024 * 1024
 
 REPLACED = "files that a later file of the same name replaces"
 """Reason why a file of an archive is left out."""
 LINKED_FOLDER = "links to folders"
-"""Reason why a link in an archive is left out. Folders follow such links."""
+"""Reason why a link in an archive is left out. In a folder, such a link is followed; see `FolderSource`."""
 DANGLING = "expected a file, got a link to {!r}, which the archive does not have"
 """`File.problem` of a link in an archive whose target is missing."""
 

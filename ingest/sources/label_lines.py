@@ -79,7 +79,10 @@ def _csv(path: Path, text: io.TextIOBase) -> Iterator[tuple[str, str]]:
 
 
 def _fits(lines: list[str], separator: str) -> bool:
-    """Return whether a separator fits: the header names the columns, or all lines have the same two or more columns."""
+    """Return whether a separator fits.
+
+    It fits if the header names the columns, or if all lines have the same number of columns, at least two.
+    """
     rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
     if not rows or _columns([cell.strip().lower() for cell in rows[0]]):
         return True

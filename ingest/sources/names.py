@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ARCHIVE = re.compile(r"(\.tar(\.(gz|bz2|xz|zst))?|\.(tgz|tbz2?|txz|tzst|zip|cbz))$", re.IGNORECASE)
-# Endings of other formats whose files hold many images, and of compressed IDX files.
+# Endings of formats, other than archives, whose files hold many images, and endings of compressed IDX files.
 _OTHER_ENDING = re.compile(r"\.(npz|npy|parquet|gz|bz2|xz|zst)$", re.IGNORECASE)
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 

@@ -96,4 +96,5 @@ def _in_folder(folder: Path) -> list[Path]:
                     return []
     except OSError:
         return []  # the folder is then read as a folder of images, which reports the error
-    return sorted(archives or tables)  # Parquet files beside tars have captions: img2dataset writes one for each tar
+    # Parquet files beside tars are ignored: img2dataset writes one for each tar, with the captions of its images
+    return sorted(archives or tables)

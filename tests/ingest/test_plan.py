@@ -22,7 +22,7 @@ def test_amounts_are_read_as_people_write_them(text: str, value: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "many", "-5", "0", "1X", "nan", "1e9"])
 def test_a_text_that_is_not_an_amount_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"--images .*: expected a number above 0 such as"):
+    with pytest.raises(InvalidInputError, match=r"--images .*: expected a number of 1 or more, such as"):
         amount(text, "--images")
 
 
