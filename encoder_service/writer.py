@@ -10,7 +10,7 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
-from encoder_service.errors import RequestError
+from encoder_service.errors import KeyTakenError, RequestError
 from encoder_service.limits import LIMITS
 from gallery import Entry, Gallery
 from gallery.deadline import check_wanted
@@ -25,11 +25,13 @@ class NewImage:
         key: The image's name, unique in its gallery, 1 to 1,024 characters.
         picture: An image file's bytes, or an image of mode L, RGB or RGBA.
         label: The image's label, at most 1,024 characters; empty if it has none.
+        keep_stored: Keep a stored image that has the same key and other content.
     """
 
     key: str
     picture: bytes | Image.Image
     label: str = ""
+    keep_stored: bool = False
 
     @property
     def sha256(self) -> str:
@@ -70,10 +72,11 @@ class GalleryWriter:
     def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:
         """Store images. On return, every image without an error is durable, even if the process dies.
 
-        An image replaces the stored image of the same key, unless content and label are the same.
+        An image replaces the stored image of the same key, unless content and label are the same. If the content is
+        not, and the image has `keep_stored`, its result is a KeyTakenError.
 
         Args:
-            new: The images. If two have the same key, the later one counts.
+            new: The images. If two have the same key, the later one counts, unless it has `keep_stored`.
 
         Returns:
             For each image, in the same order: True if it was already stored, unchanged; False if it has been stored
@@ -94,6 +97,10 @@ class GalleryWriter:
                 results.append(True)
                 continue
             try:
+                if image.keep_stored and known.get(image.key, (sha256,))[0] != sha256:
+                    raise KeyTakenError(
+                        "the gallery has another image under this key: replace it without `keep_stored`"
+                    )
                 prepared[image.key] = self._prepare(image, sha256)
                 known[image.key] = (sha256, image.label)
                 results.append(False)

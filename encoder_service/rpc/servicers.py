@@ -187,7 +187,8 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         new: dict[int, NewImage] = {}
         for index, request in enumerate(requests):
             try:
-                new[index] = NewImage(request.key, wire.image_from_proto(request.image), request.label)
+                picture = wire.image_from_proto(request.image)
+                new[index] = NewImage(request.key, picture, request.label, request.keep_stored)
             except LookalikeError as error:
                 results[index] = error
         added = self._galleries.write(name, lambda writer: writer.add(list(new.values())))

@@ -77,7 +77,8 @@ class GalleryServiceServicer:
 
     def AddImages(self, request_iterator, context):
         """Adds images, and acknowledges each once it is stored: acknowledged images survive a crash. A bad image gets an
-        item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal.
+        item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal or
+        `keep_stored` is set.
         INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -39,7 +39,8 @@ class GalleryServiceStub:
     """Describes one gallery. NOT_FOUND: no gallery has this name."""
     AddImages: _grpc.StreamStreamMultiCallable[_gallery_pb2.AddImagesRequest, _gallery_pb2.AddImagesResponse]
     """Adds images, and acknowledges each once it is stored: acknowledged images survive a crash. A bad image gets an
-    item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal.
+    item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal or
+    `keep_stored` is set.
     INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
     """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.DeleteImagesRequest, _gallery_pb2.DeleteImagesResponse]
@@ -58,7 +59,8 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     """Describes one gallery. NOT_FOUND: no gallery has this name."""
     AddImages: _aio.StreamStreamMultiCallable[_gallery_pb2.AddImagesRequest, _gallery_pb2.AddImagesResponse]  # type: ignore[assignment]
     """Adds images, and acknowledges each once it is stored: acknowledged images survive a crash. A bad image gets an
-    item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal.
+    item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal or
+    `keep_stored` is set.
     INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_gallery_pb2.DeleteImagesRequest, _gallery_pb2.DeleteImagesResponse]  # type: ignore[assignment]
@@ -92,7 +94,8 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_gallery_pb2.AddImagesResponse], _abc.AsyncIterator[_gallery_pb2.AddImagesResponse]]:
         """Adds images, and acknowledges each once it is stored: acknowledged images survive a crash. A bad image gets an
-        item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal.
+        item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal or
+        `keep_stored` is set.
         INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
         """
 

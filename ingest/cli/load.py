@@ -23,6 +23,7 @@ from encoder_service.terminal import (
 )
 from gallery import DEFAULT_STORE, GallerySpec, Placement, Store, open_store
 from gallery.errors import InvalidInputError
+from gallery.plurals import counted
 from gallery.profiles import DEFAULT_PROFILE
 from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceOption, as_dict
 from ingest.errors import StoppedError
@@ -118,6 +119,12 @@ def load(
     service: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Add to a gallery of a running service, which encodes and stores.")
     ] = "",
+    replace_stored: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="With --service, replace images that the gallery has with other content under their keys."
+        ),
+    ] = False,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
@@ -139,14 +146,14 @@ def load(
     begun = time.perf_counter()
     max_rejected = 0.0 if strict else max_rejected
     options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
-    _check_options(options, source, split, limit, label_from, rebuild, service, large_images)
+    _check_options(options, source, split, limit, label_from, rebuild, service, large_images, replace_stored)
     source_name = SourceName.parse(source, split or "train")
     reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
     images = source_name.open(reading, label_from_folders=label_from_folders or bool(label_from), labels=labels)
     gallery = gallery or source_name.default_gallery
     if service:
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
-            _load_through_service(client, service, gallery, images, options.max_rejected, as_json)
+            _load_through_service(client, service, gallery, images, replace_stored, options.max_rejected, as_json)
         return
     galleries = open_store(store, patience_s=patience_s)
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
@@ -179,6 +186,7 @@ def _check_options(
     rebuild: bool,
     service: str,
     large_images: bool,
+    replace_stored: bool,
 ) -> None:
     from ingest.loading.build import check_exclusive_options
     from ingest.sources import SourceName
@@ -189,6 +197,8 @@ def _check_options(
         raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
     if service and large_images:
         raise InvalidInputError("expected one of --service and --large-images, got both: a service has its own limits")
+    if replace_stored and not service:
+        raise InvalidInputError("--replace: expected it with --service; other loads replace changed images anyway")
     check_exclusive_options(options, limit=limit, rebuild=rebuild, through_service=bool(service))
 
 
@@ -257,20 +267,26 @@ def _load_here(
 
 
 def _load_through_service(
-    client: "Client", address: str, gallery: str, images: "Source", max_rejected: float, as_json: bool
+    client: "Client",
+    address: str,
+    gallery: str,
+    images: "Source",
+    replace_stored: bool,
+    max_rejected: float,
+    as_json: bool,
 ) -> None:
     from ingest.loading.build import check_rejected
     from ingest.loading.through_service import load_through_service
     from ingest.progress import Stages
 
     with Stages() as stages:
-        summary, bad = load_through_service(client, gallery, images, stages)
+        summary, bad = load_through_service(client, gallery, images, stages, replace=replace_stored)
     count = client.gallery(gallery).count
     if as_json:
-        counts = {"added": summary.added, "unchanged": summary.unchanged, "rejected": summary.rejected}
+        counts = {name: getattr(summary, name) for name in ("added", "unchanged", "rejected", "held")}
         print(json.dumps({"name": gallery, "count": count, "service": address, **counts}))
     else:
-        print(f"{gallery}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
+        print(f"{gallery}: {counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged")
         print(f"{count:,} in all, service {address}")
     _print_notes(summary.notes)
     if bad:
@@ -283,7 +299,7 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
         seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
         print(json.dumps({**as_dict(spec, store), **summary.counts(), "seconds": seconds}))
         return
-    print(f"{spec.name} v{spec.version}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
+    print(f"{spec.name} v{spec.version}: {counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged")
     if summary.duplicates or summary.pruned:
         print(f"{summary.duplicates:,} duplicates left out, {summary.pruned:,} images removed")
     if summary.held:

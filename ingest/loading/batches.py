@@ -31,7 +31,7 @@ class LoadSummary:
         duplicates: Images left out because the gallery has the same content under another key.
         rejected: Images that could not be read or decoded, in this load or an earlier one.
         pruned: Images removed because the source no longer has them.
-        held: Changed images whose stored content has not, or not yet, been replaced.
+        held: Images whose keys are stored with other content that has not, or not yet, been replaced.
         unpruned: Images that the source no longer has, kept because they are more than half of its images.
         kept: Images that a rebuild has taken over from the live version, though the source does not have them.
         left_out: Images of the live version that came in other ways, and that a rebuild has left out.

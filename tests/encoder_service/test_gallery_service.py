@@ -12,6 +12,7 @@ from PIL import Image
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
+from encoder_service.errors import KeyTakenError
 from encoder_service.rpc.server import Server
 from encoder_service.writer import NewImage
 from gallery import SearchOptions, Store, open_store
@@ -61,6 +62,19 @@ def test_an_unchanged_image_is_reported_and_a_changed_one_is_replaced(own: Clien
     assert own.gallery().count == 402
     labels = {hit.key: hit.label for hit in own.search(png(queries[1])).hits[:2]}
     assert labels == {"new/0": "other", "new/1": "new"}
+
+
+def test_another_image_under_the_same_key_is_kept_if_the_caller_says_so(
+    own: Client, queries: list[Image.Image]
+) -> None:
+    list(own.add(new(queries, 1), "digits"))
+    relabelled = NewImage("new/0", png(queries[0]), "other", keep_stored=True)
+    changed = NewImage("new/0", png(queries[1]), "new", keep_stored=True)
+    same, other = own.add([relabelled, changed], "digits")
+    assert same is False
+    assert isinstance(other, KeyTakenError)
+    (hit,) = own.search(png(queries[0]), options=SearchOptions(limit=1)).hits
+    assert (hit.key, hit.label) == ("new/0", "other")
 
 
 def test_of_two_images_with_the_same_key_the_later_is_stored(own: Client, queries: list[Image.Image]) -> None:

@@ -98,3 +98,21 @@ def test_two_folders_of_one_name_through_a_service(command: Command, photos: Pat
     assert "0 images added, 3 unchanged" in command(*load, str(other)).stdout
     with Client(service) as client:
         assert all(has(client, key) for key in ("photos/0.png", "bob/photos/2.png"))
+
+
+def test_a_load_through_a_service_replaces_no_image_of_another_source_unless_asked(
+    command: Command, photos: Path, service: str
+) -> None:
+    """Both folders have a file 3.png, and in the second it comes after the images that are compared beforehand."""
+    other = fill(photos.parent.parent / "bob" / "photos", 10, 40)
+    for file in other.iterdir():
+        file.rename(other / f"0-{file.name}")
+    Image.fromarray(digits.read("train")[0][99]).save(other / "3.png")
+    load = ("ingest", "load", "--service", service, "--gallery", "photos", str(other))
+    kept = command(*load)
+    assert (kept.returncode, "40 images added, 0 unchanged" in kept.stdout) == (0, True), kept
+    assert "the gallery has other images under the keys of 1 image (first: 'photos/3.png')" in kept.stderr
+    assert "0 images added, 4 unchanged" in command("ingest", "load", str(photos), *load[2:-1]).stdout
+    replaced = command(*load, "--replace")
+    assert "1 image added, 40 unchanged" in replaced.stdout
+    assert "3.png" not in replaced.stderr
