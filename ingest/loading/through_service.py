@@ -78,7 +78,7 @@ def load_through_service(
     summary.notes = list(source.notes)
     if summary.held:
         summary.notes.append(
-            f"the gallery has other images under the keys of {counted(summary.held, 'image')} (first: {first_held!r}): if "
-            "they are this source's, replace them with --replace"
+            f"the gallery has other images under the keys of {counted(summary.held, 'image')} (first: {first_held!r}): "
+            "if they are this source's, replace them with --replace"
         )
     return summary, bad

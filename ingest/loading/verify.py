@@ -98,12 +98,15 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
 
 @contextmanager
 def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterator[Ledger]:
-    """Yield the gallery's ledger, or if a service has modified the gallery since, a reconciled copy."""
+    """Yield the gallery's ledger, or a reconciled copy if a service or an interrupted load has modified the gallery."""
     with closing(Ledger(store.local_folder(name))) as ledger, TemporaryDirectory() as scratch:
         if not store.modified_by_service(name):
             yield ledger
             return
-        stages.say("note: a service has added or deleted images; the next `ingest load` adds them to the index")
+        stages.say(
+            "note: a service or an interrupted load has added or deleted images: `ingest load …` resumes the load, and "
+            "puts the images into the index"
+        )
         ledger.copy_to(Path(scratch))
         with closing(Ledger(Path(scratch))) as copied:
             copied.match(gallery.scroll())
