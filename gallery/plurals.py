@@ -6,8 +6,8 @@ def counted(count: int, noun: str) -> str:
 
     Args:
         count: The number of things.
-        noun: Their name in the singular. Its plural ends in s.
+        noun: Their name in the singular. Its plural ends in s, or in ries for a name in ry, such as query.
     """
     if count != 1:
-        noun += "s"
+        noun = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
     return f"{count:,} {noun}"

@@ -31,6 +31,7 @@ from encoder_service.v1 import (
 )
 from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
+from gallery.plurals import counted
 
 _log = logging.getLogger(__name__)
 
@@ -170,9 +171,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         keys = wire.check_keys(request.keys)
         count = self._galleries.write(request.gallery, lambda writer: writer.delete(keys))
         _log.info(
-            "%s deleted %d images of gallery '%s'",
+            "%s deleted %s of gallery '%s'",
             context.peer(),
-            count,
+            counted(count, "image"),
             request.gallery or "(the only one)",
             extra={"request_id": request_id_from(context.invocation_metadata())},
         )

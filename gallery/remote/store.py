@@ -33,7 +33,7 @@ from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement,
 _log = logging.getLogger(__name__)
 
 _LOADING = "LOADING"
-# Name of the file that marks a version as being loaded from this machine. It stays if the load ends before it publishes.
+# Name of the file that marks a version as being loaded from this machine. It stays if the load ends without publishing.
 _UNPUBLISHED = "UNPUBLISHED"
 # Keys of a collection's metadata: the gallery's description, and whether a service has ever modified the collection.
 _SPEC = "lookalike"

@@ -81,7 +81,14 @@ def load(
     yes: Annotated[
         bool, typer.Option("--yes", help="Let --prune or --rebuild remove more than half of a source's images.")
     ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Build a new version beside the live one. Without --encoder, labels or --profile, it keeps the live "
+            "version's.",
+        ),
+    ] = False,
     keep_added: Annotated[
         bool,
         typer.Option(
@@ -158,7 +165,7 @@ def load(
     galleries = open_store(store, patience_s=patience_s)
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
     if not encoder:
-        encoder = live.encoder if live and not rebuild else source_name.default_encoder
+        encoder = live.encoder if live else source_name.default_encoder
     loaded_encoder = load_encoder(encoder)
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
@@ -301,11 +308,12 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
         return
     print(f"{spec.name} v{spec.version}: {counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged")
     if summary.duplicates or summary.pruned:
-        print(f"{summary.duplicates:,} duplicates left out, {summary.pruned:,} images removed")
+        print(f"{counted(summary.duplicates, 'duplicate')} left out, {counted(summary.pruned, 'image')} removed")
     if summary.held:
-        print(f"{summary.held:,} changed images not replaced")
-    if summary.kept or summary.kept_labels:
-        print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the version before")
+        print(f"{counted(summary.held, 'changed image')} not replaced")
+    kept = ((summary.kept, "image"), (summary.kept_labels, "label"))
+    if parts := [counted(count, noun) for count, noun in kept if count]:
+        print(f"{' and '.join(parts)} kept from the version before")
     seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
 
@@ -317,7 +325,6 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 def _print_bad(count: int, file: str, reasons: Iterable[tuple[str, str]]) -> None:
     """Print the number of bad images, and the first few with their reasons, on stderr."""
-    images = "image" if count == 1 else "images"
-    print(f"{count:,} bad {images} left out{file}, such as:", file=sys.stderr)
+    print(f"{counted(count, 'bad image')} left out{file}, such as:", file=sys.stderr)
     for key, reason in islice(reasons, _SHOWN):
         print(f"  {key!r}: {reason}", file=sys.stderr)

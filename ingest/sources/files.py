@@ -18,9 +18,9 @@ _MAX_LABEL_BYTES = 1024 * 1024
 # Maximum bytes of images of one name that wait for their label file. Further images are yielded without a label.
 _MAX_WAITING_BYTES = 32 * 1024 * 1024
 
-REPLACED = "files that a later file of the same name replaces"
+REPLACED = "file (replaced by a later file of the same name)"
 """Reason to leave out a file of an archive."""
-LINKED_FOLDER = "links to folders"
+LINKED_FOLDER = "linked folder"
 """Reason to leave out a link in an archive. In a folder, such links are followed."""
 DANGLING = "expected a file, got a link to {!r}, which the archive does not have"
 """Problem of a link in an archive."""
@@ -92,7 +92,7 @@ class FilesSource:
             if kind is Kind.LABEL and (label := self._label(file)):
                 yield file.name, label
             elif kind in (Kind.LABEL, Kind.OTHER):
-                notes.add("files that are not images by their names", file.name)
+                notes.add("file (not an image format)", file.name)
 
     def _item(self, file: File) -> Item:
         key = text_of(f"{self._stem}/{file.name.removeprefix('./')}")

@@ -82,7 +82,7 @@ def test_a_rebuild_names_how_many_images_it_leaves_out_that_were_added_meanwhile
         client.delete(["new/0"], "photos")
         done = command("ingest", "load", str(photos), "--rebuild", "--store", store_url)
         assert done.returncode == 0, done.stderr
-        assert f"left out {len(added) - 1:,} images that were added through a service" in done.stderr
+        assert f"left out {len(added) - 1:,} images added through a service" in done.stderr
         assert "(first: 'new/1')" in done.stderr
 
 

@@ -194,7 +194,7 @@ def test_a_folder_of_nothing_but_bad_files_makes_no_gallery(command: Command, st
     (tmp_path / "texts" / "a.text").write_text("text")
     done = command("ingest", "load", str(tmp_path / "texts"), "--store", store_url)
     assert done.returncode == 3
-    assert "texts: expected images, got 1 files that are not" in done.stderr
+    assert "texts: expected images, got 1 other file" in done.stderr
     assert open_store(store_url).list() == []
 
 
@@ -241,7 +241,7 @@ def test_a_rebuild_of_bad_images_leaves_the_live_version(command: Command, store
         path.write_bytes(b"bad")
     done = command("ingest", "load", str(photos), "--rebuild", "--store", store_url)
     assert done.returncode == 3
-    assert "6 of 12 images are bad, more than 10 %: the live version stays as it is" in done.stderr
+    assert "expected at most 10 % bad images, got 6 of 12: the live version stays as it is" in done.stderr
     (spec,) = open_store(store_url).list()
     assert (spec.version, spec.count) == (1, 12)
     assert (
@@ -263,6 +263,19 @@ def test_a_rebuild_is_like_the_source_and_the_old_version_stays_until_clean(
     cleaned = command("ingest", "clean", "--store", store_url)
     assert cleaned.stdout == "photos v2: removed v1\n"
     assert sorted(path.name for path in folder.glob("v*")) == ["v2"]
+
+
+def test_a_rebuild_keeps_the_encoder_and_the_labels_unless_others_are_named(
+    command: Command, store_url: str, photos: Path
+) -> None:
+    (photos / "dog").mkdir()
+    shutil.move(photos / "00.png", photos / "dog" / "00.png")
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    command(*load, "--encoder", "seed", "--label-from-folders")
+    rebuilt = command(*load, "--rebuild")
+    assert "encoder seed" in rebuilt.stdout
+    assert "1 label kept from the version before" in rebuilt.stdout
+    assert "encoder mnist" in command(*load, "--encoder", "mnist", "--rebuild").stdout
 
 
 class WrongEncoder:
