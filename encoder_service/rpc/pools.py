@@ -43,11 +43,15 @@ _MAX_IDLE_WHEN_FULL_S = 5.0
 _MAX_IDLE_AT_END_S = 0.5
 # Extra threads beyond a pool's limit, because the thread of an ended call takes a moment to notice.
 _SPARE_THREADS = 8
-# Seconds that a health request may take to arrive. It comes in one packet with the call's headers. A large
-# message from an untrusted client would otherwise be buffered for as long as it keeps arriving.
-_MAX_HEALTH_TRANSFER_S = 0.02
-# Threads that wait for health requests to arrive.
-_HEALTH_THREADS = 2
+# Seconds that a health request may take to arrive: enough to repeat a lost packet. A large message from an untrusted
+# client would otherwise be buffered for as long as it keeps arriving.
+_MAX_HEALTH_TRANSFER_S = 1.0
+# Seconds from which a health request is slow to arrive. It usually comes in one packet with the call's headers.
+_SLOW_HEALTH_S = 0.02
+# Maximum health requests that are slow to arrive. Each holds a thread, and at most one message of 64 MiB.
+_MAX_SLOW_HEALTH = 2
+# Threads that wait for health requests to arrive: those of slow requests, and two more.
+_HEALTH_THREADS = _MAX_SLOW_HEALTH + 2
 # Maximum health requests that wait for one of these threads.
 _MAX_HEALTH_WAITING = 64
 # Seconds between checks for calls that have waited too long.
@@ -395,9 +399,9 @@ class HealthPool(Pool):
         """End the calls whose requests do not arrive."""
         now = time.monotonic()
         with self._lock:
-            calls = list(self._calls)
-        for call in calls:
-            if call.waited_s(now) > _MAX_HEALTH_TRANSFER_S:
+            slow = [call for call in self._calls if call.waited_s(now) > _SLOW_HEALTH_S]
+        for position, call in enumerate(slow):
+            if call.waited_s(now) > _MAX_HEALTH_TRANSFER_S or len(slow) - position > _MAX_SLOW_HEALTH:
                 call.cancel("its request has not arrived", logging.DEBUG)
 
     def arrived(self) -> None:
