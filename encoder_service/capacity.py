@@ -15,10 +15,12 @@ from contextvars import ContextVar
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.decoding import weighted_pixels
 from encoder_service.limits import LIMITS
 from gallery.deadline import check_wanted
 
-# Total pixels of all images that are being decoded. This is the size of the largest single image.
+# Total pixels of all images that are being decoded, weighted by `weighted_pixels`. This is the size of the largest
+# single image, which takes up to 770 MB.
 _MAX_PIXELS = LIMITS.max_image_pixels
 # Pixels up to which an image does not wait for others. All default calls and streams together could hold 12 million.
 _MAX_SMALL_PIXELS = 250_000
@@ -206,12 +208,12 @@ def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
 
 
 def _pixel_count(image: bytes | Image.Image) -> int:
-    """Return the number of pixels stated in the file's header; 0 for a file that `images.decode` will reject."""
+    """Return the weighted pixels stated in the file's header; 0 for a file that `images.decode` will reject."""
     if isinstance(image, Image.Image):
         return image.width * image.height
     try:
         with Image.open(io.BytesIO(image)) as header:
-            count = header.width * header.height
+            count = weighted_pixels(header)
     except Exception:  # Pillow raises many types, and `images.decode` explains them
         return 0
     return count if count <= LIMITS.max_image_pixels else 0

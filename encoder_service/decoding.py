@@ -3,6 +3,7 @@
 import importlib
 import io
 from contextlib import suppress
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ _REFUSED_FORMATS = {"EPS", "IPTC"}
 # Larger images are halved while they are decoded. Encoders and thumbnails need far less, and at 64 million pixels, a
 # copy in full size has 256 MB.
 _LARGE_PIXELS = 16_000_000
+# A pixel of a WebP counts as 4/3 pixels. Pillow decodes WebP as an animation of full-size RGBA frames, in 16 bytes per
+# pixel at its peak. The other formats took up to 12 bytes, so all images together stay below 770 MB.
+_WEBP_WEIGHT = Fraction(4, 3)
 # Rows that are converted at a time, so that only part of a large image is in memory twice. Even, to be halved.
 _BAND_ROWS = 256
 # Share of a JPEG's pixels that may be missing at its end. Viewers show the missing part in grey.
@@ -47,8 +51,8 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel, sRGB.
 
     Args:
-        data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels. A
-            JPEG may lack up to 5 % of its pixels at the end. HEIC needs the extra `heif`.
+        data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels, or 48
+            million for WebP. A JPEG may lack up to 5 % of its pixels at the end. HEIC needs the extra `heif`.
         limits: Limits to apply instead of the defaults above.
 
     Returns:
@@ -99,10 +103,21 @@ def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
         )
 
 
+def weighted_pixels(image: Image.Image) -> int:
+    """Return the number of pixels for which an image counts while it is decoded; for WebP, 4/3 of its pixels."""
+    pixels = image.width * image.height
+    return int(pixels * _WEBP_WEIGHT) if image.format == "WEBP" else pixels
+
+
 def _load(data: bytes, limits: Limits) -> Image.Image:
     """Decode the pixels of an image file. Large images may be returned halved."""
     image = Image.open(io.BytesIO(data))
     check_pixel_count(*image.size, limits)
+    if weighted_pixels(image) > limits.max_image_pixels:
+        raise ImageTooLargeError(
+            f"image: expected at most {int(limits.max_image_pixels / _WEBP_WEIGHT):,} pixels in a WebP file, got "
+            f"{image.width:,} × {image.height:,} = {image.width * image.height:,}: save it as JPEG or PNG"
+        )
     if image.format in _REFUSED_FORMATS:
         raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
     if _is_large(image):  # these two formats can be decoded at half size
