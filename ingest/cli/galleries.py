@@ -1,11 +1,13 @@
 """The commands that manage galleries: `ingest list`, `drop`, `clean`, `backup`, `restore` and `copy`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from encoder_service import terminal
 from encoder_service.terminal import JsonOption, StoreOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
@@ -57,6 +59,8 @@ def drop(
     except (StoreDamagedError, NewerFormatError):
         description = f"gallery '{gallery}', which can't be read,"
     if not yes:
+        if not sys.stdin.isatty():
+            raise terminal.UsageError(f"to remove {description} without a terminal to ask on, add --yes")
         typer.confirm(f"Remove {description} from {store}?", abort=True, err=True)
     galleries.drop(gallery)
     print(f"dropped {gallery}")

@@ -1,10 +1,11 @@
 """The `ingest load` command."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,8 @@ from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceO
 from ingest.errors import StoppedError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from encoder_service.client import Client
     from encoder_service.encoder import Encoder, EncoderSpec
     from ingest.loading.batches import LoadSummary
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
 
 # Maximum number of bad images that are printed with their reasons. The rest are only counted.
 _SHOWN = 5
+# Number of a new source's first images that are compared with the digits that the default encoder was trained on.
+_COMPARED = 8
+# Largest side, in pixels, of an image that may be such a digit, and largest difference of two channels of a grey image.
+_MAX_DIGIT_SIDE, _MAX_TINT = 64, 16
 
 
 def _percent(text: str | float) -> float:
@@ -166,6 +173,8 @@ def load(
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
     if not encoder:
         encoder = live.encoder if live else source_name.default_encoder
+        if not (live or source_name.dataset):
+            _note_unlike_digits(images, encoder, source, gallery)
     loaded_encoder = load_encoder(encoder)
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
@@ -182,6 +191,29 @@ def load(
             _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
     check_rejected(summary, options.max_rejected, "new images are loaded, and none was replaced or removed")
     check_pruned(summary)
+
+
+def _note_unlike_digits(images: "Source", encoder: str, source: str, gallery: str) -> None:
+    """Say that the default encoder was trained on digits, if one of the first images is large or in colour."""
+    from encoder_service.errors import ImageError
+
+    for item in islice(images, _COMPARED):
+        with suppress(ImageError):
+            image = item.image()
+            if max(image.size) > _MAX_DIGIT_SIDE or _is_coloured(image):
+                print(
+                    f"note: encoder {encoder} has only seen digits of 28 × 28 pixels in grey: for pictures like these, "
+                    f"`autoencoder train {shlex.quote(source)} --name {gallery}` makes a better one",
+                    file=sys.stderr,
+                )
+                return
+
+
+def _is_coloured(image: "Image.Image") -> bool:
+    import numpy as np
+
+    pixels = np.asarray(image.convert("RGB").resize((32, 32)), np.int16)
+    return bool(np.ptp(pixels, axis=2).max() > _MAX_TINT)
 
 
 def _check_options(
@@ -306,7 +338,9 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
         seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
         print(json.dumps({**as_dict(spec, store), **summary.counts(), "seconds": seconds}))
         return
-    print(f"{spec.name} v{spec.version}: {counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged")
+    relabelled = f", {summary.relabelled:,} relabelled" if summary.relabelled else ""
+    counts = f"{counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged{relabelled}"
+    print(f"{spec.name} v{spec.version}: {counts}")
     if summary.duplicates or summary.pruned:
         print(f"{counted(summary.duplicates, 'duplicate')} left out, {counted(summary.pruned, 'image')} removed")
     if summary.held:

@@ -18,7 +18,18 @@ _BATCH_BYTES = 32 * 1024 * 1024
 # Bytes of images that one thread prepares at a time. With fewer, threads that decode small images wait for each other.
 _CHUNK_BYTES = 1024 * 1024
 
-_COUNTS = ("added", "unchanged", "duplicates", "rejected", "pruned", "held", "unpruned", "kept", "left_out")
+_COUNTS = (
+    "added",
+    "unchanged",
+    "relabelled",
+    "duplicates",
+    "rejected",
+    "pruned",
+    "held",
+    "unpruned",
+    "kept",
+    "left_out",
+)
 
 
 @dataclass(slots=True)
@@ -26,8 +37,9 @@ class LoadSummary:
     """Counts and times of a load.
 
     Attributes:
-        added: Images stored, either new or changed.
+        added: Images stored, either new or with other content.
         unchanged: Images stored before, with the same content and label.
+        relabelled: Images stored before, with the same content and another label.
         duplicates: Images left out because the gallery has the same content under another key.
         rejected: Images that could not be read or decoded, in this load or an earlier one.
         pruned: Images removed because the source no longer has them.
@@ -44,6 +56,7 @@ class LoadSummary:
 
     added: int = 0
     unchanged: int = 0
+    relabelled: int = 0
     duplicates: int = 0
     rejected: int = 0
     pruned: int = 0
@@ -83,7 +96,7 @@ class LoadSummary:
     @property
     def seen(self) -> int:
         """Number of images that the source had."""
-        return self.added + self.unchanged + self.duplicates + self.rejected + self.held
+        return self.added + self.unchanged + self.relabelled + self.duplicates + self.rejected + self.held
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -111,9 +111,11 @@ def test_evaluate_prints_figures_and_writes_a_report(command: Command, store_url
     assert 0.8 < own["precision_at_1"] < 1  # a query that answered itself would always be right
 
 
-def test_dropping_asks_first(command: Command, store_url: str) -> None:
+def test_dropping_without_a_terminal_to_ask_on_needs_yes(command: Command, store_url: str) -> None:
     command("ingest", "load", "mnist", "--limit", "10", "--store", store_url)
-    assert command("ingest", "drop", "mnist", "--store", store_url, stdin=b"n\n").returncode == 1
+    done = command("ingest", "drop", "mnist", "--store", store_url)
+    assert done.returncode == 2
+    assert done.stderr == "error: to remove gallery 'mnist' with 10 images without a terminal to ask on, add --yes\n"
     assert len(listed(command, store_url)) == 1
 
 

@@ -86,7 +86,7 @@ def test_new_labels_reach_the_gallery(store: Store, encoder: Encoder, photos: Pa
     # the images are in the source's own folder, which gives no labels
     assert load(store, encoder, open_source(str(photos), label_from_folders=True)).added == 0
     (photos.parent / "labels.csv").write_text("03.png,three\n")
-    assert load(store, encoder, open_source(str(photos), labels=photos.parent / "labels.csv")).added == 1
+    assert load(store, encoder, open_source(str(photos), labels=photos.parent / "labels.csv")).relabelled == 1
     assert {entry.label for entry in stored(store).values()} == {"", "three"}
     assert load(store, encoder, photos).unchanged == 12  # a source without labels changes none
     assert stored(store)["photos/03.png"].label == "three"
@@ -276,6 +276,24 @@ def test_a_rebuild_keeps_the_encoder_and_the_labels_unless_others_are_named(
     assert "encoder seed" in rebuilt.stdout
     assert "1 label kept from the version before" in rebuilt.stdout
     assert "encoder mnist" in command(*load, "--encoder", "mnist", "--rebuild").stdout
+
+
+def test_labels_that_are_given_later_are_reported_as_such(command: Command, store_url: str, photos: Path) -> None:
+    (photos / "dog").mkdir()
+    for name in ("00.png", "01.png"):
+        shutil.move(photos / name, photos / "dog" / name)
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    command(*load)
+    assert "photos v1: 0 images added, 10 unchanged, 2 relabelled\n" in command(*load, "--label-from-folders").stdout
+
+
+def test_photographs_in_the_encoder_of_digits_get_a_hint(command: Command, store_url: str, photos: Path) -> None:
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    assert "note" not in command(*load).stderr
+    Image.new("RGB", (20, 20), "red").save(photos / "00.png")
+    assert "note" not in command(*load).stderr  # the gallery has its encoder
+    hint = f"`autoencoder train {photos} --name new` makes a better one"
+    assert hint in command(*load, "--gallery", "new").stderr
 
 
 class WrongEncoder:

@@ -35,9 +35,17 @@ def tiny(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not folder.exists():
             done = command("autoencoder", *TINY, "--out", str(folder))
             assert done.returncode == 0, done.stderr
+            assert done.stderr.startswith("reading mnist/train[:4096]")  # not with lines of TensorFlow
             assert "epoch 3 of 3: loss" in done.stderr
+            assert f"next: ingest load mnist --encoder {folder}\n" in done.stdout
             assert "the mean image as every answer has 0.06" in done.stdout
     return folder
+
+
+def test_a_training_without_a_name_is_wrong_usage(command: Command) -> None:
+    done = command("autoencoder", "train", "mnist")
+    assert done.returncode == 2
+    assert done.stderr == "error: expected a name for the encoder, such as --name photos, or --out FOLDER\n"
 
 
 def test_the_model_card_says_how_it_was_made(tiny: Path) -> None:
