@@ -2,7 +2,6 @@
 
 import pytest
 
-from ingest import progress
 from ingest.progress import Stages
 
 
@@ -10,7 +9,7 @@ def test_slow_steps_are_shown_in_seconds_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter([0.0, 5.0, 8.0, 10.0, 10.5])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr("ingest.progress.time.monotonic", lambda: next(times))
     with Stages().stage("training", 10, "step") as advance:
         advance(1)
     with Stages().stage("searching", 30, "query") as advance:
