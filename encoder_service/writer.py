@@ -1,4 +1,4 @@
-"""Add images to a gallery while it is being searched: decode, encode, store. Independent of gRPC."""
+"""Add images to a gallery while it is being searched, and remove images from it. Independent of gRPC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +24,14 @@ class NewImage:
     Attributes:
         key: The image's name, unique in its gallery, 1 to 1,024 characters.
         picture: An image file's bytes, or an image of mode L, RGB or RGBA.
-        label: The image's label, at most 1,024 characters; empty if it has none.
-        keep_stored: Keep a stored image that has the same key and other content.
+        label: The image's label, at most 1,024 characters; "" for no label, None for the label that the gallery has
+            stored under this key, if there is one.
+        keep_stored: Whether to keep a stored image that has the same key and other content.
     """
 
     key: str
     picture: bytes | Image.Image
-    label: str = ""
+    label: str | None = None
     keep_stored: bool = False
 
     @property
@@ -41,23 +42,25 @@ class NewImage:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A new image without its decoded pixels: those of many large images would not fit in memory.
+    """A new image, ready to be stored. Its decoded pixels are not kept: those of many large images would fill memory.
 
     Attributes:
-        image: The image as it came.
-        sha256: Hash of its content.
+        key: The image's name.
+        label: The label to store.
+        sha256: Hash of the image's content, 64 hex digits.
         input: The image as an encoder's input, (height, width, channels).
-        thumbnail_png: A small PNG of the image.
+        thumbnail_png: The image as a PNG file of at most 64 pixels a side.
     """
 
-    image: NewImage
+    key: str
+    label: str
     sha256: str
     input: NDArray[np.float32]
     thumbnail_png: bytes
 
 
 class GalleryWriter:
-    """Adds images to one gallery with one encoder, and removes images. Safe to use from several threads."""
+    """Adds images to one gallery, and removes images from it. Safe to use from several threads."""
 
     def __init__(self, encoder: Encoder, gallery: Gallery) -> None:
         """Pair an encoder with a gallery of its codes.
@@ -70,20 +73,20 @@ class GalleryWriter:
         self._gallery = gallery
 
     def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:
-        """Store images. On return, every image without an error is durable, even if the process dies.
+        """Store images. On return, every image without an error is on disk, and survives a crash of this process.
 
-        An image replaces the stored image of the same key, unless content and label are the same. If the content is
-        not, and the image has `keep_stored`, its result is a KeyTakenError.
+        If the gallery has an image with the same key, the new image replaces it, unless content and label are the same.
+        A new image with `keep_stored` replaces no image of other content. Its result is then a KeyTakenError.
 
         Args:
-            new: The images. If two have the same key, the later one counts, unless it has `keep_stored`.
+            new: The images. If two have the same key, the later one is stored, unless it has `keep_stored`.
 
         Returns:
-            For each image, in the same order: True if it was already stored, unchanged; False if it has been stored
-            now; or the error why it can't be stored.
+            For each image, in the same order: True if the gallery already had it, with the same content and label;
+            False if it has been stored now; or the error if it can't be stored.
 
         Raises:
-            TooLateError: The caller's deadline has passed, or the caller has gone; nothing has been stored.
+            TooLateError: The caller's deadline has passed, or the caller has gone. Nothing has been stored.
             UnavailableError: The gallery's store can't be used.
         """
         entries = [entry for entry in self._gallery.get([image.key for image in new]) if entry]
@@ -93,16 +96,18 @@ class GalleryWriter:
         for image in new:
             check_wanted()
             sha256 = image.sha256
-            if known.get(image.key) == (sha256, image.label):
+            stored_sha256, stored_label = known.get(image.key, (None, ""))
+            label = stored_label if image.label is None else image.label
+            if (stored_sha256, stored_label) == (sha256, label):
                 results.append(True)
                 continue
             try:
-                if image.keep_stored and known.get(image.key, (sha256,))[0] != sha256:
+                if image.keep_stored and stored_sha256 not in (None, sha256):
                     raise KeyTakenError(
                         "the gallery has another image under this key: replace it without `keep_stored`"
                     )
-                prepared[image.key] = self._prepare(image, sha256)
-                known[image.key] = (sha256, image.label)
+                prepared[image.key] = self._prepare(image, label, sha256)
+                known[image.key] = (sha256, label)
                 results.append(False)
             except LookalikeError as error:
                 results.append(error)
@@ -114,7 +119,7 @@ class GalleryWriter:
         """Remove images by key.
 
         Returns:
-            The number of keys that the gallery had. Unknown keys are not an error.
+            The number of images removed. Unknown keys are ignored.
 
         Raises:
             UnavailableError: The gallery's store can't be used.
@@ -123,23 +128,24 @@ class GalleryWriter:
         self._gallery.delete(list(known))
         return len(known)
 
-    def _prepare(self, image: NewImage, sha256: str) -> _Prepared:
-        _check_names(image)
+    def _prepare(self, image: NewImage, label: str, sha256: str) -> _Prepared:
+        _check_names(image.key, label)
         with decoded(image.picture) as picture:
-            return _Prepared(image, sha256, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
+            input_, thumbnail = self._encoder.normalise([picture])[0], images.thumbnail_png(picture)
+            return _Prepared(image.key, label, sha256, input_, thumbnail)
 
     def _store(self, prepared: Sequence[_Prepared]) -> None:
         codes = self._encoder.encode(np.stack([item.input for item in prepared]))
         self._gallery.upsert(
             [
-                Entry(item.image.key, code, item.image.label, item.sha256, item.thumbnail_png)
+                Entry(item.key, code, item.label, item.sha256, item.thumbnail_png)
                 for item, code in zip(prepared, codes, strict=True)
             ]
         )
 
 
-def _check_names(image: NewImage) -> None:
-    if not 1 <= len(image.key) <= LIMITS.max_key_length:
-        raise RequestError(f"key: expected 1 to {LIMITS.max_key_length:,} characters, got {len(image.key):,}")
-    if len(image.label) > LIMITS.max_key_length:
-        raise RequestError(f"label: expected at most {LIMITS.max_key_length:,} characters, got {len(image.label):,}")
+def _check_names(key: str, label: str) -> None:
+    if not 1 <= len(key) <= LIMITS.max_key_length:
+        raise RequestError(f"key: expected 1 to {LIMITS.max_key_length:,} characters, got {len(key):,}")
+    if len(label) > LIMITS.max_key_length:
+        raise RequestError(f"label: expected at most {LIMITS.max_key_length:,} characters, got {len(label):,}")

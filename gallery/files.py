@@ -1,4 +1,4 @@
-"""Files and folders: atomic replacement, free space, locks between processes, and the folder of the user's data."""
+"""Files and folders: atomic replacement, free space, locks between processes, and the user's data folder."""
 
 import errno
 import os
@@ -13,6 +13,9 @@ import portalocker
 from platformdirs import user_data_path
 
 from gallery.errors import InvalidInputError, StoreFullError, StoreLockedError, StoreUnusableError
+
+# Bytes per read of a sparse copy. A block of zeros becomes a hole, so smaller blocks leave less to write.
+_BLOCK = 64 * 1024
 
 
 def user_data_folder() -> Path:
@@ -33,7 +36,7 @@ def user_data_folder() -> Path:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write, and replace `path` with it if the block ends without an error.
 
-    The replacement is atomic: a reader, also one after a crash, finds either the old content or the new.
+    The replacement is atomic: readers find either the old content or the new, even after a crash.
     """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -52,12 +55,28 @@ def replace_file(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def copy_sparse(source: str, target: str) -> None:
+    """Copy a file without its permissions. The copy has a hole wherever the file has one, or long runs of zeros."""
+    with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
+        while block := reader.read(_BLOCK):
+            if block.count(0) < len(block):
+                writer.write(block)
+                continue
+            try:
+                reader.seek(reader.tell(), os.SEEK_DATA)
+            except OSError as error:  # ENXIO: nothing but a hole is left; otherwise the file system reports no holes
+                if error.errno == errno.ENXIO:
+                    reader.seek(0, os.SEEK_END)
+            writer.seek(reader.tell())
+        writer.truncate(reader.tell())
+
+
 @contextmanager
 def file_errors(place: str) -> Iterator[None]:
-    """Raise the system's errors in the block as errors of this project.
+    """Translate each OSError in the block into StoreFullError or StoreUnusableError.
 
     Args:
-        place: The store or folder that errors name if the system names no file.
+        place: The store or folder to name in the error if the OSError names no file.
     """
     try:
         yield
@@ -71,10 +90,10 @@ def file_errors(place: str) -> Iterator[None]:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Check that the disk of a folder, which need not exist yet, has free space.
+    """Check that the disk of a folder has enough free space.
 
     Args:
-        folder: The folder.
+        folder: The folder. It need not exist yet.
         needed: Bytes that must be free.
 
     Raises:
@@ -91,17 +110,17 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 class Lock:
-    """A lock between processes, held until it is closed or its process dies. Its file names the holder."""
+    """A lock between processes, held until `close` or until the process dies. The lock file names the process."""
 
     def __init__(self, path: Path, subject: str) -> None:
         """Take the lock without waiting.
 
         Args:
             path: The lock file. It is created if missing, and never removed.
-            subject: The locked thing, for the error: "gallery 'mnist'".
+            subject: The thing that the lock protects, for the error: "gallery 'mnist'".
 
         Raises:
-            StoreLockedError: Another process holds it.
+            StoreLockedError: Another process holds the lock.
         """
         self._file: TextIO = path.open("a+", encoding="utf-8", errors="replace")
         _take(self._file, portalocker.LockFlags.EXCLUSIVE, subject)
@@ -118,11 +137,11 @@ class Lock:
 
 @contextmanager
 def shared_lock(path: Path, subject: str) -> Iterator[None]:
-    """Keep others from taking a `Lock` during the block. The lock file is not written, and need not exist.
+    """Keep other processes from taking a `Lock` during the block. The lock file is not written, and need not exist.
 
     Args:
         path: The lock file.
-        subject: The locked thing, for the error: "gallery 'mnist'".
+        subject: The thing that the lock protects, for the error: "gallery 'mnist'".
 
     Raises:
         StoreLockedError: Another process holds the lock.
@@ -138,7 +157,7 @@ def shared_lock(path: Path, subject: str) -> Iterator[None]:
 
 
 def _take(file: TextIO, kind: portalocker.LockFlags, subject: str) -> None:
-    """Lock a file without waiting, or close it."""
+    """Lock an open file without waiting. If another process has locked it, close it and raise StoreLockedError."""
     try:
         portalocker.lock(file, kind | portalocker.LockFlags.NON_BLOCKING)
     except (portalocker.LockException, BlockingIOError):

@@ -1,6 +1,6 @@
 import os
+import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +11,28 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.rpc.server import Server
 from gallery import open_store
+from gallery.remote.connection import QdrantConnection
 from tests import digits
-from tests.commands import BIN, Command
+from tests.commands import Command, run_here, run_process
 
 # Processes inherit an ignored SIGINT, as under `nohup … &`, and would not hear the Ctrl-C that tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Linux's file system in memory. In a container it often has 64 MB.
+MEMORY = Path("/dev/shm")
+# Bytes that must be free there. A test takes up to 0.3 GB, which it gives back when it has passed.
+MEMORY_BYTES = 4_000_000_000
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' files in memory where there is room: building a gallery syncs a hundred times to disk."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that no worker of pytest-xdist still runs them when the others have ended."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
@@ -51,13 +68,24 @@ def store_url(tmp_path: Path) -> str:
     return f"edge:{tmp_path / 'store'}"
 
 
+@pytest.fixture
+def in_memory_qdrant(monkeypatch: pytest.MonkeyPatch) -> QdrantConnection:
+    """A connection to a Qdrant in this process, which builds no index that one would have to wait for."""
+    from qdrant_client import QdrantClient
+
+    monkeypatch.setattr("gallery.remote.collection._STATUS_EVERY_S", 0.0)
+    return QdrantConnection(QdrantClient(":memory:"), "http://memory:6333")
+
+
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Runs a command of this project as a user would."""
-
-    def run(name: str, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([BIN / name, *arguments], input=stdin, capture_output=True, timeout=120, check=False)
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
+    """Runs a command of this project in this process."""
     os.environ.pop("LOOKALIKE_STORE", None)
-    return run
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def command_process() -> Command:
+    """Runs a command of this project in a process of its own, as a user would."""
+    os.environ.pop("LOOKALIKE_STORE", None)
+    return run_process

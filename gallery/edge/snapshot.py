@@ -1,4 +1,4 @@
-"""A version in a read-only store. Edge can't open its shard there, so a temporary copy is searched instead."""
+"""A version in a read-only store. Edge can't open a shard in a read-only folder, so searches use a temporary copy."""
 
 import shutil
 import tempfile
@@ -9,16 +9,13 @@ from gallery.edge.manifest import OPEN
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.version import check_not_lost
 from gallery.errors import StoreUnusableError
-from gallery.files import check_space, file_errors, shared_lock
+from gallery.files import check_space, copy_sparse, file_errors, shared_lock
 from gallery.spec import GallerySpec
 from gallery.types import Entry
 
-# Bytes per copied block. A shard's files are mostly holes, so empty blocks are not written.
-_PIECE = 1024 * 1024
-
 
 class Snapshot(EdgeGallery):
-    """A temporary copy of a live version, for searches only. It is removed when it is closed."""
+    """A temporary copy of a live version, for searches only. `close` removes the copy."""
 
     def __init__(self, folder: Path, spec: GallerySpec) -> None:
         """Copy the shard of a version and open the copy.
@@ -38,7 +35,7 @@ class Snapshot(EdgeGallery):
                     check_not_lost(folder)
                     files = (folder / "shard").rglob("*")
                     check_space(copy, sum(path.stat().st_blocks * 512 for path in files))
-                    shutil.copytree(folder / "shard", copy, copy_function=_copy)
+                    shutil.copytree(folder / "shard", copy, copy_function=copy_sparse)
                 for path in (copy, *copy.rglob("*")):
                     path.chmod(0o700 if path.is_dir() else 0o600)
             super().__init__(copy, spec)
@@ -64,14 +61,3 @@ class Snapshot(EdgeGallery):
             f"gallery '{self.spec.name}' can only be searched: this process may not write its files",
             place=str(self._folder_of_original),
         )
-
-
-def _copy(source: str, target: str) -> None:
-    """Copy a file without filling its holes."""
-    with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
-        while piece := reader.read(_PIECE):
-            if piece.count(0) == len(piece):
-                writer.seek(len(piece), 1)
-            else:
-                writer.write(piece)
-        writer.truncate(reader.tell())

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 # Maximum number of bad images that are printed with their reasons. The rest are only counted.
 _SHOWN = 5
-# Number of a new source's first images that are compared with the digits that the default encoder was trained on.
+# Number of a new source's first images that are compared with the digits on which the default encoder was trained.
 _COMPARED = 8
-# Largest side, in pixels, of an image that may be such a digit, and largest difference of two channels of a grey image.
+# Maximum side of such a digit, in pixels, and maximum difference between two channels of a grey pixel, of 255.
 _MAX_DIGIT_SIDE, _MAX_TINT = 64, 16
 
 
@@ -76,7 +76,7 @@ def load(
     labels: Annotated[Path | None, typer.Option(help="CSV or JSONL file with the labels.")] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path. Can be repeated."),
+        typer.Option(metavar="GLOB", help="Leave out files and folders with a matching name or path. Can be repeated."),
     ] = None,
     large_images: Annotated[
         bool, typer.Option("--large-images", help="Also load image files of up to 256 MiB and 512 megapixels.")
@@ -100,7 +100,7 @@ def load(
         bool,
         typer.Option(
             "--keep-added",
-            help="With --rebuild, keep images that were added through a service or loaded from elsewhere.",
+            help="With --rebuild, keep images that were added through a service or loaded from other sources.",
         ),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if any image is bad.")] = False,
@@ -109,7 +109,7 @@ def load(
         typer.Option(
             parser=_percent,
             metavar="PERCENT",
-            help="Maximum share of bad images; above it, replace and remove no image, and exit with 3.",
+            help="Maximum share of bad images. Above it, the load replaces and removes no image, and exits with 3.",
         ),
     ] = 10.0,
     profile: Annotated[
@@ -119,7 +119,7 @@ def load(
         ),
     ] = "",
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of processes that load. More than 1 needs a Qdrant server.")
+        int, typer.Option(min=1, help="Number of loading processes. More than 1 needs a Qdrant server.")
     ] = 1,
     shards: Annotated[
         int | None, typer.Option(min=1, help="Shards of a new gallery on a cluster. Default: the server's setting.")
@@ -131,7 +131,8 @@ def load(
         int | None, typer.Option(min=1, help="Nodes that must acknowledge a write. Default: the server's setting.")
     ] = None,
     service: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Add to a gallery of a running service, which encodes and stores.")
+        str,
+        typer.Option(metavar="HOST:PORT", help="Send the images to a running service, which encodes and stores them."),
     ] = "",
     replace_stored: Annotated[
         bool,
@@ -171,11 +172,12 @@ def load(
         return
     galleries = open_store(store, patience_s=patience_s)
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
-    if not encoder:
-        encoder = live.encoder if live else source_name.default_encoder
-        if not (live or source_name.dataset):
-            _note_unlike_digits(images, encoder, source, gallery)
-    loaded_encoder = load_encoder(encoder)
+    if live and not encoder:
+        loaded_encoder = _encoder_of(live, may_be_newer=rebuild and not keep_added)
+    else:
+        loaded_encoder = load_encoder(encoder or source_name.default_encoder)
+    if not (encoder or live or source_name.dataset):
+        _note_unlike_digits(images, loaded_encoder.spec.name, source, gallery)
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
     spec, summary = _load_here(
@@ -189,8 +191,27 @@ def load(
         with rejected.open(encoding="utf-8") as lines:
             rows = map(json.loads, lines)
             _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
-    check_rejected(summary, options.max_rejected, "new images are loaded, and none was replaced or removed")
+    check_rejected(summary, options.max_rejected, "new images are loaded, and no stored image was replaced or removed")
     check_pruned(summary)
+
+
+def _encoder_of(live: GallerySpec, *, may_be_newer: bool) -> "Encoder":
+    """Load the encoder of a live version.
+
+    Args:
+        live: The live version.
+        may_be_newer: Whether to load the encoder that has the name now, even if an earlier one made the live version.
+    """
+    from encoder_service.encoder import load_encoder
+
+    encoder = load_encoder(live.encoder, "" if may_be_newer else live.fingerprint)
+    if may_be_newer and encoder.spec.fingerprint != live.fingerprint:
+        print(
+            f"note: the live version was made by encoder {live.encoder} ({live.fingerprint[:8]}…); the rebuild uses "
+            f"the encoder that has this name now ({encoder.spec.fingerprint[:8]}…)",
+            file=sys.stderr,
+        )
+    return encoder
 
 
 def _note_unlike_digits(images: "Source", encoder: str, source: str, gallery: str) -> None:
@@ -250,13 +271,13 @@ def _plan(
     rebuild: bool,
     options: "LoadOptions",
 ) -> tuple[GallerySpec, "LoadOptions"]:
-    """Return the gallery to build, and the options of the load into it.
+    """Return the description of the gallery to build, and the options of the load into it.
 
     Args:
         gallery: Name of the gallery.
         source: Name of the source.
-        encoder: Encoder of the load.
-        profile: Storage profile that the user named; "" for none.
+        encoder: Description of the encoder.
+        profile: Storage profile that the user named; "" if the user named no profile.
         live: The live version; None if there is no gallery of this name.
         rebuild: Whether to build a new version.
         options: The options as the user gave them.
@@ -272,7 +293,7 @@ def _plan(
         sources=(source,),
     )
     if rebuild:
-        # a new version holds what the source has, and does not replace the live one if too many images are bad
+        # the new version has only images of the source, and replaces a live version only if few images are bad
         options = replace(options, prune=True, publish_anyway=live is None)
     return spec, options
 
@@ -287,7 +308,7 @@ def _load_here(
     encoder: "Encoder",
     options: "LoadOptions",
 ) -> tuple[GallerySpec, "LoadSummary"]:
-    """Encode in this process, or in its workers, and store in a store that this process opens."""
+    """Load without a service: encode the images in this process or its workers, and store them."""
     from ingest.loading.build import load_and_publish
     from ingest.loading.rebuild import live_version
     from ingest.progress import Stages
@@ -347,7 +368,7 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
         print(f"{counted(summary.held, 'changed image')} not replaced")
     kept = ((summary.kept, "image"), (summary.kept_labels, "label"))
     if parts := [counted(count, noun) for count, noun in kept if count]:
-        print(f"{' and '.join(parts)} kept from the version before")
+        print(f"{' and '.join(parts)} kept from the previous version")
     seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
 

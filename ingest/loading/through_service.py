@@ -22,9 +22,9 @@ def load_through_service(
 ) -> tuple[LoadSummary, list[Row]]:
     """Send a source to a service, which stores the images that are new or have changed.
 
-    Loading again resumes an interrupted load, as the service skips the images that it has unchanged. A service does not
-    know where its images come from, so another image under the same key may belong to another source. It stays unless
-    the caller says otherwise.
+    The same call resumes an interrupted load, because the service skips images that it already has. A service does not
+    know the paths of sources, so a stored image with the same key and other content may belong to another source. It is
+    kept, unless `replace` is True.
 
     Args:
         client: A connection to the service.
@@ -37,9 +37,9 @@ def load_through_service(
         The summary of the load, and the rows of the bad images.
 
     Raises:
-        LookalikeError: The service or the source failed. The images acknowledged before are stored.
+        LookalikeError: The service or the source failed. All images that the service acknowledged are stored.
     """
-    client.gallery(gallery)  # fails if it does not exist
+    client.gallery(gallery)  # raises an error if the service has no such gallery
     source = with_service_keys(source, client, gallery, stages.say)
     summary, bad = LoadSummary(), list[Row]()
     sent_keys: deque[str] = deque()
@@ -59,7 +59,7 @@ def load_through_service(
                 bad.append(Row.bad(item.key, str(error)))
                 continue
             sent_keys.append(item.key)
-            yield NewImage(item.key, picture, item.label or "", keep_stored=not replace)
+            yield NewImage(item.key, picture, item.label, keep_stored=not replace)
 
     with stages.stage("loading", source.count) as advance:
         for answer in client.add(images(), gallery):

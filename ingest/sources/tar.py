@@ -1,4 +1,4 @@
-"""A tar of images, plain or compressed, read as a stream. Nothing is unpacked, and paths in it only serve as keys."""
+"""A tar of images, plain or compressed, read as a stream. Its paths become keys and are never opened on the disk."""
 
 import io
 import tarfile
@@ -24,7 +24,7 @@ class TarSource(FilesSource):
 
         Args:
             path: The tar.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: The file is not a tar, or is damaged.
@@ -53,7 +53,7 @@ class TarSource(FilesSource):
 
 
 class _Content:
-    """The content of a member, read once for the member and all links to it."""
+    """The content of a member. It is read only once, even if links lead to the member."""
 
     def __init__(self, path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         self._path, self._archive, self._member = path, archive, member

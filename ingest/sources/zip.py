@@ -1,4 +1,4 @@
-"""A zip of images. Nothing is unpacked, and paths in it only serve as keys."""
+"""A zip of images, read without unpacking it. The paths in it become keys and are never opened on the disk."""
 
 import io
 import stat
@@ -26,7 +26,7 @@ class ZipSource(FilesSource):
 
         Args:
             path: The zip.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: The file is not a zip, or has no list of files at its end.

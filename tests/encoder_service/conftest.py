@@ -9,6 +9,7 @@ import pytest
 from encoder_service.encoder import Encoder
 from encoder_service.rpc.server import Server
 from gallery import Store, open_store
+from gallery.files import copy_sparse
 from tests.digits import build
 
 
@@ -21,7 +22,7 @@ def built(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(built: Path, store_url: str) -> Store:
-    shutil.copytree(built, store_url.removeprefix("edge:"))
+    shutil.copytree(built, store_url.removeprefix("edge:"), copy_function=copy_sparse)
     return open_store(store_url)
 
 

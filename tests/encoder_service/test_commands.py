@@ -1,4 +1,4 @@
-"""The command `encoder-service`, run as a user runs it."""
+"""The command `encoder-service`."""
 
 import importlib.metadata
 import json
@@ -48,15 +48,15 @@ def serving(store_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_a_file_is_searched_without_a_service(
-    command: Command, store_url: str, tmp_path: Path, queries: list[Image.Image]
+    command_process: Command, store_url: str, tmp_path: Path, queries: list[Image.Image]
 ) -> None:
     (tmp_path / "query.png").write_bytes(png(queries[0]))
-    done = command("encoder-service", "search", str(tmp_path / "query.png"), "--json", "--store", store_url)
+    done = command_process("encoder-service", "search", str(tmp_path / "query.png"), "--json", "--store", store_url)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert set(answer) == {
         *("gallery", "version", "encoder", "encode_ms", "search_ms", "hits"),
-        *("reconstruction_error", "query_percentile", "prepared"),
+        *("reconstruction_error", "query_percentile", "prepared", "expanded_count"),
     }
     assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
     assert len(answer["hits"]) == 5
@@ -95,6 +95,18 @@ def test_an_inverted_digit_is_prepared_and_the_table_says_so(
     assert json.loads(prepared)["prepared"] == "inverted"
     assert keys(prepared) == keys(answer(queries[0], "--json"))
     assert keys(prepared) != keys(answer(inverted, "--json", "--as-is"))
+
+
+def test_an_expanded_search_says_so(command: Command, store_url: str, queries: list[Image.Image]) -> None:
+    def answer(*options: str) -> str:
+        done = command("encoder-service", "search", "-", "--store", store_url, *options, stdin=png(queries[0]))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert "expanded with its 4 nearest: ranked by the mean, distances are to the query\n" in answer("--expand", "4")
+    assert "expanded" not in answer()
+    assert json.loads(answer("--expand", "4", "--json"))["expanded_count"] == 4
+    assert json.loads(answer("--json"))["expanded_count"] == 0
 
 
 # Runs the command as a user whose id is in no list of users, which takes the right to change the id.
@@ -245,6 +257,8 @@ def test_a_missing_key_and_a_missing_gallery_are_told_apart(command: Command, st
         (("mnist/test/7", "--gallery", "none"), 4, "no gallery 'none'"),
         (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),
         (("mnist/test/7", "--limit", "1001"), 2, "'--limit': Input should be less than or equal to 1000"),
+        (("mnist/test/7", "--expand", "9"), 2, "'--expand': Input should be less than or equal to 8"),
+        (("digits/train/0", "--expand", "4"), 3, "expand: expected an image or a code, got the key 'digits/train/0'"),
         (("digits/train/0", "--address", "127.0.0.1:1"), 5, "start it with `encoder-service serve`"),
         (("digits/train/0", "--address", "127.0.0.1"), 3, "service '127.0.0.1': expected HOST:PORT"),
     ],
@@ -261,16 +275,16 @@ def test_errors_are_one_line_and_an_exit_code(
         assert done.stderr.count("\n") == 1
 
 
-def test_a_running_service_is_asked_by_address_and_locks_the_gallery(command: Command, store_url: str) -> None:
+def test_a_running_service_is_asked_by_address_and_locks_the_gallery(command_process: Command, store_url: str) -> None:
     with serving(store_url) as (service, address):
-        assert command("encoder-service", "health", "--address", address).stdout == "ready\n"
-        asked = command("encoder-service", "search", "digits/train/0", "--address", address, "--json")
+        assert command_process("encoder-service", "health", "--address", address).stdout == "ready\n"
+        asked = command_process("encoder-service", "search", "digits/train/0", "--address", address, "--json")
         assert asked.returncode == 0, asked.stderr
-        locked = command("encoder-service", "search", "digits/train/0", "--store", store_url)
+        locked = command_process("encoder-service", "search", "digits/train/0", "--store", store_url)
         assert locked.returncode == 5
         assert f"in use by process {service.pid} (encoder-service serve)" in locked.stderr
-    embedded = command("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
-    stopped = command("encoder-service", "health", "--address", address)
+    embedded = command_process("encoder-service", "search", "digits/train/0", "--store", store_url, "--json")
+    stopped = command_process("encoder-service", "health", "--address", address)
     assert (stopped.returncode, stopped.stderr.count("\n")) == (5, 1)
     served_hits, embedded_hits = (
         [(hit["key"], hit["distance"]) for hit in json.loads(done.stdout)["hits"]] for done in (asked, embedded)
@@ -302,9 +316,9 @@ def test_sigterm_finishes_the_calls_in_flight_and_exits_0(store_url: str) -> Non
         assert service.wait(20) == 0
 
 
-def test_a_store_that_is_a_file_stops_the_service_at_once(command: Command, tmp_path: Path) -> None:
+def test_a_store_that_is_a_file_stops_the_service_at_once(command_process: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = command("encoder-service", "serve", "--port", "0", "--store", f"edge:{tmp_path / 'file'}")
+    done = command_process("encoder-service", "serve", "--port", "0", "--store", f"edge:{tmp_path / 'file'}")
     assert done.returncode == 5
     assert done.stderr == (
         f"error: store edge:{tmp_path / 'file'}: expected a folder, and this is a file: name another with --store\n"

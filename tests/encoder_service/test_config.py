@@ -5,17 +5,18 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from encoder_service.rpc.config import Config
 from gallery.errors import InvalidInputError
-from tests.commands import BIN
+from tests.commands import run_here
 
 
 def config(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "encoder-service"), "config", *flags]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    with patch.dict(os.environ, environment):
+        return run_here("encoder-service", "config", *flags)
 
 
 def test_a_flag_overrides_the_environment_which_overrides_the_file(tmp_path: Path) -> None:

@@ -77,6 +77,24 @@ def test_another_image_under_the_same_key_is_kept_if_the_caller_says_so(
     assert (hit.key, hit.label) == ("new/0", "other")
 
 
+def test_an_image_without_a_label_keeps_the_stored_label_and_an_empty_label_removes_it(
+    own: Client, queries: list[Image.Image]
+) -> None:
+    def label(picture: bytes) -> str:
+        (hit,) = own.search(picture, options=SearchOptions(limit=1)).hits
+        assert hit.key == "new/0"
+        return hit.label
+
+    first, second = png(queries[0]), png(queries[1])
+    list(own.add([NewImage("new/0", first, "nine")], "digits"))
+    assert list(own.add([NewImage("new/0", first)], "digits")) == [True]
+    assert label(first) == "nine"
+    assert list(own.add([NewImage("new/0", second)], "digits")) == [False]
+    assert label(second) == "nine"
+    assert list(own.add([NewImage("new/0", second, "")], "digits")) == [False]
+    assert label(second) == ""
+
+
 def test_of_two_images_with_the_same_key_the_later_is_stored(own: Client, queries: list[Image.Image]) -> None:
     first, second = png(queries[0]), png(queries[1])
     assert len(list(own.add([NewImage("twice", first), NewImage("twice", second)], "digits"))) == 2

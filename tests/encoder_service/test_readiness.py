@@ -19,6 +19,7 @@ from encoder_service.rpc.server import SERVICES, Server
 from encoder_service.writer import NewImage
 from gallery import Store, open_store
 from gallery.errors import LookalikeError, UnavailableError
+from gallery.files import copy_sparse
 from tests.digits import png
 from tests.encoder_service.test_away import eventually
 
@@ -96,7 +97,7 @@ def test_a_service_becomes_ready_when_a_gallery_that_another_holds_is_free(
 def test_one_bad_gallery_of_two_is_named_and_the_other_is_served(
     store: Store, home: Path, encoder: Encoder, queries: list[Image.Image], caplog: pytest.LogCaptureFixture
 ) -> None:
-    shutil.copytree(home, home.parent / "bad")
+    shutil.copytree(home, home.parent / "bad", copy_function=copy_sparse)
     (home.parent / "bad" / "CURRENT").write_bytes(b"\xff\xfe")
     with Server(store, encoder, CONFIG) as server, Client(server.address) as client:
         assert all(ready(server).values())

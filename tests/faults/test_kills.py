@@ -34,10 +34,12 @@ def codes(store: str) -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.slow
-def test_after_each_of_25_kills_the_same_command_completes_the_gallery(command: Command, tmp_path: Path) -> None:
+def test_after_each_of_25_kills_the_same_command_completes_the_gallery(
+    command_process: Command, tmp_path: Path
+) -> None:
     clean, store = f"edge:{tmp_path / 'clean'}", f"edge:{tmp_path / 'store'}"
     begun = time.monotonic()
-    assert command("ingest", *LOAD, "--store", clean).returncode == 0
+    assert command_process("ingest", *LOAD, "--store", clean).returncode == 0
     load_s = time.monotonic() - begun
     expected = codes(clean)
     chance = random.Random(25)
@@ -48,15 +50,15 @@ def test_after_each_of_25_kills_the_same_command_completes_the_gallery(command: 
 
     for moment in moments[:6]:
         killed[kill(store, (), moment)] += 1
-        finish(command, store)
+        finish(command_process, store)
         assert_same(codes(store), expected)
-        assert command("ingest", "drop", "mnist", "--yes", "--store", store).returncode == 0
-    finish(command, store)
+        assert command_process("ingest", "drop", "mnist", "--yes", "--store", store).returncode == 0
+    finish(command_process, store)
     with Service(store) as service:
         for moment in moments[6:]:
             killed[kill(store, ("--rebuild",), moment)] += 1
-            finish(command, store, "--rebuild")
-            assert command("ingest", "clean", "--store", store).returncode == 0
+            finish(command_process, store, "--rebuild")
+            assert command_process("ingest", "clean", "--store", store).returncode == 0
     assert service.failures == []
     assert service.answers > 100
     assert_same(codes(store), expected)
@@ -69,8 +71,8 @@ def assert_same(actual: dict[str, NDArray[np.float32]], expected: dict[str, NDAr
         np.testing.assert_allclose(actual[key], code, atol=1e-6)
 
 
-def finish(command: Command, store: str, *options: str) -> None:
-    done = command("ingest", *LOAD, *options, "--store", store, "--json")
+def finish(command_process: Command, store: str, *options: str) -> None:
+    done = command_process("ingest", *LOAD, *options, "--store", store, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["count"] == COUNT
     assert not open_store(store).differences("mnist")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from qdrant_client import QdrantClient
 
 from gallery import Store, open_store
 from gallery.remote.connection import QdrantConnection
@@ -23,7 +22,7 @@ def store(request: pytest.FixtureRequest, store_url: str, tmp_path: Path) -> Ite
         yield RemoteStore(QdrantConnection.connect(SERVER), tmp_path)
         clear(QdrantConnection.connect(SERVER))
     elif request.param == "remote":
-        yield RemoteStore(QdrantConnection(QdrantClient(":memory:"), "http://memory:6333"), tmp_path)
+        yield RemoteStore(request.getfixturevalue("in_memory_qdrant"), tmp_path)
     else:
         yield open_store("exact:" if request.param == "exact" else store_url)
 

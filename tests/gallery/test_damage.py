@@ -12,6 +12,7 @@ import pytest
 
 from gallery import GallerySpec, Store, open_store
 from gallery.errors import GalleryNotFoundError, LookalikeError, NewerFormatError, StoreDamagedError, StoreError
+from gallery.files import copy_sparse
 from tests.commands import Command
 from tests.digits import entries
 from tests.gallery.test_stores import CODES, SPEC, elsewhere, first_key, home
@@ -229,7 +230,7 @@ def test_the_list_names_a_gallery_that_cannot_be_read(command: Command, store_ur
 def test_a_copied_folder_is_a_gallery_of_its_own_name(store_url: str, tmp_path: Path) -> None:
     store = open_store(store_url)
     fill(store)
-    shutil.copytree(home(store_url), home(store_url).parent / "copied")
+    shutil.copytree(home(store_url), home(store_url).parent / "copied", copy_function=copy_sparse)
     assert [(spec.name, spec.count) for spec in store.list()] == [("copied", 50), ("g", 50)]
     with closing(store.open("copied")) as gallery:
         assert gallery.spec.name == "copied"

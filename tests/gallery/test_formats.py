@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qdrant_client import QdrantClient
 
 from encoder_service.encoder import Encoder
 from gallery import GallerySpec, Query, Store, open_store
@@ -96,28 +95,21 @@ def test_a_backup_of_release_0_1_0_can_be_restored(store_url: str) -> None:
     assert_finds_itself(store, "again")
 
 
-def remote(tmp_path: Path) -> tuple[Store, Callable[[], None]]:
-    connection = QdrantConnection(QdrantClient(":memory:"), "http://memory:6333")
-
-    def make_g_newer() -> None:
-        connection.update_metadata("g@v1", {"lookalike": {**connection.metadata("g@v1")["lookalike"], "format": 2}})
-
-    return RemoteStore(connection, tmp_path / "local"), make_g_newer
-
-
-def edge(tmp_path: Path) -> tuple[Store, Callable[[], None]]:
-    store = open_store(f"edge:{tmp_path / 'store'}")
-    return store, lambda: make_newer(store.local_folder("g") / "gallery.json")
-
-
-@pytest.fixture(params=[edge, remote])
-def with_newer(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture(params=["edge", "remote"])
+def with_newer(request: pytest.FixtureRequest, store_url: str, tmp_path: Path) -> Store:
     """A store with the gallery `g` of a newer format, and the gallery `h`."""
-    store, make_g_newer = request.param(tmp_path)
+    if request.param == "remote":
+        connection: QdrantConnection = request.getfixturevalue("in_memory_qdrant")
+        store: Store = RemoteStore(connection, tmp_path / "local")
+    else:
+        store = open_store(store_url)
     fill(store)
     fill(store, spec=GallerySpec("h", "seed", "f" * 64, 8))
-    make_g_newer()
-    return store  # type: ignore[no-any-return]
+    if request.param == "remote":
+        connection.update_metadata("g@v1", {"lookalike": {**connection.metadata("g@v1")["lookalike"], "format": 2}})
+    else:
+        make_newer(store.local_folder("g") / "gallery.json")
+    return store
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from PIL import Image
 from encoder_service.client import Client
 from encoder_service.searcher import Key
 from encoder_service.writer import NewImage
+from gallery import SearchOptions
 from gallery.errors import NotFoundError
 from tests import digits
 from tests.commands import BIN, Command
@@ -93,11 +94,25 @@ def test_two_folders_of_one_name_through_a_service(command: Command, photos: Pat
         assert "0 images added, 4 unchanged" in command(*load, str(photos)).stdout
     added = command(*load, str(other))
     assert "3 images added, 0 unchanged" in added.stdout
-    assert f"note: another source has keys like photos/0.png: those of {other} begin with bob/photos/" in added.stderr
+    note = f"note: another source has keys like photos/0.png, so the keys of {other} begin with bob/photos/"
+    assert note in added.stderr
     assert "7 in all" in command(*load, str(photos)).stdout
     assert "0 images added, 3 unchanged" in command(*load, str(other)).stdout
     with Client(service) as client:
         assert all(has(client, key) for key in ("photos/0.png", "bob/photos/2.png"))
+
+
+def test_a_load_through_a_service_without_labels_keeps_the_stored_labels(
+    command: Command, photos: Path, service: str
+) -> None:
+    (photos / "nine").mkdir()
+    (photos / "0.png").rename(photos / "nine" / "0.png")
+    load = ("ingest", "load", str(photos), "--service", service, "--gallery", "photos")
+    assert "1 image added, 3 unchanged" in command(*load, "--label-from-folders").stdout
+    assert "0 images added, 4 unchanged" in command(*load).stdout
+    with Client(service) as client:
+        (hit,) = client.search((photos / "nine" / "0.png").read_bytes(), "photos", SearchOptions(labels=("nine",))).hits
+    assert hit.key == "photos/nine/0.png"
 
 
 def test_a_load_through_a_service_replaces_no_image_of_another_source_unless_asked(

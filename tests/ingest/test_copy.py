@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from encoder_service.encoder import Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
@@ -30,8 +29,8 @@ def edge(tmp_path: Path, encoder: Encoder) -> Store:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Store:
-    return RemoteStore(QdrantConnection(QdrantClient(":memory:"), "http://memory:6333"), tmp_path / "here")
+def server(in_memory_qdrant: QdrantConnection, tmp_path: Path) -> Store:
+    return RemoteStore(in_memory_qdrant, tmp_path / "here")
 
 
 def entries(store: Store) -> dict[str, Entry]:

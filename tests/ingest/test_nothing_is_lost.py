@@ -255,7 +255,7 @@ def test_an_unmounted_source_takes_nothing(command: Command, store_url: str, tmp
         done = command("ingest", "load", str(photos), *options, "--store", store_url)
         assert done.returncode == 3
         assert "bad images, got 1 of 1" in done.stderr
-        assert "none was replaced or removed" in done.stderr
+        assert "no stored image was replaced or removed" in done.stderr
     assert [spec.count for spec in open_store(store_url).list()] == [5]
     assert command("ingest", "check", "photos", "--store", store_url).returncode == 0
 

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from qdrant_client import QdrantClient
 
 from encoder_service.encoder import Encoder
 from encoder_service.writer import GalleryWriter, NewImage
 from gallery import Store, open_store
-from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from ingest.loading.ledger import Ledger
 from ingest.loading.verify import check
@@ -22,7 +20,7 @@ from tests import digits
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "edge":
         return open_store(f"edge:{tmp_path / 'edge'}")
-    return RemoteStore(QdrantConnection(QdrantClient(":memory:"), "http://memory:6333"), tmp_path / "local")
+    return RemoteStore(request.getfixturevalue("in_memory_qdrant"), tmp_path / "local")
 
 
 def test_a_gallery_that_a_service_has_modified_is_sound(store: Store, encoder: Encoder) -> None:

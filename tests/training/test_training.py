@@ -25,7 +25,7 @@ TINY = ("train", "mnist", "--arch", "seed", "--limit", "4096", "--epochs", "3")
 
 
 @pytest.fixture(scope="session")
-def tiny(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(command_process: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small encoder, trained once even where pytest runs as several processes."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -33,12 +33,12 @@ def tiny(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = shared / "models" / "tiny"
     with portalocker.Lock(shared / "tiny.lock", timeout=120):
         if not folder.exists():
-            done = command("autoencoder", *TINY, "--out", str(folder))
+            done = command_process("autoencoder", *TINY, "--out", str(folder))
             assert done.returncode == 0, done.stderr
             assert done.stderr.startswith("reading mnist/train[:4096]")  # not with lines of TensorFlow
             assert "epoch 3 of 3: loss" in done.stderr
             assert f"next: ingest load mnist --encoder {folder}\n" in done.stdout
-            assert "the mean image as every answer has 0.06" in done.stdout
+            assert "(answering every image with the mean: 0.06" in done.stdout
     return folder
 
 
@@ -152,8 +152,11 @@ def test_a_folder_of_pictures_gets_an_encoder_of_its_own(command: Command, tmp_p
     trained = command("autoencoder", "train", str(photos), "--out", str(out), *size)
     assert trained.returncode == 0, trained.stderr
     assert "skipped photos/bad.jpg" in trained.stderr
+    assert "training for 160 steps of 11 images, then its decoder: about" in trained.stderr
     card = json.loads((out / "encoder.json").read_text())
     assert (card["input_shape"], card["recipe"]["views"], card["data"]["count"]) == ([16, 16, 3], "photos", 90)
+    assert (card["arch"], card["fit"]) == ("photos", "squeeze")
+    assert card["recipe"]["whitening"]["found"] > 0.1  # by chance, one in 100 would be found
     for name in ("losses.png", "reconstructions.png", "map.png"):
         with Image.open(out / name) as drawn:
             assert min(drawn.size) > 200
