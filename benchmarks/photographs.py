@@ -269,7 +269,7 @@ def _resources(data: bytes) -> Iterator[tuple[str, bytes]]:
             return
         start = contents + number("I", at + 10)
         content = data[start + 4 : start + 4 + number("I", start)]
-        if not flags & 4:  # Zstandard, which none of the pictures uses
+        if not flags & 4:  # skip files compressed with Zstandard: none of the pictures is
             yield path[1:], zlib.decompress(content[4:]) if flags & 1 else content
 
     yield from below(0, "")

@@ -32,7 +32,7 @@ _PCA = {"mnist": 50, "fashion-mnist": 128}
 _FIGURES = Path(__file__).parents[1] / "docs"
 # Number of queries in a figure, one per label.
 _SHOWN = 10
-# Nearest images that an expanded query is averaged with.
+# Number of nearest images whose codes are averaged with the query's before the second search.
 _EXPAND = 4
 
 

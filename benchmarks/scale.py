@@ -204,7 +204,10 @@ CountOption = Annotated[int, typer.Option(help="Number of codes.")]
 def try_levers(
     folder: FolderOption, count: CountOption = 1_000_000, lever: Annotated[list[str] | None, typer.Option()] = None
 ) -> None:
-    """Compare storage profiles. The memory limits are those of `fit`, in proportion to the number of codes."""
+    """Compare storage profiles under two memory limits.
+
+    The limits are those of `fit`, 1 GB and 512 MB for 4,000,000 codes, in proportion to the number of codes.
+    """
     print(_machine())
     print(_HEAD)
     for name in lever or LEVERS:

@@ -31,7 +31,8 @@ from ingest.sources import open_source
 _BIN = Path(sys.executable).parent
 # Number of concurrent searches when throughput is measured.
 _IN_FLIGHT = 32
-# Number of rounds of the comparison. In each, the article's method searches once, and each of our encoders 20 times.
+# Number of rounds of the comparison. In each round, the article's method searches once, and each shipped encoder
+# 20 times.
 _ROUNDS = 30
 
 

@@ -177,10 +177,11 @@ def load_encoder(name: str = DEFAULT_ENCODER, fingerprint: str = "") -> Encoder:
     """Load an encoder.
 
     Args:
-        name: Name of an encoder, or path of an encoder's folder. Of two encoders with the same name, one trained by the
-            user and one shipped, the user's is loaded.
-        fingerprint: Fingerprint that a gallery recorded, "" for any. If the encoder of this name has another one, and
-            an earlier release shipped the encoder with the recorded one, that encoder is loaded instead.
+        name: Name of an encoder, or path of an encoder's folder. If the user has trained an encoder with the name of
+            a shipped one, the user's is loaded.
+        fingerprint: Fingerprint that a gallery recorded; "" for none. If the encoder `name` has a different
+            fingerprint, and an earlier release shipped an encoder with the recorded one, the earlier encoder is loaded.
+            In all other cases, the encoder `name` is loaded.
 
     Raises:
         EncoderNotFoundError: No encoder has this name.

@@ -84,7 +84,7 @@ def run(app: Callable[[], None]) -> None:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
-        # the process that reads our output, such as `head`, has closed it
+        # the process that reads this command's output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 

@@ -200,8 +200,8 @@ class Store(Protocol):
         Services add and delete entries, and so do loads that end before they publish. The version's ledger may lack
         these changes.
 
-        On a server the answer stays true after the next publication, because a service may still have the version
-        open, and because the ledgers on other machines lack the changes.
+        On a server, the answer stays True even after a load publishes the version again. A service may still have
+        the version open and modify it, and the ledgers on other machines lack the earlier changes.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.

@@ -3,8 +3,8 @@
     LookalikeError
     ├── InvalidInputError               the caller's mistake: fix the input
     │   ├── InvalidCodeError            a code with NaN, infinity, a norm that is too large, or the wrong size
-    │   ├── InvalidQueryError           a limit, bound or name out of its range
-    │   └── BackupError                 a backup that is incomplete or can't be written
+    │   ├── InvalidQueryError           a field of a query, a name or a setting that is not allowed
+    │   └── BackupError                 a backup that is incomplete or altered, or can't be made
     ├── NotFoundError                   the named thing does not exist
     │   ├── GalleryNotFoundError
     │   └── KeyNotFoundError
@@ -19,7 +19,7 @@
             ├── StoreLockedError        another process holds it
             ├── StoreDamagedError       its files are missing or altered
             ├── StoreUnreachableError   no server answers at its address
-            ├── StoreRefusedError       the server rejects our API key, or is too old
+            ├── StoreRefusedError       the server rejects the configured API key, or is too old
             ├── StoreSlowError          the server did not answer in time (also a TooLateError)
             └── StoreBusyError          the server is overloaded (also an OverloadedError)
 
@@ -76,7 +76,7 @@ class InvalidCodeError(InvalidInputError):
 
 
 class InvalidQueryError(InvalidInputError):
-    """A field of a query, or a name, is out of its range."""
+    """A field of a query, a name or a setting has a value that is not allowed."""
 
 
 class BackupError(InvalidInputError):
@@ -158,7 +158,7 @@ class StoreUnreachableError(StoreError):
 
 
 class StoreRefusedError(StoreError):
-    """The store's server rejects our API key, or is too old."""
+    """The store's server rejects the configured API key, or is too old."""
 
     summary = "The store's server refuses this service."
 

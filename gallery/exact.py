@@ -16,8 +16,8 @@ from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
 
 # Queries per matrix of distances. For 60,000 entries, this float32 matrix takes 61 MB.
 _QUERY_BATCH = 256
-# Candidates beyond the limit whose distances are computed a second time. The first distances come from dot products and
-# have rounding errors of about 1e-3 near 0, so the nearest entries may be slightly out of order.
+# Number of candidates, beyond the limit, whose distances are computed a second time. The first distances come from dot
+# products and have rounding errors of about 1e-3 near 0, so the nearest entries may be slightly out of order.
 _SPARE = 16
 
 
@@ -224,7 +224,7 @@ class ExactStore:
         return ExactBuild(self, replace(spec, version=version), _Contents(spec.code_size))
 
     def publish(self, spec: GallerySpec, contents: _Contents) -> None:
-        """Make a version the live one of its name."""
+        """Make a version the live version of the gallery that `spec` names."""
         contents.modified_by_service = False
         self._live[spec.name] = (spec, contents)
 

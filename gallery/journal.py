@@ -26,7 +26,10 @@ def note_deleted(folder: Path, keys: Sequence[str]) -> None:
 
 
 def read_journal(folder: Path) -> dict[str, bool]:
-    """Return the keys that services have written since the version was published: True if added, False if deleted."""
+    """Return the keys that services have added or deleted since the version was published.
+
+    A key's value is True if the key was last added, False if it was last deleted.
+    """
     written: dict[str, bool] = {}
     try:
         lines = (folder / JOURNAL).read_bytes().splitlines()

@@ -12,9 +12,9 @@ from gallery.plurals import counted
 from ingest.loading.ledger import FILE, Ledger
 from ingest.progress import Stages
 
-# Entries per batch that is read and written.
+# Number of entries that are read and written at a time.
 _BATCH = 1024
-# Entries that are compared with the original, and searched for, before the copy goes live.
+# Number of entries of the copy that are compared with the original and searched for, before the copy goes live.
 _VERIFIED = 64
 # Largest distance, relative to the code's norm, that counts as 0. Another index or processor may round differently.
 _ROUNDING = 1e-4

@@ -19,9 +19,9 @@ from ingest.sources import Source
 
 # Hits per query: the k of precision@k, recall@k and mean average precision at k.
 _NEIGHBOURS = 5
-# Queries per batch of searches.
+# Number of queries per batch of searches.
 _BATCH = 64
-# Queries shown in the report.
+# Number of queries shown in the report.
 _WORST = 10
 
 

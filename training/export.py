@@ -40,7 +40,7 @@ MAX_CODE_CHANGE = 0.2
 The shipped encoders have 0.05 to 0.08.
 """
 
-# Held-out images on which outputs are compared.
+# Number of held-out images on which outputs are compared.
 _COMPARED = 256
 
 

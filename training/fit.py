@@ -21,14 +21,15 @@ from training.views import VIEWS
 # Maximum MSE, as a fraction of the MSE of answering every image with the mean image. A model with a larger MSE has
 # collapsed: it has learned next to nothing.
 _COLLAPSED = 0.8
-# Training steps before the first check for a collapse, so that a slow start is not mistaken for a collapse.
+# Number of training steps before the first check for a collapse, so that a slow start is not mistaken for a collapse.
 _PATIENCE_STEPS = 600
 # A code dimension is dead if its standard deviation is less than this fraction of the largest standard deviation of any
 # dimension.
 _DEAD = 1e-3
-# Steps on which the duration of a training is estimated.
+# Number of training steps that are timed to estimate the duration of a training.
 _REHEARSED = 4
-# Held-out images on which the loss is measured after each epoch: enough for a stable mean, few enough to be quick.
+# Number of held-out images on which the loss is measured after each epoch: enough for a stable mean, few enough
+# to be quick.
 _MEASURED = 2048
 
 

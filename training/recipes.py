@@ -58,7 +58,7 @@ _PATIENCE = 0.2
 _DECODER_SHARE = 0.2
 # Minimum number of training steps per epoch. A small source is trained with smaller batches to reach it.
 _MIN_STEPS_PER_EPOCH = 8
-# Held-out images for the pictures.
+# Number of held-out images for the pictures.
 _PICTURED = 500
 
 
@@ -273,8 +273,8 @@ def _train(
         f"the encoder is finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first "
         "of them, continue with --resume)"
     )
-    # The decoder is trained for the codes of this encoder. If a resumed training has given the encoder more epochs, or
-    # whitens it otherwise, it must not continue from the checkpoint of the decoder for the earlier codes.
+    # The decoder is trained for the codes of this encoder. A resumed training may give the encoder more epochs or
+    # another whitening, which changes the codes. Then the decoder must not continue from its earlier checkpoint.
     decoder_state = state / f"decoder-{len(history.loss)}-{settings.power}-{settings.colours}"
     decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
     whitening = {

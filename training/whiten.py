@@ -30,14 +30,14 @@ Change = Callable[[tf.Tensor], tf.Tensor]
 # Number of training images from which the covariance is estimated: plenty for a 128-by-128 matrix, and encoded in
 # seconds.
 _SAMPLED = 20_000
-# Numbers of a code that describe colours, if any do.
+# Size of the part of a code that describes colours, if the code has such a part.
 _COLOUR_SIZE = 32
 # Exponent of the variance of each principal direction of the colours.
 _COLOUR_POWER = 0.5
-# The settings to choose from.
+# Values of `Whitening.power` and of `Whitening.colours` that `choose` compares.
 _POWERS = (0.15, 0.3, 0.5, 0.7)
 _COLOURS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-# Least number of changed images that are looked for, and largest number of training images among which they are.
+# Minimum number of changed images that `choose` searches for, and maximum number of training images to search among.
 _LOOKED_FOR, _AMONG = 1000, 4000
 
 
@@ -47,7 +47,7 @@ class Whitening:
 
     Attributes:
         power: Exponent of the variance of each principal direction.
-        colours: Length of the part of a code that describes colours, where that of the rest is 1. With 0 there is none.
+        colours: Length of the part of a code that describes colours, if the rest has length 1. 0 means no such part.
     """
 
     power: float = POWER

@@ -51,7 +51,10 @@ def resolved(host: str, port: int) -> list[str]:
 
 
 def _is_own(family: int, address: str) -> bool:
-    """Return whether this machine has an address. A machine without IPv6 may still resolve "localhost" to ::1."""
+    """Return whether an address is one of this machine's.
+
+    A name may resolve to others too: "localhost" may be ::1 even on a machine without IPv6.
+    """
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))

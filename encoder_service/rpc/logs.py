@@ -28,6 +28,6 @@ def begin_logging(style: LogFormat, level: LogLevel) -> None:
     # stop gRPC's Python code from logging malformed requests as tracebacks that quote them; `CallInterceptor` logs
     # errors of the service itself
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
-    # stop Pillow from logging errors in images, which the client that sent the image receives
+    # stop Pillow from logging errors in images: the client that sent the image gets the error in the answer
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

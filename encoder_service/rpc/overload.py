@@ -31,8 +31,8 @@ class OverloadDetector:
 
         Args:
             limit: Maximum calls in flight.
-            overload_limit: Maximum calls in flight during overload, at least 1. Values above half of `limit` mean half
-                of `limit`. None means `limit`.
+            overload_limit: Maximum calls in flight during overload. Values above half of `limit` count as that half,
+                and values below 1 count as 1. None keeps `limit` during overload.
             clock: Returns the time in seconds.
         """
         self._limit = limit

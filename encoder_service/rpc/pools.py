@@ -44,7 +44,7 @@ _MAX_IDLE_S = 600.0
 _MAX_IDLE_WHEN_FULL_S = 5.0
 # Seconds after which an idle stream is ended while the service shuts down.
 _MAX_IDLE_AT_END_S = 0.5
-# Threads of a pool beyond its limit. After a call has been ended, its thread takes a moment to stop.
+# Number of a pool's threads beyond its limit. After a call has been ended, its thread takes a moment to stop.
 _SPARE_THREADS = 8
 # Maximum seconds for a health request to arrive, enough to resend a lost packet. An untrusted client could send a large
 # request, which gRPC would buffer until the limit ends the call.
@@ -53,9 +53,9 @@ _MAX_HEALTH_TRANSFER_S = 1.0
 _SLOW_HEALTH_S = 0.02
 # Maximum health calls whose requests are slow to arrive. Each of them holds a thread and up to one message of 64 MiB.
 _MAX_SLOW_HEALTH = 2
-# Threads that wait for health requests to arrive: one for each slow request, and two more.
+# Number of threads that wait for health requests to arrive: one for each slow request, and two more.
 _HEALTH_THREADS = _MAX_SLOW_HEALTH + 2
-# Maximum health calls that wait for one of these threads.
+# Maximum health calls that wait for one of the `_HEALTH_THREADS`.
 _MAX_HEALTH_WAITING = 64
 # Seconds between checks for calls that have waited too long.
 _SWEEP_S = 0.01
@@ -217,7 +217,7 @@ class CallPool(Pool):
 
         Args:
             limit: Maximum calls at work, including calls that wait to be executed.
-            overload_limit: Maximum calls at work during overload; None for `limit`.
+            overload_limit: Maximum calls at work during overload; see `OverloadDetector`. None keeps `limit`.
         """
         super().__init__("calls", limit + _MAX_SLOW + _SPARE_THREADS)
         self._limit = limit

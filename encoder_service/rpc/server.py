@@ -92,7 +92,8 @@ LIVENESS = "liveness"
 
 _ALL_NAMES = ("", *SERVICES)
 _ENCODER_NAMES = SERVICES[:1]
-_STORE_NAMES = ("", *SERVICES[1:])  # serving only while the store responds and at least one gallery, if any, can open
+# Names that are SERVING only while the store responds and, if it has galleries, at least one of them can be opened.
+_STORE_NAMES = ("", *SERVICES[1:])
 
 
 class Server:

@@ -172,7 +172,7 @@ class QdrantConnection:
             time.sleep(min(pause_s, _TICK_S))
 
     def check(self) -> None:
-        """Check that the server answers, accepts our API key and is recent enough.
+        """Check that the server answers, accepts the configured API key and is recent enough.
 
         Raises:
             StoreRefusedError: The API key is wrong, or the server is older than the client supports.

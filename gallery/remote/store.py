@@ -57,7 +57,7 @@ class RemoteStore:
         self._folder = folder or user_data_folder() / "servers" / folder_name
 
     def check(self) -> None:
-        """Check that the server answers, accepts our API key and is recent enough."""
+        """Check that the server answers, accepts the configured API key and is recent enough."""
         self._connection.check()
 
     def names(self) -> Sequence[str]:
@@ -197,7 +197,7 @@ class RemoteStore:
     def _spec(self, collection: str) -> GallerySpec:
         """Return the description of a version. Its name and number are those in the collection's name.
 
-        The metadata may have others, if the collection is a copy of another one.
+        If the collection is a copy, its metadata may have the name and the number of the original.
         """
         content = self._connection.metadata(collection).get(_SPEC)
         spec = GallerySpec.from_json(content, f"collection {collection} in {self.url}")

@@ -44,10 +44,11 @@ class LoadSummary:
         duplicates: Images left out because the gallery has the same content under another key.
         rejected: Images that could not be read or decoded, in this load or an earlier one.
         pruned: Images removed because the source no longer has them.
-        held: Images that have not replaced stored images with the same key and other content.
+        held: Images that have not replaced stored images with the same key and other content, because too many images
+            were bad, the load was stopped, or a service keeps the stored ones.
         unpruned: Images that the source no longer has, kept because they are more than half of its images.
-        kept: Images of services and other sources that a rebuild has copied from the live version.
-        left_out: Images of services and other sources in the live version that the rebuilt version lacks.
+        kept: Images, added by services or loaded from other sources, that a rebuild has copied from the live version.
+        left_out: Images, added by services or loaded from other sources, that the rebuilt version lacks.
         kept_labels: Images whose labels a rebuild has taken over from the live version.
         stopped: Whether the user stopped the load before the source's end.
         samples: SHA-256 and input, (h, w, c), of a few of the encoded images, by key, for the verification.

@@ -46,7 +46,8 @@ class LoadOptions:
             are neither replaced nor removed.
         workers: Number of processes that load.
         publish_anyway: Publish the version even if the share of bad images is above the maximum.
-        keep_added: Copy images that services or other sources added to the live version into the rebuilt version.
+        keep_added: In a rebuild, copy the live version's images that were added by services or loaded from
+            other sources.
 
     Raises:
         InvalidInputError: The options exclude each other.
@@ -159,7 +160,7 @@ def load_and_publish(
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
-        # a service may have added images to the replaced version until it was replaced
+        # count again, because a service may have added images to the live version until it was replaced
         live.refresh()
         with closing(Ledger(build.local_folder)) as ledger:
             summary.left_out = live.count_left_out(ledger, source, stages.say, said=summary.left_out)

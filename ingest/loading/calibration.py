@@ -7,7 +7,7 @@ from gallery import Calibration, Gallery, Query, SearchOptions
 
 # Images per batch of searches.
 _BATCH_COUNT = 1024
-# Images whose distance to the nearest neighbour is measured. With fewer, the 99th percentile would be noise.
+# Number of images whose distance to the nearest neighbour is measured. With fewer, the 99th percentile would be noise.
 _SAMPLE_COUNT = 5 * _BATCH_COUNT
 
 

@@ -124,7 +124,7 @@ class Ledger:
             self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
 
     def count_prunable(self, source: Source) -> tuple[int, int]:
-        """Return how many of a source's images in the gallery `prune` would remove, and how many there are in all."""
+        """Count a source's images in the gallery: return how many `prune` would remove, and how many there are."""
         with self._errors():
             prunable, total = self._rows.execute(
                 f"SELECT COUNT(*) FILTER (WHERE {_PRUNABLE}), COUNT(*) FROM items "
@@ -223,7 +223,8 @@ class Ledger:
             prefix: The prefix of new keys.
 
         Returns:
-            The prefix of each such source, by place. The place is "" for images whose source is unknown.
+            A dictionary from each such source's place to its prefix. The place is "" for images whose source is
+            unknown.
         """
         with self._errors():
             return self._places.overlapping(prefix)
@@ -232,7 +233,7 @@ class Ledger:
         """Reconcile the ledger with a gallery that a service has modified, given the service's journal.
 
         Args:
-            written: The keys in the journal; True if the key was last added, False if it was last deleted.
+            written: The journal's keys, each with True if it was last added, False if it was last deleted.
         """
         with self._transaction():
             self._rows.executemany(

@@ -24,9 +24,9 @@ from ingest.loading.staging import Staging
 from ingest.progress import Stages
 from ingest.sources import Item, Source
 
-# Codes per batch that are decoded to measure the reconstruction error.
+# Number of codes per batch that are decoded to measure the reconstruction error.
 _RECONSTRUCTED_COUNT = 128
-# Inputs kept for the verification of the version, which encodes them again.
+# Number of inputs kept for the verification of the version, which encodes them again.
 _SAMPLE_COUNT = 64
 
 

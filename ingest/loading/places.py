@@ -15,7 +15,11 @@ class PlacesTable:
     """The table `sources`. The caller opens the transaction and translates SQLite's errors."""
 
     def __init__(self, rows: sqlite3.Connection) -> None:
-        """Create the table if it is missing. In formats 0 and 1, it has a row for each name instead of each place."""
+        """Create the table if it is missing.
+
+        An existing table of format 0 or 1 has one row for each name of a source. Newer tables have one row for
+        each place.
+        """
         self._rows = rows
         rows.execute(f"CREATE TABLE IF NOT EXISTS sources {_COLUMNS}")
         columns = rows.execute("SELECT name FROM pragma_table_info('sources')").fetchall()
@@ -32,7 +36,10 @@ class PlacesTable:
         return number
 
     def prefixes(self) -> dict[str, str]:
-        """Return the prefix of each source's keys, by place."""
+        """Return a dictionary from each source's place to the prefix of its keys.
+
+        Sources whose prefix is unknown are left out.
+        """
         if self._has_prefixes:
             return dict(self._rows.execute("SELECT place, prefix FROM sources WHERE prefix IS NOT NULL"))
         places = self._rows.execute("SELECT place, MIN(id) FROM sources GROUP BY place").fetchall()

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Items computed ahead of the caller. With two, caller and thread rarely wait for each other, even if their speeds vary.
+# Number of items computed ahead of the caller. With two, the caller and the thread rarely wait for each other, even
+# if their speeds vary.
 _DEPTH = 2
 
 

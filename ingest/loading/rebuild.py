@@ -73,7 +73,9 @@ class LiveVersion:
             )
 
     def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
-        """Count the images from services and other sources that a rebuilt version lacks, and report their number.
+        """Count the images that a rebuilt version lacks although the live version has them, and report their number.
+
+        Only images that were added by services or loaded from other sources count.
 
         Args:
             rebuilt: The ledger of the rebuilt version.
@@ -92,7 +94,7 @@ class LiveVersion:
         return count
 
     def copy_left_out(self, build: Build, rebuilt: Ledger, source: Source) -> int:
-        """Copy the images from services and other sources that a rebuilt version lacks, and return their number."""
+        """Copy into the build the images that `count_left_out` counts, and return their number."""
         self.open()
         assert self._gallery
         count = 0

@@ -168,7 +168,7 @@ class _SentStages(Stages):
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "image") -> Iterator[Advance]:
-        """Yield a function that sends the number of images just done."""
+        """Yield a function that tells the main process how many more images are done."""
 
         def advance(count: int, total: int | None = None) -> None:
             self._messages.put(count)

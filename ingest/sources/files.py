@@ -45,7 +45,9 @@ class File:
 
 
 class FilesSource:
-    """The images in a tree of files. A key is the tree's name and the path in it: `photos/cat.jpg`.
+    """The images in a tree of files, which is a folder, a tar or a zip.
+
+    A key is the tree's name and the path in it: `photos/cat.jpg`.
 
     Every file counts as an image unless its name says otherwise; see `kind_of`. A file `1.cls` or `1.json` beside
     `1.jpg` contains the label of `1.jpg`, as in WebDataset's shards.
@@ -55,11 +57,11 @@ class FilesSource:
     """Errors after which the other files can still be read. All other errors are raised."""
 
     def __init__(self, path: Path, stem: str, options: Options) -> None:
-        """Set the attributes that all trees share.
+        """Set the attributes that sources of folders, tars and zips share.
 
         Args:
             path: The folder or archive.
-            stem: Name of the tree. All keys begin with it.
+            stem: The first part of all keys, such as `photos` in `photos/cat.jpg`.
             options: How to read the source.
         """
         self.name = limited_name(text_of(path.name), options.limit)

@@ -17,7 +17,7 @@ _EXPECTED = "a complete .tar or .zip of images"
 
 
 class TarSource(FilesSource):
-    """The images in a tar. A link to a file of the tar is an image too, read together with that file."""
+    """The images in a tar. A link to a file in the tar counts as one more image, and is read with that file."""
 
     def __init__(self, path: Path, options: Options) -> None:
         """Open the tar and read its headers.

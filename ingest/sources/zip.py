@@ -17,7 +17,7 @@ _EXPECTED = "a complete .tar or .zip of images"
 
 
 class ZipSource(FilesSource):
-    """The images in a zip. A link to a file of the zip is an image, too."""
+    """The images in a zip. A symbolic link to a file in the zip counts as one more image, with the link's name."""
 
     file_errors = ZIP_ERRORS
 
