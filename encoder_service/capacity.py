@@ -15,10 +15,12 @@ from contextvars import ContextVar
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.decoding import weighted_pixels
 from encoder_service.limits import LIMITS
 from gallery.deadline import check_wanted
 
-# Maximum total pixels of all images that are being decoded: the size of the largest image that is allowed.
+# Maximum total pixels of all images that are being decoded, as `weighted_pixels` counts them: the size of the largest
+# image that is allowed. Decoding them takes up to 770 MB.
 _MAX_PIXELS = LIMITS.max_image_pixels
 # Images of up to this many pixels are decoded without waiting, and do not count toward the total. With the default
 # limits, up to 48 calls and streams decode such images at once, which have at most 12 million pixels in total.
@@ -211,12 +213,12 @@ def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
 
 
 def _pixel_count(image: bytes | Image.Image) -> int:
-    """Return the number of pixels that a file's header states; 0 for a file that `images.decode` will reject."""
+    """Return the weighted pixels of a file, by its header; 0 for a file that `images.decode` will reject."""
     if isinstance(image, Image.Image):
         return image.width * image.height
     try:
         with Image.open(io.BytesIO(image)) as header:
-            count = header.width * header.height
+            count = weighted_pixels(header)
     except Exception:  # Pillow raises many types; `images.decode` fails on the same file and reports the error
         return 0
     return count if count <= LIMITS.max_image_pixels else 0

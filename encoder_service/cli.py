@@ -37,6 +37,9 @@ from gallery.errors import InvalidInputError, KeyNotFoundError, NotFoundError
 if TYPE_CHECKING:
     from encoder_service.client import Client
 
+# The format of a contact sheet, by the ending of its name.
+_SHEET_FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
 app = terminal.new_app("Search images by example, over gRPC or from the terminal.")
 
 _LIMITS = (
@@ -163,7 +166,9 @@ def search(
     gallery: Annotated[str, typer.Option(help="Gallery to search. Default: the store's only gallery.")] = "",
     name: Annotated[str, typer.Option(hidden=True, help="Former name of --gallery.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number of hits.")] = DEFAULT_LIMIT,
-    out: Annotated[Path | None, typer.Option(help="PNG file in which to draw the query beside its hits.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="PNG, JPEG or WebP file in which to draw the query beside its hits.")
+    ] = None,
     as_is: Annotated[
         bool,
         typer.Option(
@@ -190,6 +195,8 @@ def search(
 
     If the query is a stored image, given by its key, the hits do not include the image itself.
     """
+    if out and out.suffix.lower() not in _SHEET_FORMATS:
+        raise InvalidInputError(f"--out {out}: expected a name that ends in .png, .jpg or .webp")
     query = _query(image)
     options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
     request = SearchRequest(query.subject, options, as_is, expand)
@@ -295,7 +302,7 @@ def _write_sheet(path: Path, name: str, subject: Subject, result: SearchResult) 
     elif result.query_thumbnail_png:
         picture = Image.open(io.BytesIO(result.query_thumbnail_png))
     file = io.BytesIO()
-    draw_sheet(picture, name, result.hits).save(file, "PNG", optimize=True)
+    draw_sheet(picture, name, result.hits).save(file, _SHEET_FORMATS[path.suffix.lower()], optimize=True)
     terminal.write_out(path, file.getvalue())
 
 

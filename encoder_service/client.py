@@ -226,7 +226,11 @@ class Client:
         """
         requests = _Requests(
             gallery_pb2.AddImagesRequest(
-                gallery=gallery, key=image.key, image=wire.image_to_proto(image.picture), label=image.label
+                gallery=gallery,
+                key=image.key,
+                image=wire.image_to_proto(image.picture),
+                label=image.label,
+                keep_stored=image.keep_stored,
             )
             for image in images
         )

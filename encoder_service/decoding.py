@@ -3,6 +3,7 @@
 import importlib
 import io
 from contextlib import suppress
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ _REFUSED_FORMATS = {"EPS", "IPTC"}
 # Images with more pixels are decoded at half their width and height. Encoders and thumbnails need far fewer pixels, and
 # each full-size copy of an image of 64 million pixels takes 256 MB.
 _LARGE_PIXELS = 16_000_000
+# Number of pixels that one pixel of a WebP counts as. Pillow decodes WebP as an animation of full-size RGBA frames, in
+# up to 16 bytes per pixel. Other formats take up to 12 bytes, so 64 million weighted pixels take up to 770 MB.
+_WEBP_WEIGHT = Fraction(4, 3)
 # Number of rows of a large image that are converted at a time, so that there is never a second copy of the whole
 # image. The number is even, because the height of each band of rows is halved.
 _BAND_ROWS = 256
@@ -52,7 +56,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     Args:
         data: A file of any format that Pillow reads, except EPS and IPTC. HEIC needs the extra `heif`. A JPEG may lack
             up to 5 % of its pixels at the end.
-        limits: Limits to apply; by default, 10 MiB and 64 million pixels.
+        limits: Limits to apply; by default, 10 MiB and 64 million pixels. A WebP may have three quarters of the pixels.
 
     Returns:
         An image of mode L, RGB or, if it has transparency, RGBA. An image of more than 16 million pixels is returned at
@@ -102,10 +106,21 @@ def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
         )
 
 
+def weighted_pixels(image: Image.Image) -> int:
+    """Return the number of pixels for which an image counts while it is decoded; for WebP, 4/3 of its pixels."""
+    pixels = image.width * image.height
+    return int(pixels * _WEBP_WEIGHT) if image.format == "WEBP" else pixels
+
+
 def _load(data: bytes, limits: Limits) -> Image.Image:
     """Decode the pixels of an image file. Large JPEG and JPEG 2000 files are decoded at half their width and height."""
     image = Image.open(io.BytesIO(data))
     check_pixel_count(*image.size, limits)
+    if weighted_pixels(image) > limits.max_image_pixels:
+        raise ImageTooLargeError(
+            f"image: expected at most {int(limits.max_image_pixels / _WEBP_WEIGHT):,} pixels in a WebP file, got "
+            f"{image.width:,} × {image.height:,} = {image.width * image.height:,}: save it as JPEG or PNG"
+        )
     if image.format in _REFUSED_FORMATS:
         raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
     if _is_large(image):  # two formats can be decoded at half size: JPEG with `draft`, JPEG 2000 with `reduce`

@@ -7,6 +7,7 @@ InvalidInputError
 ├── ImageError                  the bytes or pixels are not an image
 │   └── ImageTooLargeError      the image exceeds a limit; it has not been decoded
 ├── RequestError                a request lacks a field or exceeds a limit
+├── KeyTakenError               the gallery keeps another image under the key
 └── InputShapeError             an array has another shape than the encoder takes
 NotFoundError
 └── EncoderNotFoundError        no encoder has this name
@@ -43,6 +44,10 @@ class ImageTooLargeError(ImageError):
 
 class RequestError(InvalidInputError):
     """A request lacks a field or exceeds a limit of the service."""
+
+
+class KeyTakenError(InvalidInputError):
+    """The gallery has another image under this key and keeps it, as the request asked."""
 
 
 class InputShapeError(InvalidInputError):

@@ -2,7 +2,7 @@
 
 import grpc
 
-from encoder_service.errors import ForbiddenError, ServiceError, UnauthenticatedError
+from encoder_service.errors import ForbiddenError, KeyTakenError, ServiceError, UnauthenticatedError
 from gallery.errors import (
     EncoderMismatchError,
     InvalidInputError,
@@ -15,6 +15,7 @@ from gallery.errors import (
 
 STATUSES: dict[type[LookalikeError], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
+    KeyTakenError: grpc.StatusCode.ALREADY_EXISTS,
     EncoderMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
@@ -27,6 +28,7 @@ STATUSES: dict[type[LookalikeError], grpc.StatusCode] = {
 
 ERRORS: dict[grpc.StatusCode, type[LookalikeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
+    grpc.StatusCode.ALREADY_EXISTS: KeyTakenError,
     grpc.StatusCode.FAILED_PRECONDITION: EncoderMismatchError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,

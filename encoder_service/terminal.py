@@ -58,6 +58,12 @@ CertFileOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+class UsageError(LookalikeError):
+    """The command line lacks an option."""
+
+    exit_code = 2
+
+
 def new_app(help: str) -> typer.Typer:
     """Return a Typer app with the settings that all commands of this project share.
 

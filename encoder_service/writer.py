@@ -10,7 +10,7 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
-from encoder_service.errors import RequestError
+from encoder_service.errors import KeyTakenError, RequestError
 from encoder_service.limits import LIMITS
 from gallery import Entry, Gallery
 from gallery.deadline import check_wanted
@@ -24,12 +24,15 @@ class NewImage:
     Attributes:
         key: The image's name, unique in its gallery, 1 to 1,024 characters.
         picture: An image file's bytes, or an image of mode L, RGB or RGBA.
-        label: The image's label, at most 1,024 characters; empty if it has none.
+        label: The image's label, at most 1,024 characters; "" for no label, None for the label that the gallery has
+            stored under this key, if there is one.
+        keep_stored: Whether to keep a stored image that has the same key and other content.
     """
 
     key: str
     picture: bytes | Image.Image
-    label: str = ""
+    label: str | None = None
+    keep_stored: bool = False
 
     @property
     def sha256(self) -> str:
@@ -42,13 +45,15 @@ class _Prepared:
     """A new image, ready to be stored. Its decoded pixels are not kept: those of many large images would fill memory.
 
     Attributes:
-        image: The image as the caller gave it.
+        key: The image's name.
+        label: The label to store.
         sha256: Hash of the image's content, 64 hex digits.
         input: The image as an encoder's input, (height, width, channels).
         thumbnail_png: The image as a PNG file of at most 64 pixels a side.
     """
 
-    image: NewImage
+    key: str
+    label: str
     sha256: str
     input: NDArray[np.float32]
     thumbnail_png: bytes
@@ -71,9 +76,10 @@ class GalleryWriter:
         """Store images. On return, every image without an error is on disk, and survives a crash of this process.
 
         If the gallery has an image with the same key, the new image replaces it, unless content and label are the same.
+        A new image with `keep_stored` replaces no image of other content. Its result is then a KeyTakenError.
 
         Args:
-            new: The images. If two have the same key, the later one is stored.
+            new: The images. If two have the same key, the later one is stored, unless it has `keep_stored`.
 
         Returns:
             For each image, in the same order: True if the gallery already had it, with the same content and label;
@@ -90,12 +96,18 @@ class GalleryWriter:
         for image in new:
             check_wanted()
             sha256 = image.sha256
-            if known.get(image.key) == (sha256, image.label):
+            stored_sha256, stored_label = known.get(image.key, (None, ""))
+            label = stored_label if image.label is None else image.label
+            if (stored_sha256, stored_label) == (sha256, label):
                 results.append(True)
                 continue
             try:
-                prepared[image.key] = self._prepare(image, sha256)
-                known[image.key] = (sha256, image.label)
+                if image.keep_stored and stored_sha256 not in (None, sha256):
+                    raise KeyTakenError(
+                        "the gallery has another image under this key: replace it without `keep_stored`"
+                    )
+                prepared[image.key] = self._prepare(image, label, sha256)
+                known[image.key] = (sha256, label)
                 results.append(False)
             except LookalikeError as error:
                 results.append(error)
@@ -116,23 +128,24 @@ class GalleryWriter:
         self._gallery.delete(list(known))
         return len(known)
 
-    def _prepare(self, image: NewImage, sha256: str) -> _Prepared:
-        _check_names(image)
+    def _prepare(self, image: NewImage, label: str, sha256: str) -> _Prepared:
+        _check_names(image.key, label)
         with decoded(image.picture) as picture:
-            return _Prepared(image, sha256, self._encoder.normalise([picture])[0], images.thumbnail_png(picture))
+            input_, thumbnail = self._encoder.normalise([picture])[0], images.thumbnail_png(picture)
+            return _Prepared(image.key, label, sha256, input_, thumbnail)
 
     def _store(self, prepared: Sequence[_Prepared]) -> None:
         codes = self._encoder.encode(np.stack([item.input for item in prepared]))
         self._gallery.upsert(
             [
-                Entry(item.image.key, code, item.image.label, item.sha256, item.thumbnail_png)
+                Entry(item.key, code, item.label, item.sha256, item.thumbnail_png)
                 for item, code in zip(prepared, codes, strict=True)
             ]
         )
 
 
-def _check_names(image: NewImage) -> None:
-    if not 1 <= len(image.key) <= LIMITS.max_key_length:
-        raise RequestError(f"key: expected 1 to {LIMITS.max_key_length:,} characters, got {len(image.key):,}")
-    if len(image.label) > LIMITS.max_key_length:
-        raise RequestError(f"label: expected at most {LIMITS.max_key_length:,} characters, got {len(image.label):,}")
+def _check_names(key: str, label: str) -> None:
+    if not 1 <= len(key) <= LIMITS.max_key_length:
+        raise RequestError(f"key: expected 1 to {LIMITS.max_key_length:,} characters, got {len(key):,}")
+    if len(label) > LIMITS.max_key_length:
+        raise RequestError(f"label: expected at most {LIMITS.max_key_length:,} characters, got {len(label):,}")

@@ -8,6 +8,7 @@ import numpy as np
 
 from gallery import Entry, Gallery, GallerySpec, Query, Store
 from gallery.errors import StoreDamagedError
+from gallery.plurals import counted
 from ingest.loading.ledger import FILE, Ledger
 from ingest.progress import Stages
 
@@ -90,7 +91,8 @@ def _verify(original: Gallery, copied: Gallery) -> None:
     name = original.spec.name
     if copied.count() != original.count():
         raise StoreDamagedError(
-            f"the copy of '{name}': expected {original.count():,} images, got {copied.count():,}: copy it again"
+            f"the copy of '{name}': expected {counted(original.count(), 'image')}, got {copied.count():,}: "
+            "copy it again"
         )
     for batch in islice(original.scroll(_VERIFIED), 1):
         for entry, other in zip(batch, copied.get([entry.key for entry in batch]), strict=True):

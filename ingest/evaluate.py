@@ -76,11 +76,13 @@ class Evaluation:
         by_label: dict[str, list[Answered]] = defaultdict(list)
         for answer in self.answered:
             by_label[answer.query.label].append(answer)
+        index_recall = _mean(answer.recall for answer in self.answered)
         return {
             "precision_at_1": _mean(answer.right[:1] == [True] for answer in self.answered),
             "precision_at_5": _precision(self.answered),
             "map_at_5": _mean(answer.average_precision for answer in self.answered),
-            "recall_at_5": _mean(answer.recall for answer in self.answered),
+            "index_recall_at_5": index_recall,
+            "recall_at_5": index_recall,  # the name in release 0.1
             "query_count": len(self.answered),
             "gallery_count": self.gallery_count,
             "encoder": self.encoder,
@@ -120,7 +122,7 @@ def evaluate(
     candidates = _from_source(queries, encoder, step) if queries is not None else _from_gallery(gallery, step)
     answered: list[Answered] = []
     count = -(-total // step) if sample is None else min(sample, total or sample)
-    with stages.stage("searching", count or None, "queries") as advance:
+    with stages.stage("searching", count or None, "query") as advance:
         entries = islice((entry for entry in candidates if entry.label), count or None)
         while batch := list(islice(entries, _BATCH)):
             answered += _answer(gallery, batch)

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from gallery.plurals import counted
+
 
 class Advance(Protocol):
     """A function that reports the progress of a stage."""
@@ -63,13 +65,13 @@ class Stages:
             print(line, file=sys.stderr, flush=True)
 
     @contextmanager
-    def stage(self, name: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
+    def stage(self, name: str, total: int | None, unit: str = "image") -> Iterator[Advance]:
         """Display one stage while the block runs.
 
         Args:
             name: Name of the stage, such as "loading".
             total: Number of items to do; None if it is unknown.
-            unit: Name of the items, in the plural.
+            unit: Name of one item, in the singular.
 
         Yields:
             A function that reports progress.
@@ -107,32 +109,37 @@ class _Lines:
         if now - self._printed < _LINE_EVERY_S:
             return
         self._printed = now
-        rate = self._done / (now - self._begun)
-        line = f"{self._name} {self._done:,}"
+        seconds = now - self._begun
         if self._total:
-            line += f" of {self._total:,} {self._unit}, {rate:,.0f}/s, {(self._total - self._done) / rate:.0f} s left"
+            left_s = (self._total - self._done) * seconds / self._done
+            done, left = f"{self._done:,} of {counted(self._total, self._unit)}", f", {left_s:.0f} s left"
         else:
-            line += f" {self._unit}, {rate:,.0f}/s"
-        print(line, file=sys.stderr, flush=True)
+            done, left = counted(self._done, self._unit), ""
+        print(f"{self._name} {done}, {_speed(self._done, seconds)}{left}", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         seconds = time.monotonic() - self._begun
         line = f"{self._name}: "
         if self._done:
-            line += f"{self._done:,} {self._unit} in {seconds:.1f} s, {self._done / max(seconds, 1e-9):,.0f}/s"
+            line += f"{counted(self._done, self._unit)} in {seconds:.1f} s, {_speed(self._done, seconds)}"
         else:
             line += f"{seconds:.1f} s"
         print(line, file=sys.stderr, flush=True)
 
 
 class _Rate(ProgressColumn):
-    """Column with the items done per second, averaged over the whole stage."""
+    """Column with the speed, averaged over the whole stage."""
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time or task.elapsed
         if not seconds or not task.completed or task.total in (None, 1):
             return Text("")
-        return Text(f"{task.completed / seconds:,.0f}/s", style="cyan")
+        return Text(_speed(task.completed, seconds), style="cyan")
+
+
+def _speed(done: float, seconds: float) -> str:
+    """Return the items done a second, "1,030/s"; or if they take longer than a second each, "3.4 s each"."""
+    return f"{done / max(seconds, 1e-9):,.0f}/s" if done >= seconds else f"{seconds / done:.1f} s each"
 
 
 def _bars() -> Progress:

@@ -6,6 +6,7 @@ from html import escape
 from encoder_service.images import png
 from encoder_service.sheet import draw_sheet
 from gallery import GallerySpec
+from gallery.plurals import counted
 from ingest.evaluate import Answered, Evaluation, picture
 
 _STYLE = """
@@ -20,7 +21,7 @@ _NAMES = {
     "precision_at_1": "precision@1",
     "precision_at_5": "precision@5",
     "map_at_5": "mean average precision at 5",
-    "recall_at_5": "recall@5 of the index against exact search",
+    "index_recall_at_5": "recall@5 of the index against exact search",
 }
 
 
@@ -35,8 +36,9 @@ def html(spec: GallerySpec, evaluation: Evaluation) -> str:
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>
 <h1>{title}</h1>
-<p>{figures["query_count"]:,} queries against {figures["gallery_count"]:,} images, encoder {escape(spec.encoder)}.
-The precisions come from exact search, so they measure the encoder. The recall measures the index.</p>
+<p>{counted(len(evaluation.answered), "query")} against {counted(evaluation.gallery_count, "image")}, encoder
+{escape(spec.encoder)}. The precisions come from exact search, so they measure the encoder. The recall measures the
+index.</p>
 {_table(rows)}
 <h2>precision@5 by label</h2>
 {_table(labels)}

@@ -4,6 +4,11 @@ import importlib.util
 import json
 import os
 import re
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -73,12 +78,12 @@ def train(
     Writes the encoder, its model card and pictures of the training. Ctrl-C ends the training early and keeps the best
     epoch so far. A training that is killed can be resumed with --resume.
     """
+    if not (name or out):
+        raise terminal.UsageError("expected a name for the encoder, such as --name photos, or --out FOLDER")
     if importlib.util.find_spec("tensorflow") is None:
         raise RecipeError(
             "training needs TensorFlow, which is not installed: pip install '.[train]' in a clone of Lookalike"
         )
-    if not (name or out):
-        raise RecipeError("expected --name for the user's models folder, or --out FOLDER, got neither")
     if not (out or _NAME.fullmatch(name)):
         raise RecipeError(
             f"--name {name!r}: expected letters, digits, '.', '-' and '_', beginning with a letter or digit"
@@ -90,7 +95,8 @@ def train(
         raise RecipeError(f"channels: expected 1 or 3, got {channels}")
     # stop TensorFlow, which reads this on import, from logging hints about this processor; errors are still raised
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from training.recipes import train_and_export
+    with _held_back_stderr():
+        from training.recipes import train_and_export
 
     card = train_and_export(
         source, arch, folder, **shape, seed=seed, epochs=epochs, minutes=minutes, limit=limit, resume=resume
@@ -101,6 +107,28 @@ def train(
     metrics = card["metrics"]
     print(f"{folder}: encoder {card['name']} ({card['fingerprint'][:8]}…), epoch {card['epochs']['kept']} kept")
     print(f"test MSE {metrics['test_mse']:.5f} (if every answer were the mean image: {metrics['mean_image_mse']:.5f})")
+    print(f"next: ingest load {shlex.quote(source)} --encoder {shlex.quote(str(out.resolve()) if out else name)}")
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Print what the block writes to stderr, in C++ too, only if it fails.
+
+    TensorFlow logs lines on this machine's processor when it is imported, whatever log level is set.
+    """
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def main() -> None:

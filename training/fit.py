@@ -151,7 +151,7 @@ def fit(
     loop = _Loop(model, recipe, len(train) // recipe.batch)
     history, best = _restore(state, loop)
     first = len(history.loss)
-    with stages.stage("training", (recipe.epochs - first) * loop.steps, "steps") as advance:
+    with stages.stage("training", (recipe.epochs - first) * loop.steps, "step") as advance:
         try:
             for epoch in range(first, recipe.epochs):
                 _run_epoch(loop, train, held_out, np.random.default_rng([seed, epoch]), history, advance)

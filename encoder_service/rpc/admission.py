@@ -20,6 +20,7 @@ from encoder_service.rpc.pools import CallPool, Pool, StreamPool
 from encoder_service.status import status_for
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 from gallery.errors import LookalikeError
+from gallery.plurals import counted
 
 T = TypeVar("T")
 
@@ -144,7 +145,7 @@ class _Refusals:
         second = int(time.monotonic())
         if second != self._second:
             if self._omitted:
-                _log.warning("%d more calls were rejected", self._omitted)
+                _log.warning("rejected %s", counted(self._omitted, "more call"))
             self._second, self._lines, self._omitted = second, 0, 0
         if self._lines < _MAX_REFUSAL_LINES:
             self._lines += 1

@@ -46,11 +46,15 @@ _MAX_IDLE_WHEN_FULL_S = 5.0
 _MAX_IDLE_AT_END_S = 0.5
 # Number of a pool's threads beyond its limit. After a call has been ended, its thread takes a moment to stop.
 _SPARE_THREADS = 8
-# Maximum seconds for a health request to arrive. An honest one comes in the same packet as the call's headers. An
-# untrusted client could send a large one instead, which gRPC would buffer until the limit ends the call.
-_MAX_HEALTH_TRANSFER_S = 0.02
-# Number of threads that wait for health requests to arrive.
-_HEALTH_THREADS = 2
+# Maximum seconds for a health request to arrive, enough to resend a lost packet. An untrusted client could send a large
+# request, which gRPC would buffer until the limit ends the call.
+_MAX_HEALTH_TRANSFER_S = 1.0
+# Seconds after which a health request is slow. It usually arrives in the same packet as the call's headers.
+_SLOW_HEALTH_S = 0.02
+# Maximum health calls whose requests are slow to arrive. Each of them holds a thread and up to one message of 64 MiB.
+_MAX_SLOW_HEALTH = 2
+# Number of threads that wait for health requests to arrive: one for each slow request, and two more.
+_HEALTH_THREADS = _MAX_SLOW_HEALTH + 2
 # Maximum health calls that wait for one of the `_HEALTH_THREADS`.
 _MAX_HEALTH_WAITING = 64
 # Seconds between checks for calls that have waited too long.
@@ -411,9 +415,9 @@ class HealthPool(Pool):
         """End the calls whose requests do not arrive."""
         now = time.monotonic()
         with self._lock:
-            calls = list(self._calls)
-        for call in calls:
-            if call.waited_s(now) > _MAX_HEALTH_TRANSFER_S:
+            slow = [call for call in self._calls if call.waited_s(now) > _SLOW_HEALTH_S]
+        for position, call in enumerate(slow):
+            if call.waited_s(now) > _MAX_HEALTH_TRANSFER_S or len(slow) - position > _MAX_SLOW_HEALTH:
                 call.cancel("its request has not arrived", logging.DEBUG)
 
     def arrived(self) -> None:

@@ -31,6 +31,7 @@ from encoder_service.v1 import (
 )
 from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
+from gallery.plurals import counted
 
 _log = logging.getLogger(__name__)
 
@@ -179,9 +180,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         keys = wire.check_keys(request.keys)
         count = self._galleries.write(request.gallery, lambda writer: writer.delete(keys))
         _log.info(
-            "%s deleted %d images from gallery '%s'",
+            "%s deleted %s from gallery '%s'",
             context.peer(),
-            count,
+            counted(count, "image"),
             request.gallery or "(the store's only gallery)",
             extra={"request_id": request_id_from(context.invocation_metadata())},
         )
@@ -202,7 +203,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         new: dict[int, NewImage] = {}
         for index, request in enumerate(requests):
             try:
-                new[index] = NewImage(request.key, wire.image_from_proto(request.image), request.label)
+                picture = wire.image_from_proto(request.image)
+                label = request.label if request.HasField("label") else None
+                new[index] = NewImage(request.key, picture, label, request.keep_stored)
             except LookalikeError as error:
                 results[index] = error
         added = self._galleries.write(name, lambda writer: writer.add(list(new.values())))

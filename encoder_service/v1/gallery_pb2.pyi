@@ -60,16 +60,18 @@ class GetGalleryResponse(_message.Message):
     def __init__(self, gallery: _Optional[_Union[Gallery, _Mapping]] = ...) -> None: ...
 
 class AddImagesRequest(_message.Message):
-    __slots__ = ("gallery", "key", "image", "label")
+    __slots__ = ("gallery", "key", "image", "label", "keep_stored")
     GALLERY_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    KEEP_STORED_FIELD_NUMBER: _ClassVar[int]
     gallery: str
     key: str
     image: _encoder_pb2.Image
     label: str
-    def __init__(self, gallery: _Optional[str] = ..., key: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., label: _Optional[str] = ...) -> None: ...
+    keep_stored: bool
+    def __init__(self, gallery: _Optional[str] = ..., key: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., label: _Optional[str] = ..., keep_stored: _Optional[bool] = ...) -> None: ...
 
 class AddImagesResponse(_message.Message):
     __slots__ = ("index", "key", "added", "error")

@@ -78,7 +78,7 @@ class GalleryServiceServicer:
     def AddImages(self, request_iterator, context):
         """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
         bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
-        replaces it, unless content and label are the same.
+        replaces it, unless content and label are the same or `keep_stored` is set.
         INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

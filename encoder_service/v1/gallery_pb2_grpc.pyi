@@ -40,7 +40,7 @@ class GalleryServiceStub:
     AddImages: _grpc.StreamStreamMultiCallable[_gallery_pb2.AddImagesRequest, _gallery_pb2.AddImagesResponse]
     """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
     bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
-    replaces it, unless content and label are the same.
+    replaces it, unless content and label are the same or `keep_stored` is set.
     INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
     """
     DeleteImages: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.DeleteImagesRequest, _gallery_pb2.DeleteImagesResponse]
@@ -60,7 +60,7 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     AddImages: _aio.StreamStreamMultiCallable[_gallery_pb2.AddImagesRequest, _gallery_pb2.AddImagesResponse]  # type: ignore[assignment]
     """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
     bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
-    replaces it, unless content and label are the same.
+    replaces it, unless content and label are the same or `keep_stored` is set.
     INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
     """
     DeleteImages: _aio.UnaryUnaryMultiCallable[_gallery_pb2.DeleteImagesRequest, _gallery_pb2.DeleteImagesResponse]  # type: ignore[assignment]
@@ -95,7 +95,7 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_gallery_pb2.AddImagesResponse], _abc.AsyncIterator[_gallery_pb2.AddImagesResponse]]:
         """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
         bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
-        replaces it, unless content and label are the same.
+        replaces it, unless content and label are the same or `keep_stored` is set.
         INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
         """
 

@@ -49,6 +49,7 @@ from gallery.errors import (
 )
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import FORMAT_KEY, parse_object
+from gallery.plurals import counted
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
@@ -403,7 +404,7 @@ def _restored_spec(folder: Path, place: str) -> GallerySpec:
             with closing(Version(folder, spec)) as version:
                 count = version.count()
             if count != spec.count:
-                problems = [f"expected {spec.count:,} images, as in its {SPEC}, got {count:,}"]
+                problems = [f"expected {counted(spec.count, 'image')}, as in its {SPEC}, got {count:,}"]
     except (OSError, ValueError, StoreDamagedError) as error:
         problems = [error.message if isinstance(error, StoreDamagedError) else str(error)]
     if problems:

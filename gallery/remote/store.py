@@ -33,6 +33,8 @@ from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement,
 _log = logging.getLogger(__name__)
 
 _LOADING = "LOADING"
+# Name of the file that marks a version as being loaded from this machine. It stays if the load ends without publishing.
+_UNPUBLISHED = "UNPUBLISHED"
 # Keys of a collection's metadata: the gallery's description, and whether a service has ever modified the collection.
 _SPEC = "lookalike"
 _GROWN = "lookalike_grown"
@@ -108,7 +110,9 @@ class RemoteStore:
         return self._version_folder(name, self.live_version(name))
 
     def modified_by_service(self, name: str) -> bool:
-        """Return whether a service has ever modified the live version."""
+        """Return whether a service has ever modified the live version, or a load of this machine was interrupted."""
+        if (self.local_folder(name) / _UNPUBLISHED).exists():
+            return True
         return _modified_by_service(self._connection, self._live(name))
 
     def differences(self, name: str) -> Sequence[str]:
@@ -225,11 +229,12 @@ class RemoteBuild:
     """A version being built on a server. Until `publish`, searches see the previous version, if there is one."""
 
     def __init__(self, connection: QdrantConnection, gallery: RemoteGallery, local_folder: Path, lock: Lock) -> None:
-        """Take ownership of the loading lock."""
+        """Take ownership of the loading lock, and mark the version before the first change."""
         self.gallery = gallery
         self.local_folder = local_folder
         self._connection = connection
         self._lock = lock
+        (local_folder / _UNPUBLISHED).touch()
 
     @property
     def reopen(self) -> Callable[[], Gallery]:
@@ -253,6 +258,7 @@ class RemoteBuild:
         spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
         self._connection.update_metadata(self.gallery.collection, {_SPEC: spec.to_json()})
         self._connection.swap(spec.name, self.gallery.collection)
+        (self.local_folder / _UNPUBLISHED).unlink(missing_ok=True)
         return spec
 
     def close(self) -> None:

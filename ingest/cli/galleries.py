@@ -1,14 +1,17 @@
 """The commands that manage galleries: `ingest list`, `drop`, `clean`, `backup`, `restore` and `copy`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from encoder_service import terminal
 from encoder_service.terminal import JsonOption, StoreOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
+from gallery.plurals import counted
 from gallery.profiles import PROFILES
 
 GalleryArgument = Annotated[str, typer.Argument(help="Name of the gallery.")]
@@ -39,8 +42,8 @@ def list_galleries(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = Fal
         print(f"no galleries in {store}: build one with `ingest load mnist`")
     for spec in specs:
         print(
-            f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, profile {spec.profile}, "
-            f"{', '.join(spec.sources)}"
+            f"{spec.name} v{spec.version}: {counted(spec.count, 'image')}, encoder {spec.encoder}, "
+            f"profile {spec.profile}, {', '.join(spec.sources)}"
         )
 
 
@@ -52,10 +55,12 @@ def drop(
     """Remove a gallery with all its versions."""
     galleries = open_store(store)
     try:
-        description = f"gallery '{gallery}' with {galleries.spec(gallery).count:,} images"
+        description = f"gallery '{gallery}' with {counted(galleries.spec(gallery).count, 'image')}"
     except (StoreDamagedError, NewerFormatError):
         description = f"gallery '{gallery}', which can't be read,"
     if not yes:
+        if not sys.stdin.isatty():
+            raise terminal.UsageError(f"to remove {description} without a terminal to ask on, add --yes")
         typer.confirm(f"Remove {description} from {store}?", abort=True, err=True)
     galleries.drop(gallery)
     print(f"dropped {gallery}")
@@ -90,7 +95,7 @@ def backup(
 
     with Stages() as stages, stages.stage("writing", None):
         spec = open_store(store).backup(gallery, file)
-    print(f"{file}: {spec.name} v{spec.version}, {spec.count:,} images, {file.stat().st_size / 1e6:,.1f} MB")
+    print(f"{file}: {spec.name} v{spec.version}, {counted(spec.count, 'image')}, {file.stat().st_size / 1e6:,.1f} MB")
 
 
 def restore(
@@ -109,7 +114,7 @@ def restore(
 
     with Stages() as stages, stages.stage("restoring", None):
         spec = open_store(store).restore(file, gallery)
-    print(f"{spec.name} v{spec.version}: {spec.count:,} images, encoder {spec.encoder}, {store}")
+    print(f"{spec.name} v{spec.version}: {counted(spec.count, 'image')}, encoder {spec.encoder}, {store}")
 
 
 def copy_gallery(
@@ -136,7 +141,8 @@ def copy_gallery(
         from_store, to_store = (open_store(url, patience_s=patience_s) for url in (source, target))
         spec, written = copy(from_store, to_store, gallery, stages, profile)
     print(
-        f"{spec.name} v{spec.version}: {spec.count:,} images in {target}, {written:,} written, profile {spec.profile}"
+        f"{spec.name} v{spec.version}: {counted(spec.count, 'image')} in {target}, {written:,} written, "
+        f"profile {spec.profile}"
     )
 
 

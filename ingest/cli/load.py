@@ -1,10 +1,11 @@
 """The `ingest load` command."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,11 +24,14 @@ from encoder_service.terminal import (
 )
 from gallery import DEFAULT_STORE, GallerySpec, Placement, Store, open_store
 from gallery.errors import InvalidInputError
+from gallery.plurals import counted
 from gallery.profiles import DEFAULT_PROFILE
 from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceOption, as_dict
 from ingest.errors import StoppedError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from encoder_service.client import Client
     from encoder_service.encoder import Encoder, EncoderSpec
     from ingest.loading.batches import LoadSummary
@@ -36,6 +40,10 @@ if TYPE_CHECKING:
 
 # Maximum number of bad images that are printed with their reasons. The rest are only counted.
 _SHOWN = 5
+# Number of a new source's first images that are compared with the digits on which the default encoder was trained.
+_COMPARED = 8
+# Maximum side of such a digit, in pixels, and maximum difference between two channels of a grey pixel, of 255.
+_MAX_DIGIT_SIDE, _MAX_TINT = 64, 16
 
 
 def _percent(text: str | float) -> float:
@@ -80,7 +88,14 @@ def load(
     yes: Annotated[
         bool, typer.Option("--yes", help="Let --prune or --rebuild remove more than half of a source's images.")
     ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build a new version beside the live one.")] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Build a new version beside the live one. Without --encoder, labels or --profile, it keeps the live "
+            "version's.",
+        ),
+    ] = False,
     keep_added: Annotated[
         bool,
         typer.Option(
@@ -121,6 +136,12 @@ def load(
         str,
         typer.Option(metavar="HOST:PORT", help="Send the images to a running service, which encodes and stores them."),
     ] = "",
+    replace_stored: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="With --service, replace images that the gallery has with other content under their keys."
+        ),
+    ] = False,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
@@ -142,20 +163,23 @@ def load(
     begun = time.perf_counter()
     max_rejected = 0.0 if strict else max_rejected
     options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
-    _check_options(options, source, split, limit, label_from, rebuild, service, large_images)
+    _check_options(options, source, split, limit, label_from, rebuild, service, large_images, replace_stored)
     source_name = SourceName.parse(source, split or "train")
     reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
     images = source_name.open(reading, label_from_folders=label_from_folders or bool(label_from), labels=labels)
     gallery = gallery or source_name.default_gallery
     if service:
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
-            _load_through_service(client, service, gallery, images, options.max_rejected, as_json)
+            _load_through_service(client, service, gallery, images, replace_stored, options.max_rejected, as_json)
         return
     galleries = open_store(store, patience_s=patience_s)
     live = next((spec for spec in galleries.list() if spec.name == gallery), None)
-    if not encoder:
-        encoder = live.encoder if live and not rebuild else source_name.default_encoder
-    loaded_encoder = load_encoder(encoder)
+    if live and not encoder:
+        loaded_encoder = _encoder_of(live, may_be_newer=rebuild and not keep_added)
+    else:
+        loaded_encoder = load_encoder(encoder or source_name.default_encoder)
+    if not (encoder or live or source_name.dataset):
+        _note_unlike_digits(images, loaded_encoder.spec.name, source, gallery)
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
     spec, summary = _load_here(
@@ -173,6 +197,48 @@ def load(
     check_pruned(summary)
 
 
+def _encoder_of(live: GallerySpec, *, may_be_newer: bool) -> "Encoder":
+    """Load the encoder of a live version.
+
+    Args:
+        live: The live version.
+        may_be_newer: Whether to load the encoder that has the name now, even if an earlier one made the live version.
+    """
+    from encoder_service.encoder import load_encoder
+
+    encoder = load_encoder(live.encoder, "" if may_be_newer else live.fingerprint)
+    if may_be_newer and encoder.spec.fingerprint != live.fingerprint:
+        print(
+            f"note: the live version was made by encoder {live.encoder} ({live.fingerprint[:8]}…); the rebuild uses "
+            f"the encoder that has this name now ({encoder.spec.fingerprint[:8]}…)",
+            file=sys.stderr,
+        )
+    return encoder
+
+
+def _note_unlike_digits(images: "Source", encoder: str, source: str, gallery: str) -> None:
+    """Say that the default encoder was trained on digits, if one of the first images is large or in colour."""
+    from encoder_service.errors import ImageError
+
+    for item in islice(images, _COMPARED):
+        with suppress(ImageError):
+            image = item.image()
+            if max(image.size) > _MAX_DIGIT_SIDE or _is_coloured(image):
+                print(
+                    f"note: encoder {encoder} has only seen digits of 28 × 28 pixels in grey: for pictures like these, "
+                    f"`autoencoder train {shlex.quote(source)} --name {gallery}` makes a better one",
+                    file=sys.stderr,
+                )
+                return
+
+
+def _is_coloured(image: "Image.Image") -> bool:
+    import numpy as np
+
+    pixels = np.asarray(image.convert("RGB").resize((32, 32)), np.int16)
+    return bool(np.ptp(pixels, axis=2).max() > _MAX_TINT)
+
+
 def _check_options(
     options: "LoadOptions",
     source: str,
@@ -182,6 +248,7 @@ def _check_options(
     rebuild: bool,
     service: str,
     large_images: bool,
+    replace_stored: bool,
 ) -> None:
     from ingest.loading.build import check_exclusive_options
     from ingest.sources import SourceName
@@ -192,6 +259,8 @@ def _check_options(
         raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
     if service and large_images:
         raise InvalidInputError("expected one of --service and --large-images, got both: a service has its own limits")
+    if replace_stored and not service:
+        raise InvalidInputError("--replace: expected it with --service; other loads replace changed images anyway")
     check_exclusive_options(options, limit=limit, rebuild=rebuild, through_service=bool(service))
 
 
@@ -261,20 +330,26 @@ def _load_here(
 
 
 def _load_through_service(
-    client: "Client", address: str, gallery: str, images: "Source", max_rejected: float, as_json: bool
+    client: "Client",
+    address: str,
+    gallery: str,
+    images: "Source",
+    replace_stored: bool,
+    max_rejected: float,
+    as_json: bool,
 ) -> None:
     from ingest.loading.build import check_rejected
     from ingest.loading.through_service import load_through_service
     from ingest.progress import Stages
 
     with Stages() as stages:
-        summary, bad = load_through_service(client, gallery, images, stages)
+        summary, bad = load_through_service(client, gallery, images, stages, replace=replace_stored)
     count = client.gallery(gallery).count
     if as_json:
-        counts = {"added": summary.added, "unchanged": summary.unchanged, "rejected": summary.rejected}
+        counts = {name: getattr(summary, name) for name in ("added", "unchanged", "rejected", "held")}
         print(json.dumps({"name": gallery, "count": count, "service": address, **counts}))
     else:
-        print(f"{gallery}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
+        print(f"{gallery}: {counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged")
         print(f"{count:,} in all, service {address}")
     _print_notes(summary.notes)
     if bad:
@@ -287,13 +362,16 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
         seconds = {stage: round(value, 3) for stage, value in summary.seconds.items()}
         print(json.dumps({**as_dict(spec, store), **summary.counts(), "seconds": seconds}))
         return
-    print(f"{spec.name} v{spec.version}: {summary.added:,} images added, {summary.unchanged:,} unchanged")
+    relabelled = f", {summary.relabelled:,} relabelled" if summary.relabelled else ""
+    counts = f"{counted(summary.added, 'image')} added, {summary.unchanged:,} unchanged{relabelled}"
+    print(f"{spec.name} v{spec.version}: {counts}")
     if summary.duplicates or summary.pruned:
-        print(f"{summary.duplicates:,} duplicates left out, {summary.pruned:,} images removed")
+        print(f"{counted(summary.duplicates, 'duplicate')} left out, {counted(summary.pruned, 'image')} removed")
     if summary.held:
-        print(f"{summary.held:,} changed images not replaced")
-    if summary.kept or summary.kept_labels:
-        print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the previous version")
+        print(f"{counted(summary.held, 'changed image')} not replaced")
+    kept = ((summary.kept, "image"), (summary.kept_labels, "label"))
+    if parts := [counted(count, noun) for count, noun in kept if count]:
+        print(f"{' and '.join(parts)} kept from the previous version")
     seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
 
@@ -305,7 +383,6 @@ def _print_notes(notes: Iterable[str]) -> None:
 
 def _print_bad(count: int, file: str, reasons: Iterable[tuple[str, str]]) -> None:
     """Print the number of bad images, and the first few with their reasons, on stderr."""
-    images = "image" if count == 1 else "images"
-    print(f"{count:,} bad {images} left out{file}, such as:", file=sys.stderr)
+    print(f"{counted(count, 'bad image')} left out{file}, such as:", file=sys.stderr)
     for key, reason in islice(reasons, _SHOWN):
         print(f"  {key!r}: {reason}", file=sys.stderr)

@@ -11,6 +11,7 @@ from encoder_service import terminal
 from encoder_service.terminal import EncoderOption, JsonOption, StoreOption
 from gallery import DEFAULT_STORE, open_store
 from gallery.errors import StoreDamagedError
+from gallery.plurals import counted
 from ingest.cli.galleries import GalleryArgument
 from ingest.errors import GalleryUnsoundError
 
@@ -43,7 +44,10 @@ def check(
             "service has added"
         )
     spec = galleries.spec(gallery)
-    print(f"{gallery} v{spec.version}: sound: {spec.count:,} images, files unchanged, {compared:,} codes compared")
+    print(
+        f"{gallery} v{spec.version}: sound: {counted(spec.count, 'image')}, files unchanged, "
+        f"{counted(compared, 'code')} compared"
+    )
 
 
 def evaluate(
@@ -88,8 +92,9 @@ def evaluate(
     if as_json:
         print(json.dumps(figures))
         return
-    print(
-        f"{figures['query_count']:,} queries against {figures['gallery_count']:,} images, encoder {figures['encoder']}"
-    )
-    for key in ("precision_at_1", "precision_at_5", "map_at_5", "recall_at_5"):
-        print(f"{key:<16}{figures[key]:.4f}")
+    query_count, image_count = len(evaluation.answered), evaluation.gallery_count
+    print(f"{counted(query_count, 'query')} against {counted(image_count, 'image')}, encoder {evaluation.encoder}")
+    for key in ("precision_at_1", "precision_at_5", "map_at_5"):
+        print(f"{key:<19}{figures[key]:.4f}")
+    recall = figures["index_recall_at_5"]
+    print(f"index_recall_at_5  {recall:.4f} of the five nearest codes are found by the index, whatever their labels")

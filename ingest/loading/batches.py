@@ -19,7 +19,18 @@ _BATCH_BYTES = 32 * 1024 * 1024
 # often wait for each other.
 _CHUNK_BYTES = 1024 * 1024
 
-_COUNTS = ("added", "unchanged", "duplicates", "rejected", "pruned", "held", "unpruned", "kept", "left_out")
+_COUNTS = (
+    "added",
+    "unchanged",
+    "relabelled",
+    "duplicates",
+    "rejected",
+    "pruned",
+    "held",
+    "unpruned",
+    "kept",
+    "left_out",
+)
 
 
 @dataclass(slots=True)
@@ -27,13 +38,14 @@ class LoadSummary:
     """Counts and times of a load.
 
     Attributes:
-        added: Number of images stored, either new or changed.
+        added: Number of images stored, either new or with other content.
         unchanged: Number of images stored before, with the same content and label.
+        relabelled: Number of images stored before, with the same content and another label.
         duplicates: Number of images left out because the gallery has the same content under another key.
         rejected: Number of images that could not be read or decoded, in this load or an earlier one.
         pruned: Number of images removed because the source no longer has them.
-        held: Number of changed images that have not replaced the stored ones, because too many images were bad or the
-            load was stopped.
+        held: Number of changed images that have not replaced the stored ones, because too many images were bad, the
+            load was stopped, or a service keeps the stored ones.
         unpruned: Number of images that the source no longer has, kept because they are more than half of its images.
         kept: Number of images, added by services or loaded from other sources, that a rebuild has copied from the live
             version.
@@ -47,6 +59,7 @@ class LoadSummary:
 
     added: int = 0
     unchanged: int = 0
+    relabelled: int = 0
     duplicates: int = 0
     rejected: int = 0
     pruned: int = 0
@@ -86,7 +99,7 @@ class LoadSummary:
     @property
     def seen(self) -> int:
         """Number of images that the source had."""
-        return self.added + self.unchanged + self.duplicates + self.rejected + self.held
+        return self.added + self.unchanged + self.relabelled + self.duplicates + self.rejected + self.held
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ from gallery import Build, GallerySpec
 from gallery.deadline import waits_end_with
 from gallery.errors import InvalidInputError, StoreDamagedError, StoreUnreachableError
 from gallery.files import replacing
+from gallery.plurals import counted
 from ingest.errors import RejectedError, SourceError, StoppedError
 from ingest.interrupt import stop_on_signal
 from ingest.loading.batches import LoadSummary
@@ -130,12 +131,12 @@ def load_and_publish(
         finally:
             _write_rejected(ledger, build.local_folder / REJECTED)
         if summary.stopped:
-            raise StoppedError(f"stopped after {summary.seen:,} images: the same command resumes there")
+            raise StoppedError(f"stopped after {counted(summary.seen, 'image')}: the same command resumes there")
         if not summary.seen:
             raise SourceError(f"{source.name}: expected images, got none")
         if not build.gallery.count():
             raise SourceError(
-                f"{source.name}: expected images, got {summary.seen:,} files that are not images; {_first_bad(ledger)}"
+                f"{source.name}: expected images, got {counted(summary.seen, 'other file')}; {_first_bad(ledger)}"
             )
         if not options.publish_anyway:
             check_rejected(summary, options.max_rejected, "the live version stays as it is")
@@ -245,8 +246,8 @@ def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> No
     """
     if _has_too_many_bad(summary, max_percent):
         raise RejectedError(
-            f"{summary.rejected:,} of {summary.seen:,} images are bad, more than {max_percent:g} %: {outcome}: repair "
-            "or remove them, or allow more with --max-rejected"
+            f"expected at most {max_percent:g} % bad images, got {summary.rejected:,} of {summary.seen:,}: {outcome}: "
+            "repair or remove the bad ones, or allow more with --max-rejected"
         )
 
 
@@ -258,8 +259,8 @@ def check_pruned(summary: LoadSummary) -> None:
     """
     if summary.unpruned:
         raise RejectedError(
-            f"--prune would remove {summary.unpruned:,} images, more than half of the source's, so they stay: if the "
-            "source is complete, remove them with --prune --yes"
+            f"--prune would remove {counted(summary.unpruned, 'image')}, more than half of the source's, and has "
+            "removed none: if the source is complete, add --yes"
         )
 
 

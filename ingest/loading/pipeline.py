@@ -245,11 +245,14 @@ class LoadPass:
             else:
                 entries.append(Entry(row.key, code, row.label, row.sha256, thumbnail))
                 recorded.append(row)
-        stored = self.ledger.look_up(list(duplicates)).values()
-        self.gallery.delete([row.key for row in stored if row.status is Status.OK])
+        known = self.ledger.look_up([row.key for row in rows])
+        stored = {key: row for key, row in known.items() if row.status is Status.OK}
+        self.gallery.delete([key for key in duplicates if key in stored])
         self.gallery.upsert(entries)
         self.ledger.record(recorded, self.source)
-        self.summary.added += len(entries)
+        relabelled = sum(entry.key in stored and _is_relabelled(stored[entry.key], entry) for entry in entries)
+        self.summary.added += len(entries) - relabelled
+        self.summary.relabelled += relabelled
         self.summary.duplicates += len(duplicates)
 
     def _duplicates(self, rows: Sequence[Row]) -> dict[str, str]:
@@ -261,6 +264,10 @@ class LoadPass:
             if original != row.key:
                 duplicates[row.key] = original
         return duplicates
+
+
+def _is_relabelled(stored: Row, entry: Entry) -> bool:
+    return stored.sha256 == entry.sha256 and stored.label != entry.label
 
 
 def _check_names(item: Item) -> None:

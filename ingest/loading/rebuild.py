@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from gallery import Build, Gallery, GallerySpec, Store
 from gallery.errors import EncoderMismatchError, LookalikeError, StoreLockedError
 from gallery.journal import read_journal
+from gallery.plurals import counted
 from ingest.errors import RejectedError
 from ingest.loading.ledger import FILE, Ledger, Row, Status
 from ingest.sources import Source
@@ -67,8 +68,8 @@ class LiveVersion:
         lost = sum(map(len, self._missing(rebuilt, source, own=True)))
         if lost * 2 > total and not most:
             raise RejectedError(
-                f"{source.name} no longer has {lost:,} of its {total:,} images in the live version, which stays: if "
-                "the source is complete, add --yes"
+                f"{source.name} no longer has {lost:,} of its {counted(total, 'image')} in the live version, which "
+                "stays: if the source is complete, add --yes"
             )
 
     def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
@@ -87,8 +88,8 @@ class LiveVersion:
         count = len(first) + sum(map(len, batches))
         if count > said:
             say(
-                f"note: left out {count:,} images that were added through a service or loaded from elsewhere (first: "
-                f"{first[0][0].key!r}): keep them with --keep-added"
+                f"note: left out {counted(count, 'image')} added through a service or loaded from elsewhere (first: "
+                f"{first[0][0].key!r}): to keep such images, add --keep-added"
             )
         return count
 

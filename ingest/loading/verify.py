@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from encoder_service.encoder import Encoder, load_encoder
 from gallery import Gallery, Query, Store
 from gallery.errors import LookalikeError
+from gallery.plurals import counted
 from ingest.loading.keys import with_known_keys
 from ingest.loading.ledger import Ledger, Status
 from ingest.progress import Advance, Stages
@@ -29,7 +30,7 @@ _NOTE_COUNT = 5
 def count_problems(gallery: Gallery, ledger: Ledger) -> list[str]:
     """Compare the number of images in a gallery with the number in its ledger. Return a line if they differ."""
     count, expected = gallery.count(), ledger.counts()[Status.OK]
-    return [] if count == expected else [f"expected {expected:,} images, as in its ledger, got {count:,}"]
+    return [] if count == expected else [f"expected {counted(expected, 'image')}, as in its ledger, got {count:,}"]
 
 
 def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArray[np.float32]]) -> list[str]:
@@ -93,18 +94,21 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
         for note in notes[:_NOTE_COUNT]:
             stages.say(f"note: {note}")
         if len(notes) > _NOTE_COUNT:
-            stages.say(f"note: {len(notes) - _NOTE_COUNT:,} more notes like these")
+            stages.say(f"note: {counted(len(notes) - _NOTE_COUNT, 'more note')} like these")
         return wrong_counts + code_problems(gallery, encoder, inputs), len(inputs)
 
 
 @contextmanager
 def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterator[Ledger]:
-    """Yield the gallery's ledger. If a service has modified the gallery, yield a copy that is reconciled with it."""
+    """Yield the gallery's ledger, or a reconciled copy if a service or an interrupted load has modified the gallery."""
     with closing(Ledger(store.local_folder(name))) as ledger, TemporaryDirectory() as scratch:
         if not store.modified_by_service(name):
             yield ledger
             return
-        stages.say("note: a service has added or deleted images; the next `ingest load` brings the index up to date")
+        stages.say(
+            "note: a service or an interrupted load has added or deleted images; the next `ingest load` resumes the "
+            "load, and brings the index up to date"
+        )
         ledger.copy_to(Path(scratch))
         with closing(Ledger(Path(scratch))) as copied:
             copied.match(gallery.scroll())
@@ -130,7 +134,7 @@ def _sampled_inputs(
     for place, rows in ledger.sample(count).items():
         rows_by_key = {row.key: row for row in rows}
         if not place:
-            notes.append(f"{len(rows_by_key):,} images of the sample have no known source, and can't be encoded again")
+            notes.append(f"{counted(len(rows_by_key), 'image')} of the sample can't be encoded again: no known source")
             continue
         try:
             source = with_known_keys(open_source(place, large_images=True), ledger)

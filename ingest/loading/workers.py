@@ -167,7 +167,7 @@ class _SentStages(Stages):
         self._messages = messages
 
     @contextmanager
-    def stage(self, name: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
+    def stage(self, name: str, total: int | None, unit: str = "image") -> Iterator[Advance]:
         """Yield a function that tells the main process how many more images are done."""
 
         def advance(count: int, total: int | None = None) -> None:

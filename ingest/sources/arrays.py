@@ -9,6 +9,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from gallery.plurals import counted
 from ingest.errors import SourceError
 from ingest.sources.base import Item, limited_name
 from ingest.sources.layout import Layout, full_scale, to_uint8
@@ -70,7 +71,9 @@ class Rows:
             for row in range(self.layout.count):
                 content = file.read(length)
                 if len(content) < length:
-                    raise SourceError(f"{text_of(self.file)}: expected {self.layout.count:,} images, got {row:,}")
+                    raise SourceError(
+                        f"{text_of(self.file)}: expected {counted(self.layout.count, 'image')}, got {row:,}"
+                    )
                 yield np.frombuffer(content, self.dtype)
             file.read(1)  # verify the checksum, which a compressed file has after the last row
 

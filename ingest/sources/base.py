@@ -12,6 +12,7 @@ from PIL import Image
 from encoder_service import images
 from encoder_service.errors import ImageError, ImageTooLargeError
 from encoder_service.limits import LIMITS
+from gallery.plurals import counted
 from ingest.sources.names import text_of
 
 LARGE_LIMITS = replace(LIMITS, max_image_bytes=256 * 1024 * 1024, max_image_pixels=512_000_000)
@@ -185,7 +186,7 @@ class Notes:
         """Count an item that is left out.
 
         Args:
-            reason: The kind of item in the plural, with the reason: "folders that can't be listed".
+            reason: The kind of item in the singular, with the reason in parentheses: "folder (can't be listed)".
             name: Name of the item.
         """
         self._counts[reason] = self._counts.get(reason, 0) + 1
@@ -193,9 +194,12 @@ class Notes:
 
     def lines(self) -> list[str]:
         """Return one line for each reason."""
-        return [
-            f"left out {count:,} {reason}, such as {self._firsts[reason]!r}" for reason, count in self._counts.items()
-        ]
+        return [self._line(reason, count) for reason, count in self._counts.items()]
+
+    def _line(self, reason: str, count: int) -> str:
+        noun, space, parenthesis = reason.partition(" (")
+        such_as = ", such as" if count > 1 else ":"
+        return f"left out {counted(count, noun)}{space}{parenthesis}{such_as} {self._firsts[reason]!r}"
 
 
 def limited_name(name: str, limit: int | None) -> str:

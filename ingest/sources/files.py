@@ -19,9 +19,9 @@ _MAX_LABEL_BYTES = 1024 * 1024
 # `1.cls`. Beyond this, they are yielded without a label.
 _MAX_WAITING_BYTES = 32 * 1024 * 1024
 
-REPLACED = "files that a later file of the same name replaces"
+REPLACED = "file (replaced by a later file of the same name)"
 """Reason why a file of an archive is left out."""
-LINKED_FOLDER = "links to folders"
+LINKED_FOLDER = "linked folder"
 """Reason why a link in an archive is left out. In a folder, such a link is followed; see `FolderSource`."""
 DANGLING = "expected a file, got a link to {!r}, which the archive does not have"
 """`File.problem` of a link in an archive whose target is missing."""
@@ -95,7 +95,7 @@ class FilesSource:
             if kind is Kind.LABEL and (label := self._label(file)):
                 yield file.name, label
             elif kind in (Kind.LABEL, Kind.OTHER):
-                notes.add("files that are not images by their names", file.name)
+                notes.add("file (not an image format)", file.name)
 
     def _item(self, file: File) -> Item:
         key = text_of(f"{self._stem}/{file.name.removeprefix('./')}")

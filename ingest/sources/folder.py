@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from gallery.plurals import counted
 from ingest.errors import SourceError
 from ingest.sources.base import Notes, Options
 from ingest.sources.clutter import Kind, kind_of
@@ -48,7 +49,7 @@ class FolderSource(FilesSource):
     def _others(self) -> str:
         notes = Notes()
         others = [text_of(name) for name in self._names(notes)]
-        found = [f"{len(others):,} others, such as {others[0]!r}"] if others else ["none"]
+        found = [f"{counted(len(others), 'other file')}, such as {others[0]!r}"] if others else ["none"]
         return "; ".join([*found, *notes.lines()])
 
     def _names(self, notes: Notes) -> Iterator[str]:
@@ -96,18 +97,18 @@ class FolderSource(FilesSource):
                 f"folder {place}: can't be listed: {error.strerror}: its images would be removed from the gallery; "
                 f"make it readable, or leave it out with --exclude '{text_of(folder)}'"
             ) from error
-        notes.add(f"folders that can't be listed ({error.strerror})", folder)
+        notes.add(f"folder (can't be listed: {error.strerror})", folder)
 
     def _follow(self, link: str, folder: str, followed: set[Path]) -> str:
         """Record the target folder of a link, or return the reason why the link is not followed."""
         try:
             target = (self._folder / link).resolve()
         except (OSError, RuntimeError):
-            return "links that lead nowhere"
+            return "link (leads nowhere)"
         if target in followed or target.is_relative_to(self._folder):
-            return "links to folders that are read anyway"
+            return "linked folder (read anyway)"
         if self._folder.is_relative_to(target) or (self._folder / folder).resolve().is_relative_to(target):
-            return "links to folders that contain them"
+            return "linked folder (contains the link)"
         followed.add(target)
         return ""
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from gallery.plurals import counted
 from ingest.errors import SourceError
 from ingest.sources.base import Item, Source
 from ingest.sources.label_lines import label_lines
@@ -51,7 +52,7 @@ class Labelled:
                 without = item.key
             yield replace(item, label=label)
         first = f"; first without: {without!r}" if without else ""
-        self._notes = [f"labels for {labelled:,} of {count:,} images{first}"]
+        self._notes = [f"labels for {labelled:,} of {counted(count, 'image')}{first}"]
         if isinstance(self._label_of, LabelFile):
             if count and not labelled:
                 raise SourceError(
@@ -109,7 +110,7 @@ class LabelFile:
         unused = self._count - labelled
         name = text_of(self.path.name)
         return (
-            [f"left out {unused:,} of {self._count:,} labels of {name}, which name no image that was read"]
+            [f"left out {unused:,} of {counted(self._count, 'label')} of {name}: no such image was read"]
             if unused > 0
             else []
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from gallery.plurals import counted
 from ingest.errors import SourceError
 from ingest.sources.base import Item, Options, Source, limited_name
 from ingest.sources.clutter import Kind, kind_of
@@ -64,7 +65,7 @@ class ShardsSource:
                 break
         self.notes = [f"{name}: {line}" for name, lines in islice(notes.items(), 1) for line in lines]
         if len(notes) > 1:
-            self.notes.append(f"and similar notes for {len(notes) - 1:,} other shards")
+            self.notes.append(f"and similar notes for {counted(len(notes) - 1, 'other shard')}")
 
     def _rest(self, count: int) -> int | None:
         return None if self._options.limit is None else self._options.limit - count

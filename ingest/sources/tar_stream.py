@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gallery.plurals import counted
 from ingest.sources.streams import open_stream
 
 _ZEROS = bytes(tarfile.BLOCKSIZE)
@@ -78,7 +79,7 @@ class TarStream:
                 yield archive, member
             # tarfile also ends at a damaged or missing header, but only a block of zeros is the real end
             if self._last != _ZEROS:
-                raise tarfile.ReadError(f"truncated or damaged after {count:,} files")
+                raise tarfile.ReadError(f"truncated or damaged after {counted(count, 'file')}")
             has_more = self._next_header()
 
     def skip_to_end(self) -> None:

@@ -17,6 +17,7 @@ from encoder_service.writer import NewImage
 from gallery.deadline import deadline
 from gallery.errors import LookalikeError, TooLateError
 from tests.digits import png
+from tests.encoder_service.test_images import saved
 
 
 def test_slots_are_handed_out_in_order() -> None:
@@ -108,6 +109,19 @@ def test_what_is_no_image_does_not_wait_and_is_rejected() -> None:
     for content in (b"", b"rubbish", png(Image.new("L", (300, 300)))[:60]):
         with pytest.raises(ImageError), decoded(content):
             pass
+
+
+def test_a_webp_counts_as_the_memory_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "_budget", PixelBudget(1_000_000, 1000))
+    with ThreadPoolExecutor(1) as pool, decoded(saved(Image.new("L", (700, 800)), "WEBP")):  # 560,000 pixels
+
+        def decode_another(side: int) -> None:
+            with deadline(0.3), decoded(png(Image.new("L", (side, side)))):
+                pass
+
+        pool.submit(decode_another, 300).result()  # 90,000 pixels
+        with pytest.raises(TooLateError):
+            pool.submit(decode_another, 600).result()
 
 
 def test_all_calls_and_streams_decode_within_one_budget(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,18 @@ def test_health_is_answered_beside_health_checks_that_do_not_arrive(server: Serv
             client.check_health("liveness")
 
 
+def test_a_health_check_that_is_slow_to_arrive_is_answered(server: Server) -> None:
+    with clients(server.address, 2) as slow:
+        calls = [connection.begin(CHECK) for connection in slow]
+        time.sleep(0.3)
+        for connection, call in zip(slow, calls, strict=True):
+            connection.send(call, framed(b""), end=True)
+        answers = [trailers(connection.receive(0.3)) for connection in slow]
+        assert [answer[b"grpc-status"] for (answer,) in answers] == [b"0", b"0"]
+        slow[0].begin(CHECK)
+        assert trailers(slow[0].receive(1.5))[0][b"grpc-status"] == b"1"
+
+
 def test_health_is_answered_beside_watchers_that_read_nothing(server: Server) -> None:
     with ExitStack() as stack:
         for _ in range(6):
@@ -151,7 +163,7 @@ def letters() -> bytes:
     return b"\x0a\x80\x8e\xce\x1c" + b"a" * 60_000_000
 
 
-def test_large_health_requests_take_no_memory(store: Store, tmp_path: Path, letters: bytes) -> None:
+def test_large_health_requests_take_little_memory(store: Store, tmp_path: Path, letters: bytes) -> None:
     """Sixteen requests of 60 MB, without a token, plain and compressed."""
     (tmp_path / "tokens").write_text("read sesame")
     compressed = gzip.compress(letters)
@@ -174,7 +186,7 @@ def test_large_health_requests_take_no_memory(store: Store, tmp_path: Path, lett
         with Client(address, timeout_s=2) as client_:
             client_.check_health("liveness")
         assert _resident_mb(service.pid) < base_mb + 100
-    assert peak_mb < base_mb + 100
+    assert peak_mb < base_mb + 200  # two requests that are slow to arrive, and parts of others
 
 
 def _resident_mb(pid: int) -> float:

@@ -177,13 +177,17 @@ def test_no_home_folder_is_needed_unless_it_is_the_store(tmp_path: Path, store: 
         assert (done.returncode, "expected a home folder, got none: set HOME" in done.stderr) == (3, True)
 
 
-def test_a_stored_key_is_searched_and_drawn(command: Command, store_url: str, tmp_path: Path) -> None:
-    sheet = tmp_path / "sheet.png"
+@pytest.mark.parametrize(("ending", "format_name"), [(".png", "PNG"), (".JPG", "JPEG"), ("", "PNG")])
+def test_a_stored_key_is_searched_and_drawn(
+    command: Command, store_url: str, tmp_path: Path, ending: str, format_name: str
+) -> None:
+    sheet = tmp_path / f"sheet{ending}"
     arguments = ("digits/train/5", "--out", str(sheet), "--json", "--store", store_url)
     done = command("encoder-service", "search", *arguments)
     assert done.returncode == 0
     assert "digits/train/5" not in [hit["key"] for hit in json.loads(done.stdout)["hits"]]
     drawn = Image.open(sheet)
+    assert drawn.format == format_name
     assert drawn.width > 6 * 100
     assert len(np.unique(np.asarray(drawn.convert("L")))) > 50
 
@@ -244,6 +248,11 @@ def test_a_missing_key_and_a_missing_gallery_are_told_apart(command: Command, st
             ("digits/train/0", "--json", "--out", "/no/such/folder/sheet.png"),
             3,
             "--out /no/such/folder/sheet.png can't be",
+        ),
+        (
+            ("digits/train/0", "--out", "sheet.txt"),
+            3,
+            "--out sheet.txt: expected a name that ends in .png",
         ),
         (("mnist/test/7", "--gallery", "none"), 4, "no gallery 'none'"),
         (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),

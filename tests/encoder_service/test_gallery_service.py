@@ -12,6 +12,7 @@ from PIL import Image
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
+from encoder_service.errors import KeyTakenError
 from encoder_service.rpc.server import Server
 from encoder_service.writer import NewImage
 from gallery import SearchOptions, Store, open_store
@@ -61,6 +62,37 @@ def test_an_unchanged_image_is_reported_and_a_changed_one_is_replaced(own: Clien
     assert own.gallery().count == 402
     labels = {hit.key: hit.label for hit in own.search(png(queries[1])).hits[:2]}
     assert labels == {"new/0": "other", "new/1": "new"}
+
+
+def test_another_image_under_the_same_key_is_kept_if_the_caller_says_so(
+    own: Client, queries: list[Image.Image]
+) -> None:
+    list(own.add(new(queries, 1), "digits"))
+    relabelled = NewImage("new/0", png(queries[0]), "other", keep_stored=True)
+    changed = NewImage("new/0", png(queries[1]), "new", keep_stored=True)
+    same, other = own.add([relabelled, changed], "digits")
+    assert same is False
+    assert isinstance(other, KeyTakenError)
+    (hit,) = own.search(png(queries[0]), options=SearchOptions(limit=1)).hits
+    assert (hit.key, hit.label) == ("new/0", "other")
+
+
+def test_an_image_without_a_label_keeps_the_stored_label_and_an_empty_label_removes_it(
+    own: Client, queries: list[Image.Image]
+) -> None:
+    def label(picture: bytes) -> str:
+        (hit,) = own.search(picture, options=SearchOptions(limit=1)).hits
+        assert hit.key == "new/0"
+        return hit.label
+
+    first, second = png(queries[0]), png(queries[1])
+    list(own.add([NewImage("new/0", first, "nine")], "digits"))
+    assert list(own.add([NewImage("new/0", first)], "digits")) == [True]
+    assert label(first) == "nine"
+    assert list(own.add([NewImage("new/0", second)], "digits")) == [False]
+    assert label(second) == "nine"
+    assert list(own.add([NewImage("new/0", second, "")], "digits")) == [False]
+    assert label(second) == ""
 
 
 def test_of_two_images_with_the_same_key_the_later_is_stored(own: Client, queries: list[Image.Image]) -> None:
@@ -140,7 +172,7 @@ def test_a_gallery_with_added_images_passes_the_check_and_can_be_backed_up(
     store.open("digits").close()  # as another service would
     checked = command("ingest", "check", "digits", "--sample", "0", "--store", store_url)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "a service has added or deleted images" in checked.stderr
+    assert "a service or an interrupted load has added or deleted images" in checked.stderr
     backup = command("ingest", "backup", "digits", str(tmp_path / "digits.tar.gz"), "--store", store_url)
     assert backup.returncode == 0, backup.stderr
     assert "407 images" in backup.stdout
@@ -243,6 +275,6 @@ def test_a_folder_is_loaded_through_the_service(
     assert "'photos/truncated.png': image: expected a whole image file" in first.stderr
     again = command(*load, "--strict")
     assert "0 images added, 20 unchanged\n420 in all" in again.stdout
-    assert (again.returncode, "1 of 21 images are bad" in again.stderr) == (3, True)
+    assert (again.returncode, "bad images, got 1 of 21" in again.stderr) == (3, True)
     assert command(*load, "--rebuild").returncode == 3
     assert own.search(png(queries[7])).hits[0].key == "photos/7.png"

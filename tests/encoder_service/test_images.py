@@ -234,6 +234,14 @@ def test_any_size_becomes_an_input(size: tuple[int, int], shape: tuple[int, int,
     np.testing.assert_allclose(inputs, 128 / 255, atol=0.005)
 
 
+def test_a_webp_that_would_take_too_much_memory_is_rejected() -> None:
+    file = bytearray(saved(NINE, "WEBP", lossless=True))
+    width, height = 8000, 8000
+    file[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")  # the size in the header of a lossless WebP
+    with pytest.raises(ImageTooLargeError, match="at most 48,000,000 pixels in a WebP file, got 8,000 × 8,000"):
+        decode(bytes(file))
+
+
 def photograph(width: int, height: int) -> Image.Image:
     noise = np.random.default_rng(1).integers(60, 200, (6, 8, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)

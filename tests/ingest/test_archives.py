@@ -134,7 +134,7 @@ def test_links_inside_a_tar_are_images_and_others_are_reported(tmp_path: Path) -
         "a/circle.png": "expected a file, got a link to 'circle.png', which the archive does not have",
         "a/pipe.png": "expected a regular file, got a pipe or a device",
     }
-    assert source.notes == ["left out 1 links to folders, such as 'folder'"]
+    assert source.notes == ["left out 1 linked folder: 'folder'"]
     assert source.count == len(items) == 8
 
 
@@ -161,7 +161,7 @@ def test_links_inside_a_zip_are_images(tmp_path: Path) -> None:
     assert items["a/x/link.png"].content == PNGS[1]
     assert "link to 'no.png'" in items["a/gone.png"].problem
     assert list(items) == ["a/x/one.png", "a/x/link.png", "a/gone.png"]
-    assert source.notes == ["left out 1 links to folders, such as 'cats'"]
+    assert source.notes == ["left out 1 linked folder: 'cats'"]
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".zip"])
@@ -176,7 +176,7 @@ def test_the_last_file_of_one_name_counts(tmp_path: Path, ending: str) -> None:
         (tmp_path / f"d{ending}").write_bytes(COMPRESS.get(Path(ending).suffix, bytes)(tar(*members)))
     source = open_source(str(tmp_path / f"d{ending}"))
     assert {item.key: item.content for item in source} == {"d/b.png": PNGS[1], "d/c.png": PNGS[3], "d/a.png": PNGS[4]}
-    assert source.notes == ["left out 2 files that a later file of the same name replaces, such as 'a.png'"]
+    assert source.notes == ["left out 2 files (replaced by a later file of the same name), such as 'a.png'"]
     assert source.count == 3
 
 
@@ -198,7 +198,7 @@ def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar(("a.png", PNGS[0]), ("inner.zip", inner)))
     source = open_source(str(tmp_path / "a.tar"))
     assert [item.key for item in source] == ["a/a.png"]
-    assert source.notes == ["left out 1 files that are not images by their names, such as 'inner.zip'"]
+    assert source.notes == ["left out 1 file (not an image format): 'inner.zip'"]
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tar.xz", ".tar.bz2", ".zip"])

@@ -11,6 +11,7 @@ from PIL import Image
 from encoder_service.client import Client
 from encoder_service.searcher import Key
 from encoder_service.writer import NewImage
+from gallery import SearchOptions
 from gallery.errors import NotFoundError
 from tests import digits
 from tests.commands import BIN, Command
@@ -82,7 +83,7 @@ def test_a_rebuild_names_how_many_images_it_leaves_out_that_were_added_meanwhile
         client.delete(["new/0"], "photos")
         done = command("ingest", "load", str(photos), "--rebuild", "--store", store_url)
         assert done.returncode == 0, done.stderr
-        assert f"left out {len(added) - 1:,} images that were added through a service" in done.stderr
+        assert f"left out {len(added) - 1:,} images added through a service" in done.stderr
         assert "(first: 'new/1')" in done.stderr
 
 
@@ -99,3 +100,34 @@ def test_two_folders_of_one_name_through_a_service(command: Command, photos: Pat
     assert "0 images added, 3 unchanged" in command(*load, str(other)).stdout
     with Client(service) as client:
         assert all(has(client, key) for key in ("photos/0.png", "bob/photos/2.png"))
+
+
+def test_a_load_through_a_service_without_labels_keeps_the_stored_labels(
+    command: Command, photos: Path, service: str
+) -> None:
+    (photos / "nine").mkdir()
+    (photos / "0.png").rename(photos / "nine" / "0.png")
+    load = ("ingest", "load", str(photos), "--service", service, "--gallery", "photos")
+    assert "1 image added, 3 unchanged" in command(*load, "--label-from-folders").stdout
+    assert "0 images added, 4 unchanged" in command(*load).stdout
+    with Client(service) as client:
+        (hit,) = client.search((photos / "nine" / "0.png").read_bytes(), "photos", SearchOptions(labels=("nine",))).hits
+    assert hit.key == "photos/nine/0.png"
+
+
+def test_a_load_through_a_service_replaces_no_image_of_another_source_unless_asked(
+    command: Command, photos: Path, service: str
+) -> None:
+    """Both folders have a file 3.png, and in the second it comes after the images that are compared beforehand."""
+    other = fill(photos.parent.parent / "bob" / "photos", 10, 40)
+    for file in other.iterdir():
+        file.rename(other / f"0-{file.name}")
+    Image.fromarray(digits.read("train")[0][99]).save(other / "3.png")
+    load = ("ingest", "load", "--service", service, "--gallery", "photos", str(other))
+    kept = command(*load)
+    assert (kept.returncode, "40 images added, 0 unchanged" in kept.stdout) == (0, True), kept
+    assert "the gallery has other images under the keys of 1 image (first: 'photos/3.png')" in kept.stderr
+    assert "0 images added, 4 unchanged" in command("ingest", "load", str(photos), *load[2:-1]).stdout
+    replaced = command(*load, "--replace")
+    assert "1 image added, 40 unchanged" in replaced.stdout
+    assert "3.png" not in replaced.stderr

@@ -47,14 +47,14 @@ def test_clutter_is_the_same_in_folders_and_archives(tmp_path: Path, ending: str
     assert {item.key.removeprefix("p/") for item in source} == IMAGES
     assert source.count == len(IMAGES)
     (note,) = source.notes
-    assert note.startswith(f"left out {len(OTHERS)} files that are not images by their names, such as ")
+    assert note.startswith(f"left out {len(OTHERS)} files (not an image format), such as ")
 
 
 def test_a_folder_of_clutter_alone_says_what_it_has(tmp_path: Path) -> None:
     fill(tmp_path / "p", {"notes.txt", "Thumbs.db"})
     with pytest.raises(
         SourceError,
-        match=r"folder .*p: expected image files, such as \.png or \.jpg, got 1 others, such as 'notes\.txt'",
+        match=r"folder .*p: expected image files, such as \.png or \.jpg, got 1 other file, such as 'notes\.txt'",
     ):
         open_source(str(tmp_path / "p"))
 
@@ -105,8 +105,8 @@ def test_linked_folders_are_followed_unless_they_lead_in_a_circle(tmp_path: Path
     ]
     assert source.count == 4
     assert sorted(source.notes) == [
-        "left out 1 links to folders that contain them, such as 'in/above'",
-        "left out 5 links to folders that are read anyway, such as 'inside'",
+        "left out 1 linked folder (contains the link): 'in/above'",
+        "left out 5 linked folders (read anyway), such as 'inside'",
     ]
 
 
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_passed_over(
     unreadable(monkeypatch, "lost+found", "private")
     source = open_source(str(photos))
     assert [item.key for item in source] == ["photos/a.png", "photos/z/d.png"]
-    assert source.notes == ["left out 2 folders that can't be listed (Permission denied), such as 'lost+found'"]
+    assert source.notes == ["left out 2 folders (can't be listed: Permission denied), such as 'lost+found'"]
     with pytest.raises(SourceError, match=r"lost\+found: can't be listed: .* denied: .*--exclude 'lost\+found'"):
         open_source(str(photos), complete=True)
     complete = open_source(str(photos), complete=True, exclude=["lost+found", "x/private"])
@@ -228,9 +228,9 @@ def test_the_command_names_what_it_left_out(command: Command, store_url: str, tm
     assert "photos v1: 3 images added" in done.stdout
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: left out 1 files that are not images by their names, such as 'notes.txt'",
+        "note: left out 1 file (not an image format): 'notes.txt'",
         "note: labels for 2 of 3 images; first without: 'photos/b.png'",
-        "note: left out 1 of 3 labels of labels.csv, which name no image that was read",
+        "note: left out 1 of 3 labels of labels.csv: no such image was read",
     ]
 
 

@@ -88,7 +88,7 @@ def test_what_matches_and_what_does_not_is_said(tmp_path: Path) -> None:
     list(source)
     expected = [
         "labels for 2 of 3 images; first without: 'photos/001.png'",
-        "left out 2 of 4 labels of labels.csv, which name no image that was read",
+        "left out 2 of 4 labels of labels.csv: no such image was read",
     ]
     assert source.notes == expected
     list(source)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoder_service.encoder import Encoder
+from encoder_service.encoder import MODELS, Encoder
 from gallery import Entry, GallerySpec, Query, Store, open_store
 from gallery.errors import StoreDamagedError
 from ingest.errors import SourceError
@@ -86,7 +86,7 @@ def test_new_labels_reach_the_gallery(store: Store, encoder: Encoder, photos: Pa
     # the images are in the source's own folder, which gives no labels
     assert load(store, encoder, open_source(str(photos), label_from_folders=True)).added == 0
     (photos.parent / "labels.csv").write_text("03.png,three\n")
-    assert load(store, encoder, open_source(str(photos), labels=photos.parent / "labels.csv")).added == 1
+    assert load(store, encoder, open_source(str(photos), labels=photos.parent / "labels.csv")).relabelled == 1
     assert {entry.label for entry in stored(store).values()} == {"", "three"}
     assert load(store, encoder, photos).unchanged == 12  # a source without labels changes none
     assert stored(store)["photos/03.png"].label == "three"
@@ -194,7 +194,7 @@ def test_a_folder_of_nothing_but_bad_files_makes_no_gallery(command: Command, st
     (tmp_path / "texts" / "a.text").write_text("text")
     done = command("ingest", "load", str(tmp_path / "texts"), "--store", store_url)
     assert done.returncode == 3
-    assert "texts: expected images, got 1 files that are not" in done.stderr
+    assert "texts: expected images, got 1 other file" in done.stderr
     assert open_store(store_url).list() == []
 
 
@@ -241,7 +241,7 @@ def test_a_rebuild_of_bad_images_leaves_the_live_version(command: Command, store
         path.write_bytes(b"bad")
     done = command("ingest", "load", str(photos), "--rebuild", "--store", store_url)
     assert done.returncode == 3
-    assert "6 of 12 images are bad, more than 10 %: the live version stays as it is" in done.stderr
+    assert "expected at most 10 % bad images, got 6 of 12: the live version stays as it is" in done.stderr
     (spec,) = open_store(store_url).list()
     assert (spec.version, spec.count) == (1, 12)
     assert (
@@ -263,6 +263,71 @@ def test_a_rebuild_is_like_the_source_and_the_old_version_stays_until_clean(
     cleaned = command("ingest", "clean", "--store", store_url)
     assert cleaned.stdout == "photos v2: removed v1\n"
     assert sorted(path.name for path in folder.glob("v*")) == ["v2"]
+
+
+def test_a_rebuild_keeps_the_encoder_and_the_labels_unless_others_are_named(
+    command: Command, store_url: str, photos: Path
+) -> None:
+    (photos / "dog").mkdir()
+    shutil.move(photos / "00.png", photos / "dog" / "00.png")
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    command(*load, "--encoder", "seed", "--label-from-folders")
+    rebuilt = command(*load, "--rebuild")
+    assert "encoder seed" in rebuilt.stdout
+    assert "1 label kept from the previous version" in rebuilt.stdout
+    assert "encoder mnist" in command(*load, "--encoder", "mnist", "--rebuild").stdout
+
+
+def install(name: str, original: Path, models: Path) -> str:
+    """Install a copy of an encoder as the user's encoder of this name, and return the copy's fingerprint."""
+    shutil.rmtree(models / name, ignore_errors=True)
+    folder = shutil.copytree(original, models / name)
+    card = json.loads((folder / "encoder.json").read_text())
+    (folder / "encoder.json").write_text(json.dumps({**card, "name": name}))
+    return str(card["fingerprint"])
+
+
+def test_a_gallery_grows_with_the_encoder_of_its_fingerprint_and_a_rebuild_may_use_a_newer_one(
+    command: Command, store_url: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoder_service.encoder.user_models", lambda: tmp_path / "models")
+    monkeypatch.setattr("encoder_service.encoder._EARLIER", tmp_path / "earlier")
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    earlier = install("mine", MODELS / "seed", tmp_path / "models")
+    assert command(*load, "--encoder", "mine").returncode == 0
+    shutil.copytree(tmp_path / "models" / "mine", tmp_path / "of an earlier release")
+    newer = install("mine", MODELS / "mnist", tmp_path / "models")
+    shutil.move(photos / "00.png", photos / "new.png")
+    assert (refused := command(*load)).returncode == 3
+    assert "made by encoder" in refused.stderr
+    shutil.copytree(tmp_path / "of an earlier release", tmp_path / "earlier" / earlier[:8])
+    done = command(*load)
+    assert done.returncode == 0, done.stderr
+    assert "1 image added, 11 unchanged" in done.stdout
+    kept = command(*load, "--rebuild", "--keep-added")
+    assert (kept.returncode, "note" in kept.stderr) == (0, False), kept.stderr
+    rebuilt = command(*load, "--rebuild")
+    assert f"made by encoder mine ({earlier[:8]}…)" in rebuilt.stderr
+    assert f"the encoder that has this name now ({newer[:8]}…)" in rebuilt.stderr
+    assert open_store(store_url).spec("photos").fingerprint == newer
+
+
+def test_labels_that_are_given_later_are_reported_as_such(command: Command, store_url: str, photos: Path) -> None:
+    (photos / "dog").mkdir()
+    for name in ("00.png", "01.png"):
+        shutil.move(photos / name, photos / "dog" / name)
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    command(*load)
+    assert "photos v1: 0 images added, 10 unchanged, 2 relabelled\n" in command(*load, "--label-from-folders").stdout
+
+
+def test_photographs_in_the_encoder_of_digits_get_a_hint(command: Command, store_url: str, photos: Path) -> None:
+    load = ("ingest", "load", str(photos), "--store", store_url)
+    assert "note" not in command(*load).stderr
+    Image.new("RGB", (20, 20), "red").save(photos / "00.png")
+    assert "note" not in command(*load).stderr  # the gallery has its encoder
+    hint = f"`autoencoder train {photos} --name new` makes a better one"
+    assert hint in command(*load, "--gallery", "new").stderr
 
 
 class WrongEncoder:

@@ -33,7 +33,7 @@ def test_a_folder_of_shards_is_one_source(tmp_path: Path) -> None:
     assert [item.label for item in items] == ["c0", "c0", "c1", "c1", "c2", "c2"]
     assert (source.name, source.count) == ("birds", 6)
     assert source.notes == [
-        "00000.tar: left out 4 files that are not images by their names, such as '000000000.json'",
+        "00000.tar: left out 4 files (not an image format), such as '000000000.json'",
         "and similar notes for 2 other shards",
     ]
     assert keys(source.place) == [item.key for item in pickle.loads(pickle.dumps(source))]

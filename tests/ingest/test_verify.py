@@ -10,6 +10,7 @@ from encoder_service.encoder import Encoder
 from encoder_service.writer import GalleryWriter, NewImage
 from gallery import Store, open_store
 from gallery.remote.store import RemoteStore
+from ingest.loading.ledger import Ledger
 from ingest.loading.verify import check
 from ingest.progress import Stages
 from tests import digits
@@ -32,3 +33,30 @@ def test_a_gallery_that_a_service_has_modified_is_sound(store: Store, encoder: E
         deleted = writer.delete(["digits/train/0", "digits/train/1"])
     assert (added, deleted) == ([False] * 7, 2)
     assert check(store, "digits", 0, Stages()) == ([], 0)
+
+
+def test_a_gallery_whose_load_was_killed_before_it_wrote_the_ledger_is_sound(
+    store: Store, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def die(ledger: Ledger, rows: object, source: object) -> None:
+        raise RuntimeError("killed")
+
+    digits.build(store, encoder, count=50)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(Ledger, "record", die)
+        digits.build(store, encoder, count=60)
+    assert check(store, "digits", 0, Stages()) == ([], 0)
+    assert (
+        "an interrupted load has added or deleted images; the next `ingest load` resumes the load" in capsys.readouterr().err
+    )
+    digits.build(store, encoder, count=60)
+    assert check(store, "digits", 0, Stages()) == ([], 0)
+    assert "note" not in capsys.readouterr().err
+
+
+def test_a_gallery_that_has_lost_images_is_not_sound(store: Store, encoder: Encoder) -> None:
+    spec = digits.build(store, encoder, count=50)
+    with closing(store.build(spec)) as build:
+        build.gallery.delete(["digits/train/0"])
+        build.publish()
+    assert check(store, "digits", 0, Stages()) == (["expected 50 images, as in its ledger, got 49"], 0)
