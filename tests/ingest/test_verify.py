@@ -46,9 +46,7 @@ def test_a_gallery_whose_load_was_killed_before_it_wrote_the_ledger_is_sound(
         patch.setattr(Ledger, "record", die)
         digits.build(store, encoder, count=60)
     assert check(store, "digits", 0, Stages()) == ([], 0)
-    assert (
-        "an interrupted load has added or deleted images; the next `ingest load` resumes the load" in capsys.readouterr().err
-    )
+    assert "a service or an interrupted load has added or deleted images" in capsys.readouterr().err
     digits.build(store, encoder, count=60)
     assert check(store, "digits", 0, Stages()) == ([], 0)
     assert "note" not in capsys.readouterr().err
