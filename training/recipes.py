@@ -50,7 +50,7 @@ _FRAMINGS = {"mnist": "digit"}
 _FITS = {1: "crop", 3: "squeeze"}
 
 # Training steps in all: a small source gets more epochs than the recipe says, until there are this many.
-_MIN_STEPS = 1500
+_MIN_STEPS = {"seed": 1500, "contrastive": 1500, "photos": 1000}
 # Training of a folder ends early after this fraction of its epochs without a better one.
 _PATIENCE = 0.2
 # Duration of the decoder's own training, as a fraction of the encoder's.
@@ -130,7 +130,7 @@ def train_and_export(
     with _state_folder(out, resume) as state:
         with Stages() as stages:
             train, held_out = _read(source, (size, size, channels), background, fit_to, limit, seed, state, stages)
-            recipe = _fitted(recipe, source, len(train), epochs)
+            recipe = _fitted(recipe, _MIN_STEPS[arch], source, len(train), epochs)
             if source not in DATASETS and recipe.contrast:
                 recipe = _timed(autoencoder, recipe, train, minutes, state, stages)
             negatives = _NEGATIVES if source in DATASETS else 0.0
@@ -193,10 +193,10 @@ def _read(
     return train, read_pixels(open_source(source, "test"), shape, background, fit_to, state / "test.pixels", stages)
 
 
-def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
-    """Adapt a recipe to the source and to its number of images."""
+def _fitted(recipe: Recipe, least: int, source: str, count: int, epochs: int | None) -> Recipe:
+    """Adapt a recipe to the source and to its number of images, for at least this many steps."""
     batch = min(recipe.batch, count // _MIN_STEPS_PER_EPOCH)
-    enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
+    enough = max(recipe.epochs, -(-least // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
     return replace(recipe, batch=batch, epochs=epochs or enough, views=views)
 
