@@ -110,8 +110,8 @@ def main() -> None:
     form = _principal(pixels, asked, whitening=0.85)
     _measure("whitened PCA of pixels", sets, *map(_unit, form))
     for weight in (1, 2):
-        joined = [np.hstack([_unit(x), weight * y]) for x, y in zip(form, (colours, queries), strict=True)]
-        _measure(f"PCA of both, {weight} × histogram", sets, *_principal(*joined))
+        joined, others = (np.hstack([_unit(x), weight * y]) for x, y in zip(form, (colours, queries), strict=True))
+        _measure(f"PCA of both, {weight} × histogram", sets, *_principal(joined, others))
     for name in options.encoder:
         encoder = load_encoder(name)
         _measure(encoder.spec.name, sets, _encoded(encoder, sets.images()), _encoded(encoder, sets.altered()))

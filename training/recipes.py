@@ -219,7 +219,7 @@ def _timed(
     file.write_text(str(recipe.epochs))
     stages.say(
         f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then its decoder: about "
-        f"{recipe.epochs * seconds / 60:.0f} minutes in all"
+        f"{math.ceil(recipe.epochs * seconds / 60)} min in all"
     )
     return replace(recipe, patience=max(5, math.ceil(_PATIENCE * recipe.epochs)))
 

@@ -109,7 +109,7 @@ def choose(
     for change, change_stored in ((lambda images: VIEWS[views].strong(images)[0], None), (part, part)):
         asked, among = _changed(held_out[rows], change), _changed(stored, change_stored)
         form = [_codes(model.encoder, images) for images in (asked, among)]
-        colours = 0.0
+        colours: NDArray[np.float32] | float = 0.0
         if model.colours:
             matrix, mean = _matrix(_codes(model.colours, train, sample), _COLOUR_POWER, _COLOUR_SIZE)
             one, other = (_unit((_codes(model.colours, images) - mean) @ matrix) for images in (asked, among))
@@ -158,5 +158,6 @@ def _changed(images: NDArray[np.uint8], change: Callable[[tf.Tensor], tf.Tensor]
     return np.concatenate([(views * 255).round().astype(np.uint8) for views in changed])
 
 
-def _unit(codes: NDArray[np.float32]) -> NDArray[np.float32]:
-    return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+def _unit(codes: NDArray[Any]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = codes / np.linalg.norm(codes, axis=1, keepdims=True)
+    return unit

@@ -248,8 +248,8 @@ def test_all_of_a_wide_image_is_seen_when_squeezed_and_only_its_middle_when_crop
     changed.paste("red", (0, 0, 60, 200))
     changed.putpixel((0, 0), (0, 0, 255))  # not a bar
     for fit, same in (("crop", True), ("squeeze", False)):
-        seen = [normalise([image], SQUEEZED, fit=fit) for image in (wide, changed)]
-        assert np.array_equal(*seen) == same, fit
+        before, after = (normalise([image], SQUEEZED, fit=fit) for image in (wide, changed))
+        assert np.array_equal(before, after) == same, fit
 
 
 @pytest.mark.parametrize("colour", ["black", "white"])
