@@ -332,7 +332,8 @@ def _relit(image: Image.Image, chance: random.Random) -> Image.Image:
 def _turned(image: Image.Image, chance: random.Random) -> Image.Image:
     turned = image.rotate(chance.choice([-7, 7]), resample=Image.Resampling.BICUBIC)
     width, height = image.size
-    return turned.crop((int(width * 0.1), int(height * 0.1), int(width * 0.9), int(height * 0.9)))
+    (left, right), (top, bottom) = ((int(side * (1 - 0.8) / 2), int(side * (1 + 0.8) / 2)) for side in (width, height))
+    return turned.crop((left, top, right, bottom))
 
 
 def _captioned(image: Image.Image, _: random.Random) -> Image.Image:

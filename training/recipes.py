@@ -50,8 +50,9 @@ _FRAMINGS = {"mnist": "digit"}
 # because photographs may have bars, or be wide or tall. Grey images are not: a squeezed drawing would lose its shape.
 _FITS = {1: "crop", 3: "squeeze"}
 
-# Minimum number of training steps. To reach it, training on a small source has more epochs than the recipe says.
-_MIN_STEPS = 1500
+# Minimum number of training steps by architecture. To reach it, training on a small source has more epochs than the
+# recipe says.
+_MIN_STEPS = {"seed": 1500, "contrastive": 1500, "photos": 1000}
 # Training on a folder ends early if this fraction of its epochs has passed since the best epoch.
 _PATIENCE = 0.2
 # Duration of the decoder's own training, as a fraction of the encoder's.
@@ -130,7 +131,7 @@ def train_and_export(
     with _state_folder(out, resume) as state:
         with Stages() as stages:
             train, held_out = _read(source, (size, size, channels), background, fit_to, limit, seed, state, stages)
-            recipe = _fitted(recipe, source, len(train), epochs)
+            recipe = _fitted(recipe, _MIN_STEPS[arch], source, len(train), epochs)
             if source not in DATASETS and recipe.contrast:
                 recipe = _timed(autoencoder, recipe, train, minutes, state, stages)
             negatives = _NEGATIVES if source in DATASETS else 0.0
@@ -195,10 +196,13 @@ def _read(
     return train, read_pixels(open_source(source, "test"), shape, background, fit_to, state / "test.pixels", stages)
 
 
-def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
-    """Adapt a recipe to a source of `count` images: batch size, number of epochs and augmentations."""
+def _fitted(recipe: Recipe, min_steps: int, source: str, count: int, epochs: int | None) -> Recipe:
+    """Adapt a recipe to a source of `count` images: batch size, number of epochs and augmentations.
+
+    Without `epochs`, training has at least `min_steps` steps.
+    """
     batch = min(recipe.batch, count // _MIN_STEPS_PER_EPOCH)
-    enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
+    enough = max(recipe.epochs, -(-min_steps // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
     return replace(recipe, batch=batch, epochs=epochs or enough, views=views)
 
@@ -221,7 +225,7 @@ def _timed(
     file.write_text(str(recipe.epochs))
     stages.say(
         f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then training the decoder: about "
-        f"{recipe.epochs * seconds / 60:.0f} minutes in all"
+        f"{math.ceil(recipe.epochs * seconds / 60)} min in all"
     )
     return replace(recipe, patience=max(5, math.ceil(_PATIENCE * recipe.epochs)))
 
