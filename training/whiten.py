@@ -37,8 +37,8 @@ _COLOUR_POWER = 0.5
 # Values of `Whitening.power` and of `Whitening.colours` that `choose` compares.
 _POWERS = (0.15, 0.3, 0.5, 0.7)
 _COLOURS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
-# A changed image finds its original if fewer other images than this are nearer. With 1, a folder in which photographs come
-# in series would be judged by which image of a series is nearest.
+# A changed image finds its original if fewer other images than this are nearer. With 1, a folder in which photographs
+# come in series would be judged by which image of a series is nearest.
 _FOUND = 5
 # Minimum number of changed images that `choose` searches for, and maximum number of training images to search among.
 _LOOKED_FOR, _AMONG = 1000, 4000

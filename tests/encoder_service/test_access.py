@@ -195,7 +195,7 @@ def test_loopback_needs_neither_tls_nor_tokens(host: str) -> None:
 
 
 def test_the_commands_send_a_token_and_verify_the_service(
-    command: Command, store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
+    command_process: Command, store: Store, encoder: Encoder, authority: trustme.CA, tmp_path: Path
 ) -> None:
     (tmp_path / "tokens").write_text("read sesame")
     (tmp_path / "token").write_text("sesame\n")
@@ -203,10 +203,10 @@ def test_the_commands_send_a_token_and_verify_the_service(
     files = issue(authority, tmp_path)
     with serving(store, encoder, host="localhost", tokens_file=tmp_path / "tokens", **files) as server:
         address = ("--address", f"localhost:{server.port}", "--ca-file", str(tmp_path / "ca.pem"))
-        assert command("encoder-service", "health", *address).stdout == "ready\n"
+        assert command_process("encoder-service", "health", *address).stdout == "ready\n"
         search = ("encoder-service", "search", "digits/train/0", *address, "--json")
-        assert command(*search, "--token-file", str(tmp_path / "token")).returncode == 0
-        refused = command(*search)
+        assert command_process(*search, "--token-file", str(tmp_path / "token")).returncode == 0
+        refused = command_process(*search)
         assert (refused.returncode, refused.stderr.count("\n")) == (5, 1)
         assert "authorization: Bearer TOKEN" in refused.stderr
 
