@@ -1,4 +1,4 @@
-# `make demo` shows Lookalike, `make test` runs its tests, `make check` checks the code without running it.
+# `make demo` shows what Lookalike does, `make test` runs the tests, and `make check` lints the code.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -9,7 +9,7 @@ GENERATED := encoder_service/v1
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: .venv/.serve  ## Load MNIST, serve it, and find the five images most like a nine
+demo: .venv/.serve  ## Load MNIST, serve it, and find the five images most similar to a nine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./examples/demo.sh
 
 WORKERS := auto
@@ -23,7 +23,7 @@ test-slow: .venv/.dev  ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
 
 QDRANT_URL := http://127.0.0.1:6333
-test-server: .venv/.dev  ## Run the tests of the stores against a real Qdrant server too, at QDRANT_URL
+test-server: .venv/.dev  ## Run the tests of all stores, including a Qdrant server at QDRANT_URL
 	QDRANT_URL=$(QDRANT_URL) $(BIN)/pytest tests/gallery
 
 check: .venv/.dev  ## Check format, lint, types, imports, protos, generated docs and stubs
@@ -49,33 +49,34 @@ stubs: .venv/.dev  ## Generate encoder_service/v1 from protos/
 
 CLI := docs/cli.md
 ERRORS := docs/errors.md
-docs: .venv/.dev  ## Generate docs/cli.md from the commands' own help, and docs/errors.md from the code
+docs: .venv/.dev  ## Generate docs/cli.md from the commands' help texts, and docs/errors.md from the code
 	@for command in ingest encoder_service training; do \
 		$(BIN)/python -m typer $$command.cli utils docs --name $$(echo $$command | sed 's/_/-/; s/training/autoencoder/'); \
 	done > $(CLI)
 	$(BIN)/python docs/errors.py > $(ERRORS)
 
-quality: .venv/.dev  ## Measure precision and how well out-of-distribution images are recognised
+quality: .venv/.dev  ## Measure precision, and how well out-of-distribution queries are flagged; PHOTOGRAPHS=1 adds photographs
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.unusual
+	$(if $(PHOTOGRAPHS),$(BIN)/python -m benchmarks.photographs)
 
-bench: .venv/.dev  ## Measure search speed, beside the approach of the original article
+bench: .venv/.dev  ## Measure search speed, and compare it with the method of the original article
 	$(BIN)/python -m benchmarks.service
 
-bench-load: .venv/.dev  ## Measure loading speed, beside its slowest stage alone
+bench-load: .venv/.dev  ## Measure loading speed, and compare it with the slowest stage alone
 	$(BIN)/python -m benchmarks.loading
 
 bench-million: .venv/.dev  ## Measure the memory for loading 1,000,000 images from a .tar
 	$(BIN)/python -m benchmarks.loading --million
 
-bench-train: .venv/.dev  ## Train on 1,200,000 images in less memory than their pixels need (root, 3 GB of disk)
+bench-train: .venv/.dev  ## Train on 1,200,000 images in less memory than their pixels need (needs root, 3 GB of disk)
 	$(BIN)/python -m benchmarks.training
 
-bench-scale: .venv/.dev  ## Measure search up to 4,000,000 codes, and inside 1 GB and 512 MB of memory (root, 8 GB of disk)
+bench-scale: .venv/.dev  ## Measure searches in up to 4,000,000 codes, and in 1 GB and 512 MB of memory (needs root, 8 GB of disk)
 	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
 
-soak: .venv/.dev  ## Run the long trials of a service: overload, ten minutes of traffic, shutdowns, 100,000 mutated requests
+soak: .venv/.dev  ## Stress a running service for 20 minutes: overload, mixed traffic, shutdowns, mutated requests, fuzzing
 	for trial in mutated decoder endings overload mixed; do $(BIN)/python -m tests.soak.$$trial || exit 1; done
 
 image-size: .venv/bin/python  ## Print the size of each part of the Docker image
@@ -83,7 +84,8 @@ image-size: .venv/bin/python  ## Print the size of each part of the Docker image
 
 lock: .venv/.dev  ## Update the versions in constraints.txt
 	$(PIP) uv
-	@# uv pins a backports.strenum whose metadata excludes this Python, which pip then refuses: leave that one to pip
+	@# leave backports.strenum out, so that pip chooses its version: uv would pin one that pip rejects, because its
+	@# metadata excludes this version of Python
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--no-header --no-annotate --no-emit-index-url --no-emit-package backports-strenum \
 		--output-file constraints.txt

@@ -1,1 +1,1 @@
-"""The benchmarks behind every figure in the README."""
+"""Measure every figure in README.md and docs/."""

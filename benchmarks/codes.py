@@ -1,7 +1,8 @@
-"""Any number of realistic codes: the shipped encoder's codes of randomly distorted digits.
+"""Generate any number of realistic codes, by encoding randomly distorted digits with the encoder `mnist`.
 
 Each image is an MNIST digit, distorted by moving the nine corners of a 2 × 2 mesh by about two pixels. This rotates,
-shears, scales and bends it, so no two images are the same. The digits of MNIST are used in turn.
+shears, scales and bends the digit, so that no two images are the same. After the last digit of MNIST, the first is used
+again.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -17,18 +18,18 @@ from ingest.sources import open_source
 
 # Standard deviation of a mesh corner's displacement, in pixels.
 _DISPLACEMENT = 2.0
-# Codes that one worker makes at a time.
+# Number of codes that a worker process generates at a time.
 _CHUNK = 20_000
 # Height and width of a digit, in pixels.
 _SIDE = 28
 
 
 def codes_like_real(folder: Path, split: str, count: int, stages: Stages) -> NDArray[np.float32]:
-    """Return codes, (count, 128), mapped from a file in the folder. The first call writes the file.
+    """Return codes, (count, 128), mapped from a file. If the file does not exist, generate the codes and write it.
 
     Args:
-        folder: Folder of the file, which takes 512 bytes per code.
-        split: The digits to distort: "train" for a gallery, "test" for queries.
+        folder: Folder for the file, which takes 512 bytes per code.
+        split: MNIST's split from which the digits come: "train" for a gallery, "test" for queries.
         count: Number of codes.
         stages: Shows the progress.
     """

@@ -1,8 +1,9 @@
-"""Measure how often digits in unusual form find similar digits: `python -m benchmarks.framing`.
+"""Measure how well searches find digits that do not look like MNIST's: `python -m benchmarks.framing`.
 
-Draws unseen digits of MNIST in the forms that people send, such as black on white, small in a corner, or as a
-photograph of paper. Prints for each encoder of digits the share of queries whose nearest image has their label, for
-the query as it is and in the form of MNIST's images, and how often the rule changes MNIST's own images.
+The queries are MNIST's test digits, drawn in forms that people send: black on white, small in a corner, as a photograph
+of paper, and others. For each encoder of digits and each form, the benchmark prints the share of queries whose nearest
+image has the right label, with and without the encoder's framing rule. It also prints how many of MNIST's own test
+images the rule changes.
 """
 
 import time
@@ -23,7 +24,7 @@ _SMOOTH = Image.Resampling.BICUBIC
 
 
 def main() -> None:
-    """Encode, search, print."""
+    """Run the measurements, and print the results for each encoder."""
     train = list(open_source("mnist/train"))
     test = list(open_source("mnist/test"))
     for name in _ENCODERS:
@@ -52,7 +53,7 @@ def _measure(encoder: Encoder, train: Sequence[Item], test: Sequence[Item]) -> N
 
 
 def _searcher(encoder: Encoder, train: Sequence[Item]) -> Searcher:
-    """Return a searcher of an exact gallery of all training digits."""
+    """Return a searcher of a gallery of all training digits, by exact search."""
     building = open_store("exact:").build(
         GallerySpec("mnist", encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size)
     )
@@ -99,7 +100,7 @@ def _left(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
 
 
 def _paper(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
-    """Photograph a digit in dark ink, 150 to 300 pixels high, on grey paper in uneven light, with noise."""
+    """Simulate a photograph of a dark digit, 150 to 300 pixels high, on grey paper, with uneven light and noise."""
     width, height = 640, 480
     side = int(chance.integers(150, 300))
     corner = int(chance.integers(0, width - side)), int(chance.integers(0, height - side))
@@ -110,7 +111,7 @@ def _paper(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
 
 
 def _thin(digit: Image.Image, chance: np.random.Generator) -> Image.Image:
-    """Make the strokes one pixel thinner, at a size of 28 × 28."""
+    """Enlarge a digit to 280 × 280 pixels, and make its strokes thinner by one pixel of the original."""
     return digit.resize((280, 280), _SMOOTH).filter(ImageFilter.MinFilter(11))
 
 
@@ -141,7 +142,7 @@ FORMS: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
     "thin strokes": _thin,
     "grey, 40 % contrast": _grey,
 }
-"""Forms in which a digit is drawn, by name. Each function takes an image of MNIST and a source of randomness."""
+"""The forms in which digits are drawn, by name. Each function takes an image of MNIST and a random generator."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Size of the Docker image by package: `python -m benchmarks.image_size`.
+"""Print the size of the Docker image by package: `python -m benchmarks.image_size`.
 
-Installs the Dockerfile's environment into a temporary folder and adds the published size of the base image.
+This needs no Docker: it installs the Dockerfile's Python packages into a temporary folder, and adds the published size
+of the base image.
 """
 
 import subprocess
@@ -9,15 +10,15 @@ import tempfile
 import venv
 from pathlib import Path
 
-# Size of python:3.11-slim (Debian 12, x86-64) as `docker image ls` shows it. Measuring it would need Docker.
+# Size of the base image, python:3.11-slim (Debian 12, x86-64), as `docker image ls` shows it.
 _BASE_MB = 125
-# Packages that are listed one by one.
+# Number of the largest packages that are listed one by one.
 _LARGEST = 12
 _ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    """Install the environment, and print its size by package."""
+    """Install the packages, and print their sizes."""
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "lookalike"
         venv.create(home, with_pip=False)

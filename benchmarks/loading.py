@@ -1,7 +1,8 @@
-"""Speed of loading, compared with its slowest stage alone, and its memory: `python -m benchmarks.loading`.
+"""Measure the speed and the memory of `ingest load`: `python -m benchmarks.loading`.
 
-`make bench-load` measures MNIST. `make bench-million` generates a .tar of 1,000,000 images and loads it, which takes
-about a quarter of an hour on 2 cores and 5 GB of disk.
+`make bench-load` loads MNIST, and compares the speed with that of the slowest stage (read, prepare, encode or store)
+alone. `make bench-million` generates a .tar of 1,000,000 images, loads it, and measures the memory. It takes about a
+quarter of an hour on 2 cores, and 5 GB of disk.
 """
 
 import io
@@ -32,14 +33,14 @@ from ingest.sources import open_source
 
 _BIN = Path(sys.executable).parent
 _STAGES = ("read", "prepare", "encode", "store")
-# Repetitions of each measurement, of which the median is printed.
+# Number of repetitions of each measurement. The median is printed.
 _ROUNDS = 3
-# Time between two samples of memory, in seconds.
+# Seconds between two samples of memory.
 _SAMPLE_S = 0.2
 
 
 def main(million: bool = False, count: int = 1_000_000, folder: Path | None = None) -> None:
-    """Run one of the two benchmarks, and print the results."""
+    """Run one of the two benchmarks, MNIST or a million generated images, and print the results."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         if million:
@@ -49,7 +50,7 @@ def main(million: bool = False, count: int = 1_000_000, folder: Path | None = No
 
 
 def _mnist(scratch: Path) -> None:
-    """Compare the stages, one after another, with the same stages overlapping."""
+    """Compare the speed of each stage alone with the speed of all four, which overlap in a load."""
     alone: dict[str, list[float]] = {stage: [] for stage in _STAGES}
     together: list[float] = []
     for number in range(_ROUNDS):
@@ -67,7 +68,7 @@ def _mnist(scratch: Path) -> None:
 
 
 def _one_after_the_other(store: str) -> dict[str, float]:
-    """Run each stage over all of MNIST before the next stage begins, and return the seconds that each took."""
+    """Run the stages one after the other over all of MNIST, and return the seconds of each."""
     seconds = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, _load(store, pool) as load:
         begun = time.perf_counter()
@@ -87,8 +88,8 @@ def _overlapping(store: str) -> float:
         return time.perf_counter() - begun
 
 
-class _load:  # noqa: N801 (reads as a statement)
-    """Prepare to load MNIST into a new gallery."""
+class _load:  # noqa: N801 (a context manager, used like a function)
+    """Prepare a load of MNIST into a new gallery, and close the gallery afterwards."""
 
     def __init__(self, store: str, pool: ThreadPoolExecutor) -> None:
         self._encoder = load_encoder("mnist")
@@ -115,7 +116,8 @@ def _million(scratch: Path, count: int) -> None:
     command = [str(_BIN / "ingest"), "load", str(archive), "--encoder", "mnist", "--store", f"edge:{scratch}/store"]
     begun = time.perf_counter()
     loading = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    # time in s, resident memory of the loader, of the index build, and the loader's without files, in MB
+    # for each sample: seconds since the start, and in MB: resident memory of the loader, resident memory of its index
+    # build, and anonymous memory of the loader
     samples: list[tuple[float, float, float, float]] = []
     while loading.poll() is None:
         indexing = sum(map(process_memory_mb, children(loading.pid)))
@@ -128,13 +130,13 @@ def _million(scratch: Path, count: int) -> None:
 
 
 def _print_memory(samples: NDArray[np.float64]) -> None:
-    """Print peaks and growth of samples, (n, 4): time, loader, index build, loader without files."""
+    """Print peaks and growth of memory, from the samples of `_million`, (n, 4)."""
     has_index_build = samples[:, 2] > 0
-    # while images are stored: up to the first sample of the index build, which is the loader's child process
+    # the samples before the index build, that is, before the loader had a child process
     storing = samples[: has_index_build.argmax()] if has_index_build.any() else samples
     print(f"whole load                    {samples[-1, 0]:8.0f} s")
     print(f"loader, peak resident         {samples[:, 1].max():8.0f} MB")
-    for column, kind in ((1, "resident"), (3, "without files")):
+    for column, kind in ((1, "resident"), (3, "anonymous")):
         first, last = _at(storing, 60, column), storing[-1, column]
         print(f"  {kind + ', after a minute':<28}{first:8.0f} MB; after the last image {last:.0f} MB")
     print(f"index build, peak resident    {samples[:, 2].max():8.0f} MB")
@@ -142,7 +144,7 @@ def _print_memory(samples: NDArray[np.float64]) -> None:
 
 
 def _at(samples: NDArray[np.float64], seconds: float, column: int) -> float:
-    """Return a column of the first sample after a time."""
+    """Return one column of the first sample that was taken after a number of seconds."""
     return float(samples[np.searchsorted(samples[:, 0], seconds).clip(0, len(samples) - 1), column])
 
 

@@ -1,4 +1,4 @@
-"""Memory and children of a process, read from Linux's /proc."""
+"""Read the memory and the children of a process from Linux's /proc."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ def process_memory_mb(pid: int, field: str = "VmRSS") -> float:
 
     Args:
         pid: Process id.
-        field: Name of the figure in /proc/PID/status: VmRSS for all resident memory, RssAnon without files.
+        field: Name of a field in /proc/PID/status: VmRSS is all resident memory, RssAnon is the anonymous part of it,
+            without pages of files.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -1,10 +1,10 @@
-"""Cost of a gallery by its size, and of one that is larger than memory.
+"""Measure time, memory and recall of large galleries, and of galleries that are larger than memory.
 
-`python -m benchmarks.scale grow`  10⁴ to 4·10⁶ codes: load, index, disk, search and recall, as a table and a plot
-`python -m benchmarks.scale fit`   4·10⁶ codes in 1 GB and in 512 MB of memory
-`python -m benchmarks.scale try`   the settings that were tried for `fit`, on 10⁶ codes in a quarter of the memory
-`python -m benchmarks.scale cap`   building the index of 10⁶ codes in 1 GB, 512 MB and 256 MB of memory
-`python -m benchmarks.scale coefficients`   the figures from which `ingest plan` estimates
+`python -m benchmarks.scale grow`  load, index and search 10⁴ to 4·10⁶ codes; prints a table and draws a plot
+`python -m benchmarks.scale fit`   search 4·10⁶ codes in 1 GB and in 512 MB of memory
+`python -m benchmarks.scale try`   compare storage profiles for galleries larger than memory, with 10⁶ codes
+`python -m benchmarks.scale cap`   build the index of 10⁶ codes in 1 GB, 512 MB and 256 MB of memory
+`python -m benchmarks.scale coefficients`   measure the coefficients of `ingest plan`
 """
 
 import json
@@ -39,13 +39,13 @@ from ingest.sources import open_source
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
-# Queries, of which the first half warms up and the second half is measured.
+# Number of queries. The first half warms up the caches, and the second half is measured.
 _QUERIES = 4000
-# Codes stored at a time.
+# Number of codes that are stored at a time.
 _BATCH = 1024
-# Different thumbnails, which the entries use in turn.
+# Number of different thumbnails. Entry i gets thumbnail i modulo this number.
 _THUMBNAILS = 1000
-# Time between two samples of memory, in seconds.
+# Seconds between two samples of memory.
 _SAMPLE_S = 0.2
 
 
@@ -55,10 +55,10 @@ class Built:
 
     Attributes:
         shard: Folder of the gallery.
-        load_s: Time to store the codes.
-        index_s: Time to build the index.
-        index_mb: Peak memory of the index build: all resident memory, and anonymous memory alone.
-        disk_mb: Size on disk.
+        load_s: Seconds to store the codes.
+        index_s: Seconds to build the index.
+        index_mb: Peak memory of the index build, in MB: all resident memory, and the anonymous part of it.
+        disk_mb: Size on disk, in MB.
     """
 
     shard: Path
@@ -69,7 +69,7 @@ class Built:
 
 
 def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
-    """Store codes in a new gallery as a load does, and build its index."""
+    """Store codes in a new gallery, as `ingest load` does, and build the index."""
     shutil.rmtree(folder, ignore_errors=True)
     begun = time.perf_counter()
     spec = _store(folder, codes, stored, stages)
@@ -83,7 +83,7 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
 
 
 def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, first: int = 0) -> GallerySpec:
-    """Add codes with keys, labels, hashes and thumbnails to a gallery; `first` is the row of the first code."""
+    """Add codes to a gallery, with keys, labels, hashes and thumbnails. The first key gets the number `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     thumbnails = _thumbnails()
     spec = GallerySpec("scale", "mnist", "f" * 64, 128)
@@ -106,7 +106,10 @@ def _entry(row: int, code: NDArray[np.float32], thumbnails: list[bytes]) -> Entr
 
 @contextmanager
 def _watched() -> Iterator[list[float]]:
-    """Yield the peak memory of this process's children in MB, updated meanwhile: [resident, anonymous]."""
+    """Yield a list with the peak memory of this process's children in MB: [resident, anonymous].
+
+    A thread updates the list while the block runs.
+    """
     peak, ended = [0.0, 0.0], threading.Event()
 
     def watch() -> None:
@@ -125,7 +128,10 @@ def _watched() -> Iterator[list[float]]:
 
 
 def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple[Path, Path]:
-    """Return two files: the queries, and the exact answers to their second half. Missing ones are written."""
+    """Return two files: the queries, and the exact answers to the second half of the queries.
+
+    Files that do not exist yet are written.
+    """
     queries = codes_like_real(folder, "test", _QUERIES, stages)
     answers = folder / f"nearest-{len(codes)}.npy"
     if not answers.exists():
@@ -135,7 +141,7 @@ def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple
         with stages.stage("exact answers", len(codes)) as advance:
             for start in range(0, len(codes), 50_000):
                 part = np.asarray(codes[start : start + 50_000])
-                # squared distances minus the query's own square, which does not change the order
+                # squared distances without the query's own square, which is the same for all codes
                 squares = np.einsum("ij,ij->i", part, part) - 2 * (measured @ part.T)  # (q, part)
                 near = np.argpartition(squares, 4, axis=1)[:, :5]
                 both = np.concatenate([distance, np.take_along_axis(squares, near, 1)], axis=1)
@@ -164,18 +170,18 @@ LEVERS = {
     "4 bits, ef 128, 2 ×": replace(_DISK, oversampling=2),
     "4 bits, ef 128, 3 ×: `disk`": _DISK,
 }
-"""The profiles that were tried for galleries larger than memory."""
+"""Storage profiles that were compared for galleries larger than memory."""
 
-# Numbers of codes of `grow`.
+# Numbers of codes that `grow` measures.
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
-# Memory limits of `fit`, in MB; 0 for no limit.
+# Memory limits that `fit` measures, in MB; 0 for no limit.
 _FITS = (0, 1024, 512)
-# Pairs of `cap`: memory limit of the index build, and largest segment by its full codes, both in MB.
+# What `cap` measures: pairs of a memory limit for the index build and a maximum segment size (of full codes), in MB.
 _CAPS = ((1024, 4096), (512, 128), (256, 64))
 # Memory of a process before it opens a gallery, in MB.
 _BASE_MB = 64
 
-# Files of a shard by their content.
+# Patterns of a shard's files, by the coefficient to which their sizes add up.
 _PARTS = {
     "codes_bytes": "vector_storage/matrix.dat",
     "shortened_bytes": "vector_storage/quantized.*",
@@ -183,7 +189,7 @@ _PARTS = {
     "ids_bytes": "id_tracker.*",
     "payload_bytes": "payload_*/**/*",
 }
-# Images per second that one process encodes and stores on 2 cores, measured by `python -m benchmarks.loading`.
+# Images per second that one process encodes and stores on 2 cores, as `python -m benchmarks.loading` measured.
 _LOADED_PER_S = 8_800
 
 _HEAD = """\
@@ -198,7 +204,10 @@ CountOption = Annotated[int, typer.Option(help="Number of codes.")]
 def try_levers(
     folder: FolderOption, count: CountOption = 1_000_000, lever: Annotated[list[str] | None, typer.Option()] = None
 ) -> None:
-    """Build a gallery with each profile that was tried, and search it with the limits of `fit`, scaled to its size."""
+    """Compare storage profiles under two memory limits.
+
+    The limits are those of `fit`, 1 GB and 512 MB for 4,000,000 codes, in proportion to the number of codes.
+    """
     print(_machine())
     print(_HEAD)
     for name in lever or LEVERS:
@@ -217,7 +226,7 @@ def grow(folder: FolderOption, profile: str = "balanced", out: Path = Path("docs
 
 @app.command()
 def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "disk") -> None:
-    """Search 4,000,000 codes without a memory limit, in 1 GB and in 512 MB."""
+    """Search 4,000,000 codes: without a memory limit, within 1 GB, and within 512 MB."""
     print(_machine())
     print(_HEAD)
     for memory_mb in _FITS:
@@ -226,7 +235,7 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
 
 @app.command()
 def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
-    """Build the index segment by segment in a memory cgroup, for several limits and segment sizes."""
+    """Build an index segment by segment, for several memory limits and segment sizes."""
     print(_machine())
     print("| codes | limit MB | segment MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
     for memory_mb, segment_mb in _CAPS:
@@ -248,7 +257,11 @@ def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
 def _index_in_parts(
     shard: Path, codes: NDArray[np.float32], stored: Profile, memory_mb: int, part: int, stages: Stages
 ) -> float:
-    """Store and index `part` codes at a time in limited memory; return the time of indexing, or 0 if it was killed."""
+    """Store and index `part` codes at a time, within a memory limit.
+
+    Returns:
+        Seconds spent on indexing, or 0 if the process was killed for lack of memory.
+    """
     seconds = 0.0
     for start in range(0, len(codes), part):
         _store(shard, codes[start : start + part], stored, stages, start)
@@ -263,7 +276,7 @@ def _index_in_parts(
 
 @app.command()
 def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
-    """Measure each profile, and write ingest/coefficients.json, from which `ingest plan` estimates."""
+    """Measure each profile, and write the coefficients of `ingest plan` to ingest/coefficients.json."""
     recorded = {}
     for stored in PROFILES.values():
         with Stages() as stages:
@@ -314,10 +327,10 @@ def _figures(served: Served | None) -> str:
 
 
 def _built(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
-    """Build a gallery, unless an earlier run left an identical one."""
+    """Build a gallery, or reuse an identical gallery of an earlier run."""
     shard = folder / f"{stored.quantised}-m{stored.m}-{stored.codes}-{stored.graph}-{stored.ids}-{len(codes)}"
     record = shard.with_suffix(".json")
-    # settings that only a search uses do not change the files
+    # leave out the settings that only searches use, because they do not change the files
     profile = {**asdict(stored), "name": "", "meaning": "", "ef": 0, "oversampling": 0}
     if record.exists() and json.loads(record.read_text())["profile"] == profile:
         return Built(shard, **json.loads(record.read_text())["built"])

@@ -1,7 +1,7 @@
-"""Searches in a gallery by a process inside a memory cgroup. Needs Linux and root.
+"""Measure searches by a process whose memory is limited by a cgroup. This needs Linux and root.
 
-`serve` drops the page cache, so that the first searches are cold, and runs `python -m benchmarks.served JOB` inside the
-cgroup. JOB is the JSON text of its arguments.
+`serve` drops the page cache, so that the first searches are cold. Then it runs `python -m benchmarks.served JOB` inside
+the cgroup, where JOB holds the arguments as JSON.
 """
 
 import json
@@ -23,7 +23,7 @@ from gallery import GallerySpec, Query
 from gallery.edge.shard import EdgeGallery
 from gallery.profiles import Profile
 
-# Searches that count as cold.
+# Number of searches after opening the gallery that count as cold.
 _COLD = 100
 
 
@@ -32,12 +32,12 @@ class Served:
     """The measurements of a process that searched a gallery.
 
     Attributes:
-        open_s: Time to open the gallery with a cold page cache.
-        cold_ms: Median latency of the first 100 searches.
-        p50_ms: Median latency of the warm searches.
-        p99_ms: 99th percentile of the latency of the warm searches.
-        recall_at_5: Share of the exact five nearest that the warm searches found.
-        anonymous_mb: Anonymous memory of the process, which Linux can't reclaim by dropping pages of files.
+        open_s: Seconds to open the gallery with an empty page cache.
+        cold_ms: Median latency of the first 100 searches, in milliseconds.
+        p50_ms: Median latency of the warm searches, in milliseconds.
+        p99_ms: 99th percentile of the latency of the warm searches, in milliseconds.
+        recall_at_5: Share of the exact five nearest codes that the warm searches found, 0 to 1.
+        anonymous_mb: Anonymous memory of the process in MB, without the pages of files, which Linux may drop.
     """
 
     open_s: float
@@ -59,7 +59,7 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
         memory_mb: Limit of the cgroup in MB, for the process and its share of the page cache; 0 for no limit.
 
     Returns:
-        The measurements, or None if the process was killed because the memory was not enough.
+        The measurements; None if the process was killed for lack of memory.
     """
     job = {
         "shard": str(shard),
@@ -78,7 +78,7 @@ def serve(shard: Path, stored: Profile, queries: Path, nearest: Path, memory_mb:
 
 
 def _inside(job: dict[str, Any]) -> Served:
-    kinds = get_type_hints(Profile)  # JSON holds the values of enums as text
+    kinds = get_type_hints(Profile)  # to convert text from JSON back to enums
     stored = Profile(**{name: kinds[name](value) for name, value in job["profile"].items()})
     queries, nearest = np.load(str(job["queries"])), np.load(str(job["nearest"]))
     begun = time.perf_counter()
@@ -107,7 +107,11 @@ def _inside(job: dict[str, Any]) -> Served:
 
 @contextmanager
 def cgroup(memory_mb: int) -> Iterator[Callable[[], object] | None]:
-    """Yield the `preexec_fn` with which a new process enters a cgroup of this much memory; None for no limit."""
+    """Create a cgroup with a memory limit, and yield the `preexec_fn` that puts a new process into it.
+
+    Args:
+        memory_mb: The limit in MB. 0 means no limit: no cgroup is created, and None is yielded.
+    """
     if not memory_mb:
         yield None
         return

@@ -1,7 +1,8 @@
-"""Speed of the service, compared with the article's method: `python -m benchmarks.service` (or `make bench`).
+"""Measure the speed of the service: `python -m benchmarks.service` (or `make bench`).
 
-One run measures everything, with client and service on the same machine, and prints medians. The article's method is
-Keras `predict` on one image, then scikit-learn `kneighbors` over the same 60,000 codes.
+Client and service run on the same machine, and the figures are medians. For comparison, the benchmark also measures the
+method of the article that docs/training.md names: encode one image with Keras's `predict`, and find its neighbours
+among the same 60,000 codes with scikit-learn's `kneighbors`.
 """
 
 import io
@@ -28,9 +29,10 @@ from encoder_service.images import normalise
 from ingest.sources import open_source
 
 _BIN = Path(sys.executable).parent
-# Concurrent searches in the measurement of throughput.
+# Number of concurrent searches when throughput is measured.
 _IN_FLIGHT = 32
-# Turns of the comparison: in each, the article's method searches once, and each of our encoders 20 times.
+# Number of rounds of the comparison. In each round, the article's method searches once, and each shipped encoder
+# 20 times.
 _ROUNDS = 30
 
 
@@ -65,7 +67,7 @@ def _measure_searches(client: Client, queries: list[bytes]) -> None:
 
 
 def _compare_with_article(client: Client, queries: list[bytes]) -> None:
-    """Compare in turns, so that other load on the machine slows both sides alike."""
+    """Run the article's method and ours alternately, so that other load on the machine slows both equally."""
     article = _article_search()
     article()
     article_s: list[float] = []
@@ -74,7 +76,7 @@ def _compare_with_article(client: Client, queries: list[bytes]) -> None:
         article_s.append(_seconds(article))
         for name, times in ours_s.items():
             times += [_seconds(partial(client.search, query, name)) for query in queries[:20]]
-    print(f"in turns: the article's method        {median(article_s) * 1e3:8.2f} ms")
+    print(f"alternately: the article's method     {median(article_s) * 1e3:8.2f} ms")
     for name, times in ours_s.items():
         ratio = median(article_s) / median(times)
         print(f"          one search, encoder {name:<8}{median(times) * 1e3:8.2f} ms  {ratio:.0f} times as fast")
@@ -94,7 +96,7 @@ def _article_search() -> Callable[[], object]:
 
 @contextmanager
 def _service(store: str) -> Iterator[tuple[int, str]]:
-    """Start the service and print how long that took; yield its process id and address."""
+    """Start the service, print the seconds until it is ready, and yield its process id and address."""
     begun = time.perf_counter()
     command = [str(_BIN / "encoder-service"), "serve", "--port", "0", "--store", store]
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -1,7 +1,7 @@
-"""Training on more images than fit into memory: `python -m benchmarks.training` (or `make bench-train`).
+"""Train on more images than fit into memory: `python -m benchmarks.training` (or `make bench-train`).
 
-Generates a .tar of images and trains on it for one epoch, in a process whose memory, page cache included, is limited to
-less than the pixels take. Needs root, for a memory cgroup, and 3 GB of disk.
+This generates a .tar of images and trains on it for one epoch. The memory of the training process, including its page
+cache, is limited to less than the size of the pixels. It needs 3 GB of disk, and root for a memory cgroup.
 """
 
 import resource
@@ -17,7 +17,7 @@ from benchmarks.loading import generate
 from benchmarks.memory import process_memory_mb
 from benchmarks.served import cgroup, drop_caches
 
-# Time between two samples of memory, in seconds.
+# Seconds between two samples of memory.
 _SAMPLE_S = 0.2
 
 

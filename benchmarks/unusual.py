@@ -1,8 +1,8 @@
-"""Detection of out-of-distribution queries: `python -m benchmarks.unusual`.
+"""Measure how well unusual queries are flagged: `python -m benchmarks.unusual`.
 
-Loads MNIST and Fashion-MNIST, and searches each with unseen images of its own, with noise, pieces of photographs,
-printed letters that look like no digit, and images of the other dataset. Prints the share of each kind that
-`query_percentile`, `distance_percentile` or either of them puts above 99.
+The galleries are MNIST and Fashion-MNIST. The queries of each are the dataset's own test images, noise, pieces of
+photographs, printed letters that do not look like digits, and images of the other dataset. For each kind of query, this
+prints the share whose `query_percentile` is above 99, whose `distance_percentile` is above 99, and that is flagged.
 """
 
 import string
@@ -23,13 +23,13 @@ from encoder_service.searcher import Searcher, SearchRequest
 from gallery import SearchOptions, open_store
 from ingest.sources import open_source
 
-# Letters that are left out because they look like digits.
+# Letters that are left out, because they look like digits.
 _LIKE_DIGITS = "OIlSZoszqgbi"
-# Fonts of the letters: those that ship with Matplotlib.
+# Fonts of the letters. Matplotlib ships them.
 _FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "STIXGeneral", "STIXGeneralItalic")
-# Size of a letter, in pixels: about that of a digit of MNIST.
+# Font size of the letters in pixels, at which they are about as large as MNIST's digits.
 _SIZE = 22
-# Images of each kind, except letters.
+# Number of queries of each kind, except letters.
 _COUNT = 2000
 
 

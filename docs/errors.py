@@ -1,9 +1,9 @@
-"""Generate docs/errors.md, the page on limits and errors, from the code: `python docs/errors.py`."""
+"""Print docs/errors.md, the page on limits and errors, from the code: `python docs/errors.py`."""
 
 from collections.abc import Iterator
 from dataclasses import fields
 
-# these two modules define further errors, which are found as subclasses
+# imported so that `LookalikeError.__subclasses__` finds their errors too
 import ingest.errors  # noqa: F401
 import training.errors  # noqa: F401
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
@@ -17,16 +17,16 @@ This page is generated from the code by `make docs`.
 
 ## Limits
 
-`GetEncoder` reports the limits in force under the names below. The values are the defaults.
+`GetEncoder` reports the limits of a service under the names below. The values are the defaults.
 
-| name | limit | what it limits | beyond it |
+| name | maximum | number of | above the limit |
 | --- | --- | --- | --- |"""
 
 _ERRORS = """
 ## Errors
 
-An expected error has one line as its message: what was expected, what was found, and what to do. Any other error is a
-bug in Lookalike. The service then answers INTERNAL and logs the traceback, and a command ends with exit code 1.
+The message of an expected error is one line that says what was expected, what was found, and what to do. Any other
+error is a bug in Lookalike: the service answers INTERNAL and logs the traceback, and a command ends with exit code 1.
 
 Errors without a gRPC status occur only in commands.
 
@@ -34,9 +34,9 @@ Errors without a gRPC status occur only in commands.
 | --- | --- | --- | --- |"""
 
 _CLIENT = """
-A Python client raises one class per status. Any other status becomes a `ServiceError`.
+The Python client raises one error class for each gRPC status. Any other status becomes a `ServiceError`.
 
-| gRPC status | error of the client |
+| gRPC status | error class in the client |
 | --- | --- |"""
 
 _EXIT_CODES = """
@@ -47,9 +47,9 @@ _EXIT_CODES = """
 | 0 | The command succeeded. A search without hits is a success. |
 | 1 | An unexpected error, which is a bug in Lookalike. |
 | 2 | Unknown or invalid options. |
-| 3 | Wrong input. The same command would fail again. |
+| 3 | Invalid input. The same command would fail again. |
 | 4 | The named gallery, image, encoder or source does not exist. |
-| 5 | Something that the command needs can't be used: it is missing, locked, broken, out of reach or forbidden. |
+| 5 | A file, store or service that the command needs is missing, locked, damaged, unreachable or forbidden. |
 | 130 | The user stopped the command with Ctrl-C. |"""
 
 

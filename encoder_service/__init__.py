@@ -1,6 +1,6 @@
 """Image search by example: encode images into codes, search galleries of codes, and serve both over gRPC.
 
-The names below are imported at their first use, because the client loads gRPC, and most modules load Pillow.
+Each public name is imported on first use, so that a program loads gRPC or Pillow only if it uses a name that needs it.
 """
 
 import importlib
@@ -39,7 +39,7 @@ _MODULES = {
     "load_encoder": "encoder",
 }
 
-if not typing.TYPE_CHECKING:  # with it, type checkers would accept any name
+if not typing.TYPE_CHECKING:  # a type checker that saw `__getattr__` would accept any name
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:

@@ -1,7 +1,7 @@
 """Share a machine's processors and memory among concurrent calls that decode images.
 
-A call executes when it gets a turn, and a batch takes one turn for each image. The total pixels of all images that are
-being decoded are bounded across all calls and streams.
+A call executes while it holds an execution slot. Before each image that it decodes, it lets a waiting call go first.
+The total pixels of all images that are being decoded are bounded across all calls and streams.
 """
 
 import ctypes
@@ -18,45 +18,47 @@ from encoder_service import images
 from encoder_service.limits import LIMITS
 from gallery.deadline import check_wanted
 
-# Total pixels of all images that are being decoded. This is the size of the largest single image.
+# Maximum total pixels of all images that are being decoded: the size of the largest image that is allowed.
 _MAX_PIXELS = LIMITS.max_image_pixels
-# Pixels up to which an image does not wait for others. All default calls and streams together could hold 12 million.
+# Images of up to this many pixels are decoded without waiting, and do not count toward the total. With the default
+# limits, 48 calls and streams decode at most 12 million pixels of them at once.
 _MAX_SMALL_PIXELS = 250_000
-# The parameter of glibc's `mallopt` that sets the size from which memory comes from the system by itself, and this size
-# in bytes. Setting it keeps glibc from raising it.
+# The number of glibc's `mallopt` option M_MMAP_THRESHOLD. Each allocation of at least that many bytes gets a memory
+# mapping of its own, which goes back to the system when it is freed. An explicit value also stops glibc from raising
+# the threshold.
 _M_MMAP_THRESHOLD = -3
 _MIN_MAPPED_BYTES = 1024 * 1024
 # Seconds between checks whether the caller of a waiting image is still connected.
 _POLL_S = 0.1
 
 
-class Turns:
-    """Turns to execute, handed out in the order in which they were asked for."""
+class ExecutionSlots:
+    """A semaphore that limits how many calls execute at once, and admits waiting calls in order of arrival."""
 
     def __init__(self, count: int) -> None:
-        """Begin with all turns free.
+        """Begin with all slots free.
 
         Args:
-            count: Maximum number of turns taken at the same time.
+            count: Number of slots.
         """
         self._free = count
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a turn, and execute the block in it."""
-        turn = _Turn(self)
-        turn.take()
-        token = _current_turn.set(turn)
+    def slot(self) -> Iterator[None]:
+        """Wait for a slot, and hold it while the block executes."""
+        slot = _Slot(self)
+        slot.take()
+        token = _current_slot.set(slot)
         try:
             yield
         finally:
-            _current_turn.reset(token)
-            turn.give_back()
+            _current_slot.reset(token)
+            slot.give_back()
 
     def acquire(self) -> None:
-        """Wait for a turn."""
+        """Wait for a slot."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -67,7 +69,7 @@ class Turns:
         granted.acquire()
 
     def release(self) -> None:
-        """Hand a turn to the call that has waited longest."""
+        """Hand the slot to the call that has waited longest, or free it if no call is waiting."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -76,45 +78,45 @@ class Turns:
 
     @property
     def is_contended(self) -> bool:
-        """True if a call is waiting for a turn."""
+        """True if a call is waiting for a slot."""
         return bool(self._waiting)
 
 
-class _Turn:
-    """The turn of one call. The call may release it temporarily."""
+class _Slot:
+    """The execution slot of one call. The call may give it back and take one again."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, slots: ExecutionSlots) -> None:
+        self._slots = slots
         self._is_held = False
 
     def take(self) -> None:
-        self._turns.acquire()
+        self._slots.acquire()
         self._is_held = True
 
     def give_back(self) -> None:
         if self._is_held:
             self._is_held = False
-            self._turns.release()
+            self._slots.release()
 
     def give_way(self) -> None:
-        """Yield the turn to a waiting call, if there is one, and queue again."""
-        if self._turns.is_contended:
+        """If another call is waiting for a slot, give this one back and wait in the queue for a new one."""
+        if self._slots.is_contended:
             self.give_back()
             self.take()
 
 
-_current_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+_current_slot: ContextVar[_Slot | None] = ContextVar("slot", default=None)
 
 
 class PixelBudget:
-    """Bounds the pixels of the images that are decoded at the same time. Large images wait in order of arrival."""
+    """Bounds the total pixels of the images that are being decoded. Large images wait in order of arrival."""
 
     def __init__(self, max_pixels: int, max_small_pixels: int) -> None:
-        """Begin with all pixels free.
+        """Begin with the whole budget free.
 
         Args:
-            max_pixels: Maximum total. A single image with more pixels is decoded alone.
-            max_small_pixels: Pixels up to which an image neither waits nor counts.
+            max_pixels: Maximum total pixels. An image with more is decoded while no other large image is.
+            max_small_pixels: Images of up to this many pixels never wait, and do not count toward the total.
         """
         self._max_pixels = max_pixels
         self._max_small_pixels = max_small_pixels
@@ -124,7 +126,9 @@ class PixelBudget:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Wait until an image fits, and count its pixels until the block ends. A waiting call gives up its turn.
+        """Wait until an image fits in the budget, and count its pixels until the block ends.
+
+        While it waits, the call gives up its execution slot.
 
         Raises:
             TooLateError: The caller's deadline has passed, or the caller has gone.
@@ -147,9 +151,9 @@ class PixelBudget:
             if self._is_next(ticket, pixels):
                 self._enter(ticket, pixels)
                 return
-        turn = _current_turn.get()
-        if turn:
-            turn.give_back()
+        slot = _current_slot.get()
+        if slot:
+            slot.give_back()
         with self._changed:
             try:
                 while not self._changed.wait_for(lambda: self._is_next(ticket, pixels), _POLL_S):
@@ -159,8 +163,8 @@ class PixelBudget:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
                 raise
-        if turn:
-            turn.take()
+        if slot:
+            slot.take()
 
     def _is_next(self, ticket: object, pixels: int) -> bool:
         return self._waiting[0] is ticket and (not self._used or self._used + pixels <= self._max_pixels)
@@ -172,12 +176,12 @@ class PixelBudget:
 
 
 def return_memory() -> None:
-    """Make the C library return the memory of decoded images to the system as soon as they are freed.
+    """Make the C library return the memory of a decoded image to the system as soon as the image is freed.
 
-    By default, glibc keeps what it has freed for each thread. Twelve clients that sent large images, one of which was
-    decoded at a time, left 4 GB with the service instead of 0.9 GB.
+    By default, each thread's part of glibc's heap keeps freed memory. After twelve clients had sent large images, which
+    were decoded one at a time, the service held 4 GB instead of 0.9 GB.
     """
-    with suppress(AttributeError, OSError):  # another C library
+    with suppress(AttributeError, OSError):  # C libraries other than glibc have no `mallopt`
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MIN_MAPPED_BYTES)
 
 
@@ -186,32 +190,32 @@ _budget = PixelBudget(_MAX_PIXELS, _MAX_SMALL_PIXELS)
 
 @contextmanager
 def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
-    """Yield an image once its pixels fit within the limit that all calls share. Decode it if it is a file's bytes.
+    """Wait until an image fits in the pixel budget that all calls share, then decode it and yield it.
 
-    Keep no reference to the image after the block, because its memory then counts as free.
+    Keep no reference to the image after the block: the budget then counts its memory as free.
 
     Args:
-        image: An image file's bytes, or an image.
+        image: An image file's bytes, or an image, which is yielded as it is.
 
     Raises:
         ImageTooLargeError: The file exceeds a limit.
         ImageError: The file is not an image.
         TooLateError: The caller's deadline has passed, or the caller has gone.
     """
-    turn = _current_turn.get()
-    if turn:
-        turn.give_way()
+    slot = _current_slot.get()
+    if slot:
+        slot.give_way()
     with _budget.hold(_pixel_count(image)):
         yield images.decode(image) if isinstance(image, bytes) else image
 
 
 def _pixel_count(image: bytes | Image.Image) -> int:
-    """Return the number of pixels stated in the file's header; 0 for a file that `images.decode` will reject."""
+    """Return the number of pixels that a file's header states; 0 for a file that `images.decode` will reject."""
     if isinstance(image, Image.Image):
         return image.width * image.height
     try:
         with Image.open(io.BytesIO(image)) as header:
             count = header.width * header.height
-    except Exception:  # Pillow raises many types, and `images.decode` explains them
+    except Exception:  # Pillow raises many types; `images.decode` fails on the same file and reports the error
         return 0
     return count if count <= LIMITS.max_image_pixels else 0

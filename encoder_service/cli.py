@@ -19,7 +19,7 @@ from PIL import Image
 from encoder_service import images, terminal
 from encoder_service.encoder import load_encoder
 from encoder_service.errors import quoted
-from encoder_service.limits import LIMITS, UNUSUAL_PERCENTILE
+from encoder_service.limits import LIMITS, MAX_EXPAND, UNUSUAL_PERCENTILE
 from encoder_service.rpc.addresses import joined
 from encoder_service.rpc.config import Config, ignore_kubernetes_variables
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
@@ -47,7 +47,7 @@ _LIMITS = (
 
 
 def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the settings of a TOML file the defaults of the command's options."""
+    """Use the settings in a TOML file as defaults for the command's options."""
     ignore_kubernetes_variables()
     if path is None:
         return None
@@ -67,7 +67,7 @@ _ConfigOption = Annotated[
     Path | None,
     typer.Option(
         envvar="LOOKALIKE_CONFIG",
-        help="TOML file of settings, named as the flags with _ for -. Flags and environment variables take precedence.",
+        help="TOML file of settings, such as max_streams = 8. Flags and environment variables take precedence.",
         callback=_read_settings,
         is_eager=True,
     ),
@@ -75,10 +75,10 @@ _ConfigOption = Annotated[
 
 
 def configured(command: Callable[[Config], None]) -> Callable[..., None]:
-    """Give a command an option for each setting of `Config`, and `--config FILE`.
+    """Turn a function of `Config` into a command with an option for each setting, and `--config FILE`.
 
     Args:
-        command: Called with the resulting settings. Its name and docstring remain the command's.
+        command: Called with the settings. Its name and docstring become the command's name and help text.
     """
 
     def run(config: Path | None, **settings: Any) -> None:
@@ -94,7 +94,7 @@ def configured(command: Callable[[Config], None]) -> Callable[..., None]:
             for name, (annotation, default) in options.items()
         ]
     )
-    run.__signature__ = signature  # type: ignore[attr-defined] # Typer makes its options from the signature
+    run.__signature__ = signature  # type: ignore[attr-defined] # Typer derives the options from the signature
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
 
@@ -106,7 +106,7 @@ def _option(metadata: Mapping[str, Any]) -> Any:
 @app.command(epilog=_LIMITS)
 @configured
 def serve(config: Config) -> None:
-    """Serve encodings and searches over gRPC.
+    """Serve image encoding and search over gRPC.
 
     Runs until SIGTERM or Ctrl-C, and then lets the calls in flight finish.
     """
@@ -115,7 +115,7 @@ def serve(config: Config) -> None:
 
     signals = EndingSignals()
     begin_logging(config.log_format, config.log_level)
-    from encoder_service.rpc.server import Server  # gRPC reads its log level on import
+    from encoder_service.rpc.server import Server  # only now: gRPC reads its log level when it is imported
 
     with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
         print(f"serving on {server.address}", flush=True)
@@ -158,18 +158,27 @@ def search(
     ],
     address: Annotated[
         str,
-        typer.Option(metavar="HOST:PORT", help="Address of a service to ask; by default, the store is opened here."),
+        typer.Option(metavar="HOST:PORT", help="Address of a running service. Default: search the store directly."),
     ] = "",
-    gallery: Annotated[str, typer.Option(help="Gallery to search; by default, the store's only one.")] = "",
+    gallery: Annotated[str, typer.Option(help="Gallery to search. Default: the store's only gallery.")] = "",
     name: Annotated[str, typer.Option(hidden=True, help="Former name of --gallery.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number of hits.")] = DEFAULT_LIMIT,
-    out: Annotated[Path | None, typer.Option(help="PNG file to write, with the query beside its hits.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file in which to draw the query beside its hits.")] = None,
     as_is: Annotated[
         bool,
         typer.Option(
-            "--as-is", help="Search for the image as it is, without converting it to the form of the encoder's data."
+            "--as-is",
+            help="Search for the image exactly as it is: don't invert or centre a digit as the encoder expects it.",
         ),
     ] = False,
+    expand: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_EXPAND,
+            help="Number of nearest images to average with the query before searching again; not for a stored key.",
+        ),
+    ] = 0,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
     cert_file: CertFileOption = None,
@@ -179,11 +188,11 @@ def search(
 ) -> None:
     """Find stored images similar to a query image.
 
-    An image that is given by its key is not among its own hits.
+    If the query is a stored image, given by its key, the hits do not include the image itself.
     """
     query = _query(image)
     options = SearchOptions(limit=limit, exclude_keys=query.exclude_keys, with_thumbnails=out is not None)
-    request = SearchRequest(query.subject, options, as_is)
+    request = SearchRequest(query.subject, options, as_is, expand)
     try:
         if address:
             with terminal.connect(address, token_file, ca_file, cert_file) as client:
@@ -208,10 +217,10 @@ def main() -> None:
 
 
 IMAGES_GROUP = "lookalike.images"
-"""Entry-point group of plug-ins that turn a query such as "mnist/test/7" into an image that no gallery has to hold.
+"""Entry-point group of plug-ins that fetch the image for a query such as "mnist/test/7", an image of a dataset.
 
-An entry point is a function that takes the query, a string, and returns a Pillow image, or None if the query is not the
-plug-in's. `search` tries a file first, then the plug-ins, then the keys of the gallery.
+An entry point is a function that takes the query, a string, and returns a Pillow image, or None if the plug-in does not
+know the query. `search` looks for a file of that name first, then asks the plug-ins, then looks for a stored key.
 """
 
 
@@ -223,7 +232,7 @@ class _Query(NamedTuple):
 def _query(text: str) -> _Query:
     if text == "-":
         return _Query(sys.stdin.buffer.read(LIMITS.max_image_bytes + 1))
-    if os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises for a name that is too long)
+    if os.path.isfile(text):  # noqa: PTH113 (Path.is_file raises an error if the name is too long)
         return _Query(images.read(Path(text)))
     for plugin in entry_points(group=IMAGES_GROUP):
         image = plugin.load()(text)
@@ -234,9 +243,9 @@ def _query(text: str) -> _Query:
 
 def _search_service(client: "Client", gallery: str, request: SearchRequest) -> SearchResult:
     try:
-        return client.search(request.subject, gallery, request.options, request.as_is)
+        return client.search(request.subject, gallery, request.options, request.as_is, request.expand)
     except NotFoundError as error:
-        spec = client.gallery(gallery)  # raises if it is the gallery that does not exist
+        spec = client.gallery(gallery)  # raises NotFoundError if the gallery, not the image, is missing
         if not isinstance(request.subject, Key):
             raise
         raise KeyNotFoundError(f"no image {quoted(request.subject.value)} in gallery '{spec.name}'") from error
@@ -262,6 +271,7 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
         "reconstruction_error": result.reconstruction_error,
         "query_percentile": result.query_percentile,
         "prepared": result.prepared,
+        "expanded_count": result.expanded_count,
         "hits": [
             {
                 "key": hit.key,
@@ -309,6 +319,11 @@ def _print_hits(result: SearchResult, query: str) -> None:
     console.print(table)
     if result.prepared:
         console.print(f"prepared: {result.prepared} (--as-is searches for the image as it is)", highlight=False)
+    if result.expanded_count:
+        console.print(
+            f"expanded with its {result.expanded_count} nearest: ranked by the mean, distances are to the query",
+            highlight=False,
+        )
     if result.is_unusual:
         console.print(
             f"No close match: this query looks less like the gallery than {UNUSUAL_PERCENTILE} % of its own images do.",

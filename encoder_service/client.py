@@ -1,4 +1,4 @@
-"""A typed client of the service. It takes and returns domain types, and raises this project's errors."""
+"""A typed client of the service, which hides the protobuf messages and raises Lookalike's own errors."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,14 +30,14 @@ from encoder_service.writer import NewImage
 from gallery import GallerySpec, SearchOptions
 from gallery.errors import LookalikeError, UnavailableError
 
-# Retry calls that an overloaded service rejected (RESOURCE_EXHAUSTED), or that its gRPC cancelled before they were
-# read (CANCELLED). gRPC waits for as long as the service asks, else a random time of up to 0.1, 0.2 and 0.4 s.
+# Retry calls that an overloaded service rejected (RESOURCE_EXHAUSTED), or that gRPC cancelled in the service before a
+# handler ran (CANCELLED). gRPC waits as long as the service asks, or else a random time of up to 0.1, 0.2 and 0.4 s.
 _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
     "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
     "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "CANCELLED"]}}]}"""
 
-# Milliseconds between pings while calls are in flight, and milliseconds that the service has to answer one. Without
-# pings, a stream would wait forever for a service that has stopped or vanished.
+# Milliseconds between pings while calls are in flight, and the milliseconds after which an unanswered ping ends the
+# connection. Without pings, a stream would wait forever for a service that has stopped or vanished.
 _KEEPALIVE_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 
@@ -51,13 +51,13 @@ class Client:
     Besides the errors that a method lists, every method may raise:
 
     * ServiceError: The service can't be reached, or failed unexpectedly.
-    * UnavailableError: The service can't answer now, for example because its store is down. Two kinds have a class
-      of their own: OverloadedError, and TooLateError if the call exceeded its timeout.
-    * UnauthenticatedError: The service requires a token, and the client's is missing or unknown.
+    * UnavailableError: The service can't answer now, for example because its store is down. Subclasses are
+      OverloadedError, and TooLateError if the call exceeded its timeout.
+    * UnauthenticatedError: The service requires a token, and the client has sent no token or an unknown one.
     * ForbiddenError: The token permits reading only.
     * RequestError: The request is larger than 64 MiB; it has not been sent.
 
-    Errors that the service reports have the class that `encoder_service.status.ERRORS` lists for their status.
+    `encoder_service.status.ERRORS` lists which class each gRPC status becomes.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Client:
 
         Args:
             address: HOST:PORT of the service.
-            timeout_s: Maximum duration of a call, in seconds. A stream has no limit while the service is alive; if the
+            timeout_s: Maximum duration of a call, in seconds. A stream may last as long as the service is alive. If the
                 service stops or vanishes, the stream fails within 40 seconds.
             token: Token that identifies the caller; empty if the service requires none.
             credentials: TLS credentials, as from `grpc.ssl_channel_credentials`; None for an unencrypted connection.
@@ -106,6 +106,7 @@ class Client:
         gallery: str = "",
         options: SearchOptions = SearchOptions(),
         as_is: bool = False,
+        expand: int = 0,
     ) -> SearchResult:
         """Find the stored images that are most similar to a subject.
 
@@ -113,26 +114,33 @@ class Client:
             client.search(Key("mnist/train/0"), options=SearchOptions(limit=10))
 
         Args:
-            subject: An image file's bytes, a Path of an image file, an image, a code, (code_size,), or the Key of a
-                stored image.
-            gallery: Name of the gallery; empty for the service's only one.
-            options: The number of hits, the stored images that may answer, and what a hit carries.
-            as_is: Whether to search for an image without bringing it to the form of the encoder's data.
+            subject: The query: an image file's bytes, the Path of an image file, a Pillow image, a code of shape
+                (code_size,), or the Key of a stored image.
+            gallery: Name of the gallery; empty for the service's only gallery.
+            options: The number of hits, filters on the stored images, and whether hits include thumbnails.
+            as_is: True to search for an image as it is, even if the encoder has a rule that adapts queries to its
+                training data.
+            expand: Number of nearest hits, 0 to 8, whose codes are averaged with the query's before searching again.
+                Hits are then ranked by the mean, and their distances remain those to the query. Must be 0 for a Key.
 
         Raises:
-            InvalidInputError: The subject or an option is invalid. ImageError if it is a file that can't be read.
+            InvalidInputError: The subject or an option is invalid; ImageError if the subject is an unreadable file.
             NotFoundError: No gallery has this name, or no image has this key.
             EncoderMismatchError: The service does not have the encoder that made the gallery.
         """
-        message = wire.search_request_to_proto(SearchRequest(subject, options, as_is), gallery)
+        message = wire.search_request_to_proto(SearchRequest(subject, options, as_is, expand), gallery)
         return wire.search_result_from_proto(self._call(self._search.Search, message))
 
     def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:
-        """Run 1 to 256 searches at once, and return their results in the same order.
+        """Run 1 to 256 searches in one call, and return their results in the same order.
+
+        One failing request fails the whole batch. The error's message begins with the position of that request, such as
+        "requests[3]".
 
         Raises:
-            InvalidInputError: One request is invalid, and the batch fails as a whole. The message begins with the
-                request's position, as in "requests[3]". NotFoundError and EncoderMismatchError as for `search`.
+            InvalidInputError: A request is invalid.
+            NotFoundError: No gallery has this name, or no image has the key of a request.
+            EncoderMismatchError: The service does not have the encoder that made the gallery.
         """
         messages = []
         for index, request in enumerate(requests):
@@ -161,13 +169,14 @@ class Client:
     def encode_stream(
         self, images: Iterable[bytes | Path | Image.Image]
     ) -> Iterator[NDArray[np.float32] | LookalikeError]:
-        """Encode images as they come.
+        """Encode a stream of images.
 
         Yields:
-            For each image, in the same order, its code, (code_size,), or the error that prevented it.
+            For each image, in the same order, its code, (code_size,), or the error if the service can't encode it.
 
         Raises:
-            ImageError: An image is a file that can't be read or is too large; the codes before it have been yielded.
+            ImageError: A Path among the images can't be read, or its file is too large. The results of the images
+                before it have been yielded.
         """
         requests = _Requests(encoder_pb2.EncodeStreamRequest(image=wire.image_to_proto(image)) for image in images)
         try:
@@ -194,21 +203,21 @@ class Client:
         return [wire.gallery_from_proto(message) for message in response.galleries]
 
     def gallery(self, name: str = "") -> GallerySpec:
-        """Return the description of a gallery; an empty name means the service's only one.
+        """Return the description of a gallery; an empty name stands for the service's only gallery.
 
         Raises:
             NotFoundError: No gallery has this name.
-            InvalidInputError: The name is invalid, or empty although the service has several galleries.
+            InvalidInputError: The name is invalid, or it is empty and the service has several galleries.
         """
         response = self._call(self._gallery.GetGallery, gallery_pb2.GetGalleryRequest(gallery=name))
         return wire.gallery_from_proto(response.gallery)
 
     def add(self, images: Iterable[NewImage], gallery: str) -> Iterator[bool | LookalikeError]:
-        """Add images to a gallery. Everything yielded is stored, even if the call fails later.
+        """Add images to a gallery. Each image whose result has been yielded stays stored, even if the call fails later.
 
         Yields:
-            For each image, in the same order, once it is stored: True if the same image was already there, False if
-            it is new or has replaced another; or the error why it can't be stored.
+            For each image, in the same order: True if the gallery already had the same image, False once the image is
+            stored as new or in place of another, or the error if it can't be stored.
 
         Raises:
             NotFoundError: No gallery has this name.
@@ -231,7 +240,7 @@ class Client:
         requests.check()
 
     def delete(self, keys: Sequence[str], gallery: str = "") -> int:
-        """Delete up to 1,000 images by key, and return how many of them the gallery held.
+        """Delete up to 1,000 images by key, and return how many the gallery had.
 
         Raises:
             InvalidInputError: There are too many keys.
@@ -244,8 +253,8 @@ class Client:
         """Ask whether the service accepts calls.
 
         Args:
-            name: Full name of one gRPC service, or "liveness" to ask only whether the process is alive; empty for the
-                server as a whole.
+            name: Full name of a gRPC service, or "liveness" to ask only whether the process is alive. An empty name
+                stands for the server as a whole.
 
         Raises:
             NotFoundError: The server has no service of this name.
@@ -283,7 +292,7 @@ class Client:
             raise self._error(error) from error
 
     def _error(self, error: grpc.RpcError) -> LookalikeError:
-        """Return this project's error for a failed call."""
+        """Return Lookalike's error for an error of gRPC."""
         status, details = error.code(), error.details() or ""
         is_answered = any(entry.key == "x-request-id" for entry in error.trailing_metadata() or ())
         if status is grpc.StatusCode.UNAVAILABLE and not is_answered:
@@ -298,9 +307,9 @@ class Client:
 
 
 class _Requests(Generic[_Request]):
-    """The requests of a stream. If making one fails, the stream ends, and `check` raises the error.
+    """An iterator over the requests of a stream, for gRPC. It ends at the first exception, which `check` raises later.
 
-    gRPC would only log an exception that its iterator of requests raises.
+    If the exception reached gRPC, gRPC would only log it.
     """
 
     def __init__(self, requests: Iterable[_Request]) -> None:
@@ -328,7 +337,7 @@ class _Requests(Generic[_Request]):
 
 
 def _check_size(request: Message) -> None:
-    """Reject a message that the service would not read. gRPC would send all of it, and again with each retry."""
+    """Reject a message over the service's size limit. gRPC would send all of it, and send it again with each retry."""
     size = request.ByteSize()
     if size > LIMITS.max_message_bytes:
         raise RequestError(f"request: expected at most {LIMITS.max_message_bytes:,} bytes, got {size:,}")

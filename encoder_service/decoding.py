@@ -1,4 +1,4 @@
-"""Decode image files to upright 8-bit sRGB, as image viewers display them. All image files are decoded here."""
+"""Decode image files to upright 8-bit sRGB, as image viewers display them. No other module decodes image files."""
 
 import importlib
 import io
@@ -12,20 +12,23 @@ from PIL import Image, ImageChops, ImageCms, Jpeg2KImagePlugin
 from encoder_service.errors import ImageError, ImageTooLargeError
 from encoder_service.limits import LIMITS, Limits
 
-# Pillow runs Ghostscript on EPS, which must never happen with untrusted input. IPTC files may embed EPS.
+# Formats that are never decoded. Pillow runs Ghostscript on EPS, which is unsafe with untrusted input, and IPTC files
+# may embed EPS.
 _REFUSED_FORMATS = {"EPS", "IPTC"}
-# Larger images are halved while they are decoded. Encoders and thumbnails need far less, and at 64 million pixels, a
-# copy in full size has 256 MB.
+# Images with more pixels are decoded at half their width and height. Encoders and thumbnails need far fewer pixels, and
+# each full-size copy of an image of 64 million pixels takes 256 MB.
 _LARGE_PIXELS = 16_000_000
-# Rows that are converted at a time, so that only part of a large image is in memory twice. Even, to be halved.
+# Rows of a large image that are converted at a time, so that there is never a second copy of the whole image. The
+# number is even, because each band is halved.
 _BAND_ROWS = 256
-# Share of a JPEG's pixels that may be missing at its end. Viewers show the missing part in grey.
-_MISSING_PART = 0.05
-# Values of white in the common scales.
+# Maximum share of rows that may be missing at the end of a JPEG. Viewers show the missing part in grey.
+_MAX_MISSING_SHARE = 0.05
+# Common values of white in images with more than 8 bits per channel.
 _INTEGER_SCALES = (255, 1023, 4095, 16383, 65535)
 _FLOAT_SCALES = (1, 255, 65535)
+# The EXIF tag for an image's orientation, and the operation that makes each orientation upright.
 _ORIENTATION = 0x0112
-_TURNED = {
+_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,7 +42,7 @@ _JPEG_END = b"\xff\xd9"
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
-with suppress(ImportError):  # the extra `heif`
+with suppress(ImportError):  # `pillow_heif` comes with the extra `heif`
     importlib.import_module("pillow_heif").register_heif_opener()
 
 
@@ -47,16 +50,16 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel, sRGB.
 
     Args:
-        data: A file of any format that Pillow reads, except EPS and IPTC; at most 10 MiB and 64 million pixels. A
-            JPEG may lack up to 5 % of its pixels at the end. HEIC needs the extra `heif`.
-        limits: Limits to apply instead of the defaults above.
+        data: A file of any format that Pillow reads, except EPS and IPTC. HEIC needs the extra `heif`. A JPEG may lack
+            up to 5 % of its pixels at the end.
+        limits: Limits to apply; by default, 10 MiB and 64 million pixels.
 
     Returns:
-        An image of mode L, RGB or, where it has transparency, RGBA. Images of more than 16 million pixels are halved
-        in width and height.
+        An image of mode L, RGB or, if it has transparency, RGBA. An image of more than 16 million pixels is returned at
+        half its width and height.
 
     Raises:
-        ImageTooLargeError: The file exceeds a limit; its pixels have not been decoded.
+        ImageTooLargeError: The file exceeds a limit. Its pixels have not been decoded.
         ImageError: The file is empty, truncated or not an image.
     """
     if not data:
@@ -66,7 +69,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
     try:
         try:
             image = _load(data, limits)
-        except ValueError:  # a text chunk or profile is too long for Pillow; the pixels do not need it
+        except ValueError:  # Pillow rejects PNGs with very long texts or colour profiles: decode without them
             if not data.startswith(_PNG):
                 raise
             image = _load(_without_texts(data), limits)
@@ -87,7 +90,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
 
 
 def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
-    """Reject an image whose size alone, in pixels, exceeds the limit.
+    """Reject an image with too many pixels.
 
     Raises:
         ImageTooLargeError: The image has more than 64 million pixels.
@@ -100,12 +103,12 @@ def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
 
 
 def _load(data: bytes, limits: Limits) -> Image.Image:
-    """Decode the pixels of an image file. Large images may be returned halved."""
+    """Decode the pixels of an image file. Large JPEG and JPEG 2000 files are decoded at half their width and height."""
     image = Image.open(io.BytesIO(data))
     check_pixel_count(*image.size, limits)
     if image.format in _REFUSED_FORMATS:
         raise ImageError(f"image: expected a format of pixels, such as PNG or JPEG, got {image.format}")
-    if _is_large(image):  # these two formats can be decoded at half size
+    if _is_large(image):  # two formats can be decoded at half size: JPEG with `draft`, JPEG 2000 with `reduce`
         image.draft(None, (image.width // 2, image.height // 2))
         if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
             image.reduce = 1
@@ -118,7 +121,7 @@ def _is_large(image: Image.Image) -> bool:
 
 
 def _without_texts(png: bytes) -> bytes:
-    """Return a PNG file without its texts and its colour profile."""
+    """Return a PNG file without its text and colour-profile chunks."""
     parts, position = [_PNG], len(_PNG)
     while position < len(png):
         end = position + 12 + int.from_bytes(png[position : position + 4])  # length, type and checksum are 12 bytes
@@ -129,29 +132,30 @@ def _without_texts(png: bytes) -> bytes:
 
 
 def _completed(jpeg: bytes, error: OSError, limits: Limits) -> Image.Image:
-    """Decode a JPEG whose end is missing, if nearly all of its pixels are there; else raise the error.
+    """Decode a JPEG whose end is missing, if it lacks at most 5 % of its rows. Otherwise, raise the error.
 
-    A decoder does not report which pixels it invented. Such pixels depend on the bytes that follow the data.
+    A decoder fills in missing pixels without reporting them. To find them, decode the file with two different endings:
+    only filled-in pixels differ.
     """
     image = _load(jpeg + _JPEG_END, limits)
     other = _load(jpeg + bytes(range(1, 255)) * 64 + _JPEG_END, limits)
     bounds = ImageChops.difference(image, other).getbbox()
-    if bounds and image.height - bounds[1] > _MISSING_PART * image.height:
+    if bounds and image.height - bounds[1] > _MAX_MISSING_SHARE * image.height:
         raise error
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNED.get(image.getexif().get(_ORIENTATION, 1))
+        operation = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # malformed EXIF, which viewers ignore too
-        turn = None
+        operation = None
     converted = _converted(image)
-    return converted if turn is None else converted.transpose(turn)
+    return converted if operation is None else converted.transpose(operation)
 
 
 def _converted(image: Image.Image) -> Image.Image:
-    """Convert to 8 bits and sRGB, and halve the image if it is still large."""
+    """Convert an image to 8 bits and sRGB. Halve its width and height if it has more than 16 million pixels."""
     scale = _Scale.of(image) if image.mode.startswith("I") or image.mode == "F" else None
     if not _is_large(image):
         return _eight_bit(image, scale)
@@ -179,7 +183,7 @@ def _eight_bit(image: Image.Image, scale: "_Scale | None") -> Image.Image:
 
 
 def _srgb(image: Image.Image) -> Image.Image:
-    """Convert RGB, RGBA or CMYK from the image's colour profile to sRGB. Without a usable profile, the colours stay."""
+    """Convert an RGB, RGBA or CMYK image from its colour profile to sRGB. Without a usable profile, return it as is."""
     content = image.info.get("icc_profile")
     if not content:
         return image
@@ -201,10 +205,11 @@ class _Scale(NamedTuple):
     def of(cls, image: Image.Image) -> "_Scale":
         """Choose the scale of an image of integers or floats.
 
-        It is the narrowest common scale that contains the values: 8, 10, 12, 14 or 16 bits for integers, and 0 to 1,
-        -1 to 1, 0 to 255 or 0 to 65,535 for floats. Values that fit none of these, and floats that stay below an
-        eighth of one, get a scale of their own. NaN, infinity and at each end a thousandth of the pixels, at least
-        one, may lie outside.
+        The result is the narrowest common scale that contains the values. Common scales are 8, 10, 12, 14 and 16 bits
+        for integers, and 0 to 1, -1 to 1, 0 to 255 and 0 to 65,535 for floats. Integers that fit no common scale get a
+        scale that ends at their own largest value. So do floats that fit no scale or fill less than an eighth of it.
+        The choice ignores NaN, infinity, and the darkest and the brightest thousandth of the pixels (at least one
+        pixel each).
         """
         sample = np.asarray(image.resize([min(side, 1024) for side in image.size], Image.Resampling.NEAREST))
         values = sample[np.isfinite(sample)].astype(np.float64)
@@ -222,7 +227,7 @@ class _Scale(NamedTuple):
         return cls(0, next((full for full in _FLOAT_SCALES if full / 8 <= high <= full * 1.1), high))
 
     def applied(self, values: NDArray[np.generic]) -> Image.Image:
-        """Return an image of mode L."""
+        """Map the values to 0 to 255, and return them as an image of mode L."""
         wide = values.astype(np.float32) - np.float32(self.black)
         wide *= np.float32(255 / ((self.white - self.black) or 1))
         return Image.fromarray(np.nan_to_num(wide.round(), copy=False).clip(0, 255).astype(np.uint8))

@@ -26,14 +26,17 @@ from gallery.types import check_codes
 
 DEFAULT_ENCODER = "mnist"
 MODELS = Path(__file__).parent / "models"
-"""The folder of the shipped encoders. The encoders that the user trained are in `user_models()`."""
+"""The folder of the shipped encoders. Encoders that the user has trained are in the folder `user_models()`."""
 
 CARD_FORMAT = 1
-"""Format of a model card. A release that changes the meaning of a field writes a larger number."""
+"""Version of the model card's format. A release that changes the meaning of a field must increase it."""
 
 _CARD = "encoder.json"
+# Encoders that earlier releases shipped, each in a folder named by the first eight digits of its fingerprint.
+_EARLIER = MODELS / "earlier"
 _DIGIT_FRAMING = "digit"
-# Inputs per run, where LiteRT is fastest. What remains of a call's inputs runs one by one.
+# Inputs per run of the model: LiteRT is fastest with this many. If a call's inputs do not divide evenly into batches,
+# the rest run one by one.
 _BATCH = 64
 _greeting_lock = threading.Lock()
 
@@ -48,10 +51,11 @@ class EncoderSpec:
         decoder_sha256: SHA-256 of decoder.tflite, 64 hex digits.
         input_shape: (height, width, channels) of an input, channels 1 or 3.
         code_size: Numbers per code.
-        background: Grey level under transparent parts of an image, 0 (black) to 255 (white). Content that would barely
-            contrast with it is placed on the opposite level.
-        framing: Rule that brings query images to the form of the encoder's data: "digit" for `framing.frame_digit`,
-            "" for none. Codes of stored images do not depend on it, so it is not part of equality.
+        background: Grey level that fills transparent parts of an image, 0 (black) to 255 (white). An image that would
+            barely stand out from this level gets the opposite level, 255 - background.
+        framing: Rule that adapts query images to the encoder's training data: "digit" for `framing.frame_digit`, or
+            empty for no rule. It does not change the codes of stored images, so comparisons ignore it.
+        fit: How an image is brought to the inputs' aspect ratio: "crop" or "squeeze"; see `images.normalise`.
     """
 
     name: str
@@ -61,6 +65,7 @@ class EncoderSpec:
     code_size: int
     background: int
     framing: str = field(default="", compare=False)
+    fit: str = "crop"
 
 
 class Encoder:
@@ -74,7 +79,7 @@ class Encoder:
 
         Raises:
             EncoderNotFoundError: The folder has no encoder.json.
-            EncoderDamagedError: A file is missing, or is not the file that encoder.json describes.
+            EncoderDamagedError: A file is missing, or its hash differs from the one in encoder.json.
             NewerFormatError: A newer release of Lookalike wrote encoder.json.
         """
         self.folder = folder
@@ -103,17 +108,17 @@ class Encoder:
 
     def normalise(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Turn n images into this encoder's inputs, (n, *input_shape) float32 in [0, 1]; see `images.normalise`."""
-        return images.normalise(pictures, self.spec.input_shape, self.spec.background)
+        return images.normalise(pictures, self.spec.input_shape, self.spec.background, self.spec.fit)
 
     def frame(self, picture: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-        """Bring a query image to the form of the encoder's data, if the encoder has a rule for that.
+        """Adapt a query image to the encoder's training data, if the encoder has a framing rule.
 
         Args:
-            picture: Mode L, RGB or RGBA.
+            picture: The image, mode L, RGB or RGBA.
 
         Returns:
-            An image and the steps applied, such as ("inverted", "centred"). If the image needs no change or the encoder
-            has no rule, the image itself and an empty tuple.
+            The adapted image and the steps applied, such as ("inverted", "centred"). If the image needs no change, or
+            the encoder has no rule: the image itself and an empty tuple.
         """
         if self.spec.framing != _DIGIT_FRAMING:
             return picture, ()
@@ -155,7 +160,7 @@ class Encoder:
         return self._decoder.run(check_codes(codes, self.spec.code_size))
 
     def warm(self) -> None:
-        """Encode one black input, so that the first real input need not wait for LiteRT to allocate memory."""
+        """Encode one black input, so that LiteRT allocates its memory before the first real input."""
         self.encode(np.zeros((1, *self.spec.input_shape), np.float32))
 
 
@@ -168,30 +173,42 @@ def user_models() -> Path:
     return user_data_folder() / "models"
 
 
-def load_encoder(name: str = DEFAULT_ENCODER) -> Encoder:
+def load_encoder(name: str = DEFAULT_ENCODER, fingerprint: str = "") -> Encoder:
     """Load an encoder.
 
     Args:
-        name: Name of an encoder that the user trained, or else of a shipped one; or the path of an encoder's folder.
+        name: Name of an encoder, or path of an encoder's folder. If the user has trained an encoder with the name of
+            a shipped one, the user's is loaded.
+        fingerprint: Fingerprint that a gallery recorded; "" for none. If the encoder `name` has a different
+            fingerprint, and an earlier release shipped an encoder with the recorded one, the earlier encoder is loaded.
+            In all other cases, the encoder `name` is loaded.
 
     Raises:
         EncoderNotFoundError: No encoder has this name.
         EncoderDamagedError: A file of the encoder is missing or altered.
         NewerFormatError: A newer release of Lookalike wrote the model card.
     """
+    encoder = Encoder(_folder(name))
+    earlier = _EARLIER / fingerprint[:8]
+    if encoder.spec.fingerprint != fingerprint and (earlier / _CARD).exists():
+        return Encoder(earlier)
+    return encoder
+
+
+def _folder(name: str) -> Path:
     if os.sep in name or "/" in name:
-        return Encoder(Path(name))
+        return Path(name)
     try:
         own = user_models() / name
-    except InvalidInputError:  # without a home folder, the user has no encoders
-        return Encoder(MODELS / name)
-    return Encoder(own if (own / _CARD).exists() else MODELS / name)
+    except InvalidInputError:  # a user without a home folder has trained no encoders
+        return MODELS / name
+    return own if (own / _CARD).exists() else MODELS / name
 
 
 class _Model:
-    """One LiteRT file. Interpreters are not thread-safe, so each run takes an idle session or makes a new one.
+    """One LiteRT model. LiteRT's interpreters are not thread-safe, so each run takes an idle session or a new one.
 
-    The session used last is taken first, because its weights are still in the processor's cache.
+    The most recently used idle session is taken first, because its weights are still in the processor's cache.
     """
 
     def __init__(self, weights: bytes) -> None:
@@ -216,14 +233,14 @@ class _Model:
 
 
 def _interpreter(**arguments: Any) -> Any:
-    """Create a LiteRT interpreter. The import is here because it takes 0.25 s, and most commands encode nothing."""
+    """Create a LiteRT interpreter. LiteRT is imported here because that takes 0.25 s, which most commands can save."""
     from ai_edge_litert.interpreter import Interpreter
 
     return Interpreter(**arguments)
 
 
 class _Session:
-    """An interpreter for one batch size. It keeps the tensors' indices: asking for them takes longer than a run."""
+    """An interpreter for one batch size. It keeps the tensors' indices: looking them up takes longer than a run."""
 
     def __init__(self, weights: bytes, shape: tuple[int, ...]) -> None:
         self._interpreter = _interpreter(model_content=weights, num_threads=1)
@@ -241,9 +258,10 @@ class _Session:
 
 @cache
 def _absorb_greeting() -> None:
-    """Keep LiteRT's startup message off stderr. LiteRT prints it with the first interpreter and has no option for it.
+    """Create a first interpreter with stderr redirected to /dev/null, to hide the message that LiteRT then prints.
 
-    A process loads its first encoder before it serves, so no other thread logs while stderr points at /dev/null.
+    LiteRT has no option to turn the message off. A process loads its first encoder before it serves, so no other thread
+    writes to stderr meanwhile.
     """
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -261,6 +279,8 @@ def _read_spec(folder: Path) -> EncoderSpec:
     try:
         card = json.loads(path.read_bytes())
         check_format(card, CARD_FORMAT, str(path))
+        if (fit := str(card.get("fit", "crop"))) not in images.FITS:
+            raise ValueError(f"fit: expected one of {', '.join(images.FITS)}, got {fit!r}")
         return EncoderSpec(
             name=str(card["name"]),
             fingerprint=str(card["fingerprint"]),
@@ -269,10 +289,11 @@ def _read_spec(folder: Path) -> EncoderSpec:
             code_size=int(card["code_size"]),
             background=int(card["background"]),
             framing=str(card.get("framing", "")),
+            fit=fit,
         )
     except (FileNotFoundError, NotADirectoryError):
         cards = list(MODELS.glob(f"*/{_CARD}"))
-        with suppress(InvalidInputError):  # no home folder
+        with suppress(InvalidInputError):  # the user has no home folder, so no encoders of their own
             cards += user_models().glob(f"*/{_CARD}")
         names = ", ".join(sorted({card.parent.name for card in cards}))
         raise EncoderNotFoundError(f"no encoder '{folder.name}': expected one of {names}, or a folder's path") from None

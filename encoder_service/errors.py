@@ -1,15 +1,15 @@
-"""The errors of images, encoders and the service; they extend the tree of `gallery.errors`.
+"""The errors of images, encoders and the service. They extend the classes of `gallery.errors`.
 
 LookalikeError
-├── UnauthenticatedError        the call has no token, or an unknown one
-└── ForbiddenError              a token that may only read was used to write
+├── UnauthenticatedError        the call has no token, or an unknown token
+└── ForbiddenError              the call writes, and its token allows reading only
 InvalidInputError
-├── ImageError                  bytes or pixels that are not an image
-│   └── ImageTooLargeError      over a limit; rejected before it is decoded
+├── ImageError                  the bytes or pixels are not an image
+│   └── ImageTooLargeError      the image exceeds a limit; it has not been decoded
 ├── RequestError                a request lacks a field or exceeds a limit
 └── InputShapeError             an array has another shape than the encoder takes
 NotFoundError
-└── EncoderNotFoundError
+└── EncoderNotFoundError        no encoder has this name
 UnavailableError
 ├── EncoderDamagedError         model files are missing, or do not match the model card
 └── ServiceError                the service did not answer, or failed
@@ -28,7 +28,7 @@ class UnauthenticatedError(LookalikeError):
 
 
 class ForbiddenError(LookalikeError):
-    """The caller is not allowed to do this."""
+    """The caller's token does not permit this call."""
 
     exit_code = 5
 
@@ -46,7 +46,7 @@ class RequestError(InvalidInputError):
 
 
 class InputShapeError(InvalidInputError):
-    """An array has another shape than the encoder takes."""
+    """An array does not have the shape of the encoder's inputs."""
 
 
 class EncoderNotFoundError(NotFoundError):
@@ -65,7 +65,7 @@ class ServiceError(UnavailableError):
 
 @contextmanager
 def at(item: str) -> Iterator[None]:
-    """Prefix the message of any expected error raised in the block with an item, such as "requests[3]"."""
+    """Prefix the message of a `LookalikeError` raised in the block with the item concerned, such as "requests[3]"."""
     try:
         yield
     except LookalikeError as error:
@@ -73,6 +73,6 @@ def at(item: str) -> Iterator[None]:
 
 
 def quoted(name: str) -> str:
-    """Return a name that a user gave in quotes, cut to 200 bytes of UTF-8 so that a message stays one line."""
+    """Return a name in quotes, cut to 200 bytes of UTF-8 because users choose names and messages must stay short."""
     content = name.encode("utf-8", "replace")
     return f"'{name}'" if len(content) <= 200 else f"'{content[:197].decode('utf-8', 'ignore')}…'"

@@ -1,4 +1,4 @@
-"""The galleries that a process searches. Each is opened with its encoder on first use, and stays open."""
+"""Keep galleries open for searching. A gallery is opened, together with its encoder, when it is first used."""
 
 import logging
 import threading
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Maximum times that a write is repeated on a newer version, and seconds between attempts. A server may need a moment
-# before it can describe a version that has just gone live.
-_FOLLOWED = 20
-_FOLLOW_EVERY_S = 0.1
-# Seconds between attempts to open galleries that could not be opened. Each attempt may have to read their files.
+# Maximum attempts of a write, each on a newer version of the gallery, and seconds between them. A Qdrant server may
+# need a moment before it can describe a version that has just gone live.
+_MAX_WRITE_ATTEMPTS = 20
+_WRITE_RETRY_S = 0.1
+# Seconds between attempts to open the galleries that failed to open. An attempt may have to read all of their files.
 _REOPEN_EVERY_S = 5.0
 
 
@@ -40,21 +40,21 @@ class Galleries:
     """The open galleries of one store, by name. Safe to use from several threads."""
 
     def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
-        """Create the object without opening a gallery.
+        """Begin with all galleries closed.
 
         Args:
-            store: The store of the galleries.
+            store: The store that holds the galleries.
             encoder: An encoder that is already loaded. Other encoders are loaded by name when a gallery needs them.
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
         self._open: dict[str, OpenGallery] = {}
-        # maps the name of each gallery that failed to open to its latest error, until it opens or is gone
+        # the latest error of each gallery that could not be opened, by name; removed once it opens or is deleted
         self._failures: dict[str, LookalikeError] = {}
         self._reopen_at = 0.0
         self._default = ""
         self._lock = threading.Lock()
-        # Held while a gallery is opened, which takes time. Calls to open galleries only need `_lock`.
+        # Held while a gallery is being opened, which takes long. Calls to galleries that are open need only `_lock`.
         self._opening = threading.Lock()
         self._watcher: VersionWatcher | None = None
 
@@ -66,10 +66,11 @@ class Galleries:
 
     @contextmanager
     def use(self, name: str = "") -> "Iterator[OpenGallery]":
-        """Yield the live version of a gallery, and keep it open until the block ends, even if a newer one goes live.
+        """Yield the live version of a gallery, and keep this version open until the block ends.
 
         Args:
-            name: Name of the gallery; empty for the store's only gallery, which stays the default if others are added.
+            name: Name of the gallery; empty for the store's only gallery. If more galleries are added later, an empty
+                name still means the first.
 
         Raises:
             RequestError: No name is given, and the store has several galleries.
@@ -89,23 +90,23 @@ class Galleries:
                 gallery.close()
 
     def write(self, name: str, operation: Callable[[GalleryWriter], T]) -> T:
-        """Modify a gallery, and return only once its live version has been modified.
+        """Modify the live version of a gallery.
 
-        If a newer version has gone live meanwhile, the operation is repeated on it. Otherwise the modification would
-        be lost with the older version, which is no longer searched.
+        If a newer version goes live during the operation, repeat the operation on the newer version. Otherwise, the
+        modification would be lost, because the older version is no longer searched.
 
         Args:
             name: Name of the gallery; empty for the store's only gallery.
-            operation: Modifies the gallery. It may be called several times.
+            operation: Modifies the gallery. It may be called several times, on different versions.
 
         Returns:
             The result of the last call of `operation`.
 
         Raises:
-            UnavailableError: The newer version can't be opened. Searches may not see the modification.
-            LookalikeError: As `use` and `operation` do.
+            UnavailableError: A newer version is live but can't be opened. Searches may not see the modification.
+            LookalikeError: `use` or `operation` has failed.
         """
-        for _ in range(_FOLLOWED):
+        for _ in range(_MAX_WRITE_ATTEMPTS):
             with self.use(name) as gallery:
                 result = operation(gallery.writer)
                 spec = gallery.spec
@@ -113,22 +114,25 @@ class Galleries:
                 return result
             check_wanted()
             if not self._follow(spec.name):
-                time.sleep(_FOLLOW_EVERY_S)
+                time.sleep(_WRITE_RETRY_S)
         raise UnavailableError(f"gallery '{spec.name}' has a version newer than v{spec.version}: try again later")
 
     def list(self) -> "list[GallerySpec]":
-        """Return the specs of the live galleries, sorted by name. Open galleries are counted anew."""
+        """Return the specs of the live galleries, sorted by name. The images of open galleries are counted again."""
         self._check_store()
         return [self._counted(spec) for spec in self._store.list()]
 
     def overview(self) -> "dict[str, GallerySpec | None]":
-        """Return each gallery's spec by name, recounted if the gallery is open; None if it can't be searched."""
+        """Return the spec of each gallery by name, None for a gallery that can't be searched.
+
+        The images of open galleries are counted again.
+        """
         specs = {spec.name: spec for spec in (*self._open_specs(), *self.list())}
         with self._lock:
             return {name: None if name in self._failures else specs.get(name) for name in self._store.names()}
 
     def open_all(self) -> None:
-        """Open every gallery, so that no first search has to wait for it. Log those that can't be opened."""
+        """Open every gallery, so that no search has to wait for that. Log an error for each that can't be opened."""
         names = self._store.names()
         if not names:
             _log.warning("no gallery in %s yet: build one with `ingest load mnist`", self._store.url)
@@ -137,12 +141,12 @@ class Galleries:
         self._reopen_at = time.monotonic() + _REOPEN_EVERY_S
 
     def follow(self, report: Callable[[bool], None]) -> None:
-        """Start switching to newer versions soon after they go live. Calls in flight finish on the old version.
+        """Start a thread that switches each gallery to its newest version. Calls in flight finish on the old version.
 
         Args:
-            report: Called immediately and on every change with whether searches can be answered. They can't while the
-                store does not answer (calls then fail immediately), or while none of its galleries can be opened. An
-                empty store counts as ready.
+            report: Called at once with True or False, and again whenever the value changes. True means that searches
+                can be answered: the store responds, and it is empty or at least one of its galleries can be opened.
+                While the store does not respond, all calls fail immediately.
         """
         self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, self._reopen, report)
         self._watcher.start()
@@ -162,7 +166,7 @@ class Galleries:
             self._watcher.check_store()
 
     def _acquire(self, name: str) -> "OpenGallery | None":
-        """Count one more user of a gallery and return it; None if it is not open."""
+        """Add one to the users of a gallery and return the gallery; None if it is not open."""
         with self._lock:
             gallery = self._open.get(name)
             if gallery:
@@ -193,7 +197,7 @@ class Galleries:
             return gallery
 
     def _try_to_open(self, name: str) -> None:
-        """Open a gallery unless it is open. If it can't be opened, log that, so that the others are still served."""
+        """Open a gallery unless it is open. Log a failure instead of raising it, so that other galleries are served."""
         with self._lock:
             before = self._failures.get(name)
         try:
@@ -204,10 +208,14 @@ class Galleries:
                 _log.warning("gallery '%s' can't be opened: %s", name, error)
         else:
             if before:
-                _log.info("gallery '%s' is open now", name)
+                _log.info("gallery '%s' can be opened again", name)
 
     def _reopen(self) -> bool:
-        """Retry the galleries that could not be opened. Return whether any gallery is open, or none has failed."""
+        """Try again to open the galleries that failed to open, at most every five seconds.
+
+        Returns:
+            False if galleries have failed to open and no gallery is open.
+        """
         if time.monotonic() >= self._reopen_at:
             for name in list(self._failures):
                 self._try_to_open(name)
@@ -233,17 +241,17 @@ class Galleries:
             return [gallery.spec for gallery in self._open.values()]
 
     def _follow(self, name: str) -> bool:
-        """Switch an open gallery to its live version, and return whether that was possible yet.
+        """Switch an open gallery to its live version, and return True; False if that version is not ready yet.
 
-        Unlike the watcher, this does not read the version's files first: the caller of a write is waiting.
+        `VersionWatcher` checks a version's files before it switches. This method does not, because a caller is waiting.
         """
         live = self._store.spec(name)
-        if live.count:  # see `VersionWatcher`
+        if live.count:  # a count of 0 means that this cluster node has not replicated the new version yet
             self._move_to(live)
         return bool(live.count)
 
     def _move_to(self, spec: GallerySpec) -> None:
-        """Replace an open gallery by another version. The old version is closed by its last user."""
+        """Replace the open version of a gallery with another. The old version is closed once no call uses it."""
         with self._opening:
             with self._lock:
                 old = self._open[spec.name]
@@ -256,21 +264,21 @@ class Galleries:
                 is_retired = old.is_retired
         if is_retired:
             old.close()
-        _log.info("gallery '%s' is at v%d now", spec.name, spec.version)
+        _log.info("gallery '%s' switched to v%d", spec.name, spec.version)
 
     def _open_version(self, spec: GallerySpec) -> "OpenGallery":
         encoder = self._encoder_for(spec)
         gallery = self._store.open(spec.name)
         try:
             return OpenGallery(gallery, encoder)
-        except EncoderMismatchError:  # a gallery version built with another encoder went live after the spec was read
+        except EncoderMismatchError:  # after `spec` was read, a version made by another encoder went live
             gallery.close()
             raise
 
     def _encoder_for(self, spec: GallerySpec) -> Encoder:
         if spec.fingerprint not in self._encoders:
             try:
-                encoder = load_encoder(spec.encoder)
+                encoder = load_encoder(spec.encoder, spec.fingerprint)
             except EncoderNotFoundError as error:
                 raise EncoderMismatchError(
                     f"gallery '{spec.name}' was made by encoder '{spec.encoder}' ({spec.fingerprint[:8]}…), which is "
@@ -290,13 +298,13 @@ class Galleries:
 
 
 class OpenGallery:
-    """An open version of a gallery, with the number of its users.
+    """An open version of a gallery, and the number of calls that use it.
 
     Attributes:
         searcher: Searches the version.
-        writer: Adds images to the version, and removes images.
-        users: Calls that are using the version. `Galleries` counts them under its lock.
-        is_replaced: Whether a newer version is open in its place.
+        writer: Adds images to the version, and removes images from it.
+        users: Number of calls that are using the version. `Galleries` changes it while holding its lock.
+        is_replaced: Whether a newer version has been opened in place of this one.
     """
 
     def __init__(self, gallery: Gallery, encoder: Encoder) -> None:
@@ -313,20 +321,20 @@ class OpenGallery:
 
     @property
     def spec(self) -> GallerySpec:
-        """The version's spec, with the count recorded when it was built."""
+        """The version's spec, whose `count` is the number of images when the version was built."""
         return self._gallery.spec
 
     @property
     def is_retired(self) -> bool:
-        """True once a newer version has replaced this one and the last user is done."""
+        """True once a newer version has replaced this one and no call uses this one any more."""
         return self.is_replaced and not self.users
 
     def counted_spec(self) -> GallerySpec:
-        """Return the version's spec with the number of images that it holds now."""
+        """Return the version's spec, with its current number of images as `count`."""
         return replace(self._gallery.spec, count=self._gallery.count())
 
     def close(self) -> None:
-        """Close the version. An error is logged, not raised, because no caller can act on it."""
+        """Close the version. Log an error instead of raising it, because no caller could handle it."""
         try:
             self._gallery.close()
         except LookalikeError as error:

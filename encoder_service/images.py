@@ -1,7 +1,8 @@
-"""Read, normalise and write images: the only normaliser, shared by training and serving."""
+"""Read, normalise and write images. Training and serving share the one `normalise`, so their inputs are the same."""
 
 import hashlib
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,26 @@ from encoder_service.limits import LIMITS
 THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail, in pixels."""
 
-# Grey levels by which content must differ from the ground under it, and the share of visible content that must.
-_CONTRAST, _CONTRASTING_PART = 48, 0.25
+# A transparent image contrasts with a background if this share of its visible pixels differs by more than this many
+# grey levels from the background.
+_CONTRAST, _CONTRASTING_SHARE = 48, 0.25
+FITS = ("crop", "squeeze")
+"""The ways to bring an image to the aspect ratio of an encoder's inputs; see `normalise`."""
+
+# Maximum difference of a bar's pixels from the bar's colour, in grey levels. It allows for the noise of a JPEG.
+_BAR_NOISE = 24
+# Minimum height and width of the content between bars, as a fraction of the image's. Smaller content is a drawing on an
+# empty background, not a photograph between bars.
+_BETWEEN_BARS = 0.2
+# Longest side, in pixels, of the reduced image in which bars are looked for.
+_BAR_SAMPLE = 256
 
 
 def silence_pillow() -> None:
     """Ignore Pillow's warnings about malformed files in this process, so that user input can't flood stderr or a log.
 
-    Filters are global to a process and not safe to change while threads run, so commands call this once as they begin.
+    Commands call this once, before they start threads: warning filters belong to the whole process, and changing them
+    is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -34,7 +47,7 @@ def read(path: Path) -> bytes:
     """Read an image file, without decoding it.
 
     Raises:
-        ImageTooLargeError: The file has more than 10 MiB; the rest of it has not been read.
+        ImageTooLargeError: The file has more than 10 MiB, and only the first 10 MiB have been read.
         ImageError: The file can't be read.
     """
     try:
@@ -66,26 +79,31 @@ def from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def sha256(content: bytes | Image.Image | NDArray[np.uint8]) -> str:
-    """Return the content hash by which an unchanged image is recognised, 64 hex digits.
+    """Return the hash that shows whether an image has changed since it was stored, 64 hex digits.
 
     Args:
-        content: An image file's bytes, or pixels. Pixels are hashed row by row without their shape.
+        content: An image file's bytes, an image, or an array of pixels. Pixels are hashed row by row; width and height
+            are not hashed.
     """
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
 
 
 def normalise(
-    images: Sequence[Image.Image], input_shape: tuple[int, int, int], background: int = 0
+    images: Sequence[Image.Image], input_shape: tuple[int, int, int], background: int = 0, fit: str = "crop"
 ) -> NDArray[np.float32]:
     """Turn images into an encoder's inputs.
 
-    Each image is flattened (see `flattened`), cropped around its centre to the input's proportions and scaled to its
-    size. An image of the right size and mode stays unchanged.
+    Each image is flattened (see `flattened`), brought to the input's aspect ratio, and scaled to the input's size:
+
+    - With fit "crop", the image is cropped around its centre. An image of the input's size and mode stays unchanged.
+    - With fit "squeeze", bars and borders of one colour are cut off (see `content_box`), and all the rest is scaled to
+      the input's size, whatever its aspect ratio.
 
     Args:
         images: n images of mode L, RGB or RGBA, as `decode` returns them.
         input_shape: (height, width, channels); channels 1 or 3.
-        background: Grey level under transparent parts, 0 (black) to 255 (white).
+        background: Grey level that fills transparent parts, 0 (black) to 255 (white); see `flattened`.
+        fit: One of `FITS`.
 
     Returns:
         (n, height, width, channels) float32 in [0, 1].
@@ -93,7 +111,9 @@ def normalise(
     height, width, channels = input_shape
     pixels = np.empty((len(images), height, width, channels), np.uint8)
     for row, image in zip(pixels, images, strict=True):
-        row[:] = np.asarray(_fitted(image, width, height, channels, background)).reshape(row.shape)
+        flat = flattened(image, background, channels)
+        fitted = _squeezed(flat, width, height) if fit == "squeeze" else _cropped(flat, width, height)
+        row[:] = np.asarray(fitted).reshape(row.shape)
     return pixels.astype(np.float32) / np.float32(255)
 
 
@@ -117,20 +137,59 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _fitted(image: Image.Image, width: int, height: int, channels: int, background: int) -> Image.Image:
-    image = flattened(image, background, channels)
+def _cropped(image: Image.Image, width: int, height: int) -> Image.Image:
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return image
 
 
+def _squeezed(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=content_box(image))
+
+
+def content_box(image: Image.Image) -> tuple[int, int, int, int]:
+    """Return the box of an image inside its bars and borders of one colour: left, top, right and bottom, in pixels.
+
+    An axis along which less than a fifth of the image would remain is left whole. The box is exact for images of up to
+    256 pixels a side. In larger ones it may lie a few pixels inside the bar's edge.
+
+    Args:
+        image: Mode L or RGB.
+    """
+    width, height = image.size
+    size = (min(width, _BAR_SAMPLE), min(height, _BAR_SAMPLE))
+    sample = np.atleast_3d(np.asarray(image.resize(size, Image.Resampling.NEAREST), np.int16))  # (h, w, c)
+    above, below = _bars(sample)
+    inner = sample[above : len(sample) - below]
+    before, after = _bars(inner.swapaxes(0, 1))
+    across, down = width / size[0], height / size[1]
+    return (
+        math.ceil(before * across),
+        math.ceil(above * down),
+        width - math.ceil(after * across),
+        height - math.ceil(below * down),
+    )
+
+
+def _bars(rows: NDArray[np.int16]) -> tuple[int, int]:
+    """Return how many rows at the beginning and at the end of (n, m, c) pixels have the colour of the first or last."""
+    found = []
+    for part in (rows, rows[::-1]):
+        differs = np.abs(part - part[0].mean(axis=0).round()).max(axis=(1, 2)) > _BAR_NOISE
+        if not differs.any():
+            return 0, 0
+        found.append(int(differs.argmax()))
+    first, last = found
+    return (first, last) if len(rows) - first - last >= _BETWEEN_BARS * len(rows) else (0, 0)
+
+
 def flattened(image: Image.Image, background: int, channels: int) -> Image.Image:
-    """Fill the transparent parts of an image with a ground, and convert it to grey or RGB.
+    """Fill the transparent parts of an image with a background, and convert the image to grey or RGB.
 
     Args:
         image: Mode L, RGB or RGBA.
-        background: Grey level of the ground, 0 to 255. Content that would barely contrast with it, such as
-            black ink on black, is placed on the opposite level.
+        background: Grey level of the background, 0 to 255. If the image would barely stand out from it, such as black
+            ink from black, the background gets the opposite level, 255 - background.
         channels: 1 for grey, 3 for RGB.
     """
     mode = "L" if channels == 1 else "RGB"
@@ -141,9 +200,9 @@ def flattened(image: Image.Image, background: int, channels: int) -> Image.Image
 
 
 def _contrasts(image: Image.Image, background: int, mode: str) -> bool:
-    """Return whether at least a quarter of an RGBA image's visible content differs from a grey background."""
+    """Return whether at least a quarter of an RGBA image's visible pixels differ clearly from a grey background."""
     sample = image.resize([min(side, 256) for side in image.size], Image.Resampling.NEAREST)
     opacity = np.asarray(sample.getchannel("A"), np.float32)
     colours = np.asarray(sample.convert("RGB").convert(mode), np.int16).reshape(*opacity.shape, -1)
     differs = (np.abs(colours - background) > _CONTRAST).any(2)
-    return bool(opacity[differs].sum() >= _CONTRASTING_PART * opacity.sum())
+    return bool(opacity[differs].sum() >= _CONTRASTING_SHARE * opacity.sum())

@@ -13,16 +13,16 @@ from encoder_service import images
 from encoder_service.capacity import decoded
 from encoder_service.encoder import Encoder
 from encoder_service.errors import at, quoted
-from encoder_service.limits import EXACT_DISTANCE, UNUSUAL_PERCENTILE
+from encoder_service.limits import EXACT_DISTANCE, MAX_EXPAND, UNUSUAL_PERCENTILE
 from gallery import Calibration, Gallery, Hit, Query, SearchOptions
 from gallery.deadline import check_wanted
-from gallery.errors import InvalidInputError, KeyNotFoundError
-from gallery.types import check_comparable
+from gallery.errors import InvalidInputError, InvalidQueryError, KeyNotFoundError
+from gallery.types import MAX_DISTANCE, check_comparable
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The key of a stored image, such as "mnist/train/0", as the subject of a search for similar images."""
+    """The key of a stored image, such as "mnist/train/0", for a search that uses this image as its query."""
 
     value: str
 
@@ -36,18 +36,22 @@ class SearchRequest:
     """One search.
 
     Attributes:
-        subject: The query. An image is of mode L, RGB or RGBA, a code is (code_size,) float32 and finite.
-        options: The number of hits, the stored images that may answer, and what a hit carries.
-        as_is: Whether to search for an image as it is, even if the encoder has a rule that brings queries to the form
-            of its data.
+        subject: The query. An image has mode L, RGB or RGBA. A code is (code_size,) float32, finite.
+        options: The number of hits, filters on the stored images, and whether hits include thumbnails.
+        as_is: True to search for an image as it is, even if the encoder has a rule that adapts queries to its training
+            data.
+        expand: Number of nearest hits whose codes are averaged with the query's, 0 to 8. The hits are then the images
+            nearest to the mean. Their distances remain those to the query. 0 searches with the query's code alone.
 
     Raises:
-        InvalidInputError: The subject has another type. A string is rejected, as it could be a path or a key.
+        InvalidInputError: The subject has another type. A string is rejected, because it could be a path or a key.
+        InvalidQueryError: `expand` is out of its range, or is not 0 although the subject is a key.
     """
 
     subject: Subject
     options: SearchOptions = SearchOptions()
     as_is: bool = False
+    expand: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
@@ -55,27 +59,38 @@ class SearchRequest:
                 "subject: expected a Path for a file or a Key for a stored image, "
                 f"got {type(self.subject).__name__} {self.subject!r:.80}"
             )
+        if self.expand not in range(MAX_EXPAND + 1):
+            raise InvalidQueryError(f"expand: expected 0 to {MAX_EXPAND}, got {self.expand}")
+        if self.expand and isinstance(self.subject, Key):
+            raise InvalidQueryError(
+                f"expand: expected an image or a code, got the key {quoted(self.subject.value)}: "
+                "search with the image itself, or without expanding"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The hits of one search, with the gallery and encoder that they come from.
+    """The hits of one search, and facts about the search.
 
     Attributes:
-        hits: The most similar stored images, nearest first.
+        hits: The most similar stored images, nearest first. If the query was expanded, the nearest to the mean come
+            first, so their distances may not be in order.
         gallery: Name of the gallery.
         version: The gallery's version, from 1.
         encoder: Name of the encoder that made the gallery's codes.
         fingerprint: SHA-256 of that encoder's weights, 64 hex digits.
-        encode_ms: Milliseconds to decode, normalise and encode the query; in a batch, all queries together.
-        search_ms: Milliseconds to search; in a batch, for all queries together.
+        encode_ms: Milliseconds for decoding, normalising and encoding the query. In a batch, the total for all queries.
+        search_ms: Milliseconds for searching. In a batch, the total for all queries.
         query_thumbnail_png: The stored thumbnail of a query given by key, if the options ask for thumbnails.
         reconstruction_error: Mean squared error between a query image and its reconstruction; None if the query is
             not an image.
-        query_percentile: Percentage of the gallery's own images with a smaller error, 0 to 100. Above 99, the query
-            is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
-        prepared: Steps that brought a query image to the form of the encoder's data, such as "inverted, centred"; empty
-            if none were needed.
+        query_percentile: Percentage of the gallery's own images with a smaller reconstruction error, 0 to 100. Above
+            99, the query is probably unlike anything in the gallery. None if the query's error is unknown, or the
+            gallery has no calibration.
+        prepared: Steps that adapted a query image to the encoder's training data, such as "inverted, centred"; empty
+            if no step was needed.
+        expanded_count: Number of nearest hits whose codes were averaged with the query's; 0 if the query was not
+            expanded. Less than the request's `expand` if fewer images could be hits.
     """
 
     hits: tuple[Hit, ...]
@@ -89,40 +104,44 @@ class SearchResult:
     reconstruction_error: float | None = None
     query_percentile: float | None = None
     prepared: str = ""
+    expanded_count: int = 0
 
     @property
     def is_unusual(self) -> bool:
         """Whether the query is probably unlike anything in the gallery.
 
-        True if the query's error or its nearest hit's distance is above the 99th percentile of the gallery's own, and
-        the query itself is not a hit.
+        True if the query's reconstruction error, or its distance to the nearest hit, is above the 99th percentile of
+        the same values for the gallery's own images. False if the query itself is among the hits.
         """
-        if self.hits and self.hits[0].distance <= EXACT_DISTANCE:
+        nearest = min(self.hits, key=lambda hit: hit.distance, default=None)
+        if nearest and nearest.distance <= EXACT_DISTANCE:
             return False
-        nearest = self.hits[0].distance_percentile if self.hits else None
         return any(
             percentile is not None and percentile > UNUSUAL_PERCENTILE
-            for percentile in (self.query_percentile, nearest)
+            for percentile in (self.query_percentile, nearest.distance_percentile if nearest else None)
         )
 
 
-# A framed query is also searched as it is. The unframed search wins if its nearest distance is below this share of the
-# framed one's, because the gallery then holds the same picture, or others in the same form.
-_AS_IS_PART = 0.5
+# An image that the encoder's framing rule changes is searched twice: changed, and as it is. The search as it is wins if
+# its nearest hit is less than this fraction as far away. The gallery then holds the same picture, or pictures that look
+# like the unchanged query.
+_AS_IS_FRACTION = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class _ImageQuery:
-    """A query image as an encoder's input, (height, width, channels).
+    """A query image as one or two inputs of the encoder, (height, width, channels).
 
     Attributes:
         options: The search's options.
+        expand: Number of nearest hits to average with the query.
         input: The image as it is.
-        framed: The image in the form of the encoder's data; None if it has that form already.
-        prepared: Steps that brought it to that form.
+        framed: The image as the encoder's framing rule has changed it; None if the rule changes nothing.
+        prepared: The steps of that change, such as "inverted, centred".
     """
 
     options: SearchOptions
+    expand: int
     input: NDArray[np.float32]
     framed: NDArray[np.float32] | None = None
     prepared: str = ""
@@ -130,13 +149,48 @@ class _ImageQuery:
 
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
-    """A query whose code, (code_size,), is known."""
+    """A query after encoding, or a query that was given as a code or a key; and how many images to average it with.
+
+    The code is (code_size,).
+    """
 
     options: SearchOptions
+    expand: int
     code: NDArray[np.float32]
     error: float | None = None
     thumbnail_png: bytes = b""
     prepared: str = ""
+
+    def first_search(self) -> Query:
+        """Return the search for the hits or, for a query to expand, for the images to average it with."""
+        if not self.expand:
+            return Query(self.code, self.options)
+        options = replace(self.options, limit=self.expand, with_thumbnails=False)
+        return Query(self.code, options, with_codes=True)
+
+    def expanded_search(self, neighbours: Sequence[Hit]) -> Query:
+        """Return the search with the mean of the query's code and those of its neighbours.
+
+        The mean is not scaled. Its length makes no difference to the order of hits if all codes of the gallery have
+        length 1, and would be arbitrary otherwise. The search has no `max_distance`, which bounds the distance to the
+        query rather than to the mean.
+        """
+        codes = np.array([self.code, *(hit.code for hit in neighbours)], np.float32)  # (n, code_size)
+        return Query(codes.mean(axis=0), replace(self.options, max_distance=None), with_codes=True)
+
+    def measured(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits of an expanded search with their distances to the query, without those that are too far."""
+        codes = np.array([hit.code for hit in hits], np.float32).reshape(-1, len(self.code))  # (n, code_size)
+        distances = np.linalg.norm(codes - self.code, axis=1)  # (n,)
+        bound = MAX_DISTANCE if self.options.max_distance is None else min(self.options.max_distance, MAX_DISTANCE)
+        return [
+            replace(hit, distance=float(distance), code=None)
+            for hit, distance, is_near in zip(hits, distances, distances <= bound, strict=True)
+            if is_near
+        ]
+
+
+_Answer = tuple[_CodeQuery, Sequence[Hit]]
 
 
 class Searcher:
@@ -169,8 +223,8 @@ class Searcher:
         """Answer several requests at once, in the same order.
 
         Raises:
-            LookalikeError: One request is invalid. The batch fails as a whole with the error that `search` would
-                raise, and the message begins with the request's position, as in "requests[3]".
+            LookalikeError: A request is invalid, and the whole batch fails with the error that `search` would raise.
+                The message begins with the position of that request, such as "requests[3]".
         """
         begun = time.perf_counter()
         queries = []
@@ -180,7 +234,10 @@ class Searcher:
         return self._search(queries, begun)
 
     def _prepare(self, request: SearchRequest) -> _ImageQuery | _CodeQuery:
-        """Reduce a request's image to an input, one request at a time: many large images would not fit in memory."""
+        """Convert one request to a query. An image is reduced to the encoder's input, to free the memory of its pixels.
+
+        A batch calls this for one request at a time, because many large images would not fit in memory.
+        """
         check_wanted()
         subject, options = request.subject, request.options
         match subject:
@@ -191,11 +248,12 @@ class Searcher:
             case Key():
                 return self._key_query(subject.value, options)
             case _:
-                return _CodeQuery(options, check_comparable(subject[None], self._gallery.spec.code_size)[0])
+                code = check_comparable(subject[None], self._gallery.spec.code_size)[0]
+                return _CodeQuery(options, request.expand, code)
 
     def _image_query(self, image: bytes | Image.Image, request: SearchRequest) -> _ImageQuery:
         with decoded(image) as picture:
-            query = _ImageQuery(request.options, self._encoder.normalise([picture])[0])
+            query = _ImageQuery(request.options, request.expand, self._encoder.normalise([picture])[0])
             if request.as_is:
                 return query
             framed, done = self._encoder.frame(picture)
@@ -208,18 +266,18 @@ class Searcher:
         if entry is None:
             raise KeyNotFoundError(f"no image {quoted(key)} in gallery '{self._gallery.spec.name}'")
         options = replace(options, exclude_keys=(*options.exclude_keys, key))
-        return _CodeQuery(options, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
+        return _CodeQuery(options, 0, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
 
     def _search(self, queries: Sequence[_ImageQuery | _CodeQuery], begun: float) -> list[SearchResult]:
         candidates = self._encode(queries)
         encoded_at = time.perf_counter()
         check_wanted()
         hit_lists = iter(
-            self._gallery.search_batch(
-                [Query(query.code, query.options) for alternatives in candidates for query in alternatives]
-            )
+            self._gallery.search_batch([query.first_search() for alternatives in candidates for query in alternatives])
         )
-        answers = [_nearer([(query, next(hit_lists)) for query in alternatives]) for alternatives in candidates]
+        answers = self._expand(
+            [_nearer([(query, next(hit_lists)) for query in alternatives]) for alternatives in candidates]
+        )
         searched_at = time.perf_counter()
         spec = self._gallery.spec
         calibration = spec.calibration
@@ -239,15 +297,34 @@ class Searcher:
                 if calibration and query.error is not None
                 else None,
                 prepared=query.prepared,
+                expanded_count=query.expand,
             )
             for query, hits in answers
         ]
+
+    def _expand(self, answers: list[_Answer]) -> list[_Answer]:
+        """Search again for the queries to expand, all at once.
+
+        Args:
+            answers: The hits of each query. For a query to expand, the images to average it with.
+
+        Returns:
+            The hits of each query. Its `expand` is now the number of images that it was averaged with.
+        """
+        answers = [(replace(query, expand=min(query.expand, len(hits))), hits) for query, hits in answers]
+        searches = [query.expanded_search(hits) for query, hits in answers if query.expand]
+        if not searches:
+            return answers
+        check_wanted()
+        hit_lists = iter(self._gallery.search_batch(searches))
+        return [(query, query.measured(next(hit_lists)) if query.expand else hits) for query, hits in answers]
 
     def _encode(self, queries: Sequence[_ImageQuery | _CodeQuery]) -> list[list[_CodeQuery]]:
         """Encode all query images in one run, and measure their reconstruction errors.
 
         Returns:
-            For each query, the query itself. For an image that had to be framed, the framed query and the original one.
+            For each query, a list of the searches to run: one, or two for an image that the framing rule has changed,
+            first the changed image and then the image as it is.
         """
         inputs = []
         for query in queries:
@@ -259,10 +336,10 @@ class Searcher:
             if isinstance(query, _CodeQuery):
                 candidates.append([query])
             elif query.framed is None:
-                candidates.append([_CodeQuery(query.options, *next(encoded))])
+                candidates.append([_CodeQuery(query.options, query.expand, *next(encoded))])
             else:
-                framed = _CodeQuery(query.options, *next(encoded), prepared=query.prepared)
-                candidates.append([framed, _CodeQuery(query.options, *next(encoded))])
+                framed = _CodeQuery(query.options, query.expand, *next(encoded), prepared=query.prepared)
+                candidates.append([framed, _CodeQuery(query.options, query.expand, *next(encoded))])
         return candidates
 
     def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
@@ -271,17 +348,17 @@ class Searcher:
         return zip(codes, errors.tolist(), strict=True)
 
 
-def _nearer(answers: Sequence[tuple[_CodeQuery, Sequence[Hit]]]) -> tuple[_CodeQuery, Sequence[Hit]]:
-    """Return the only answer, or the better of the answers to a framed query and to the same query as it is."""
+def _nearer(answers: Sequence[_Answer]) -> _Answer:
+    """Return the better of a query's answers, of which there are one or two; see `_AS_IS_FRACTION`."""
     framed, as_is = answers[0], answers[-1]
     if not as_is[1]:
         return framed
-    if not framed[1] or as_is[1][0].distance < _AS_IS_PART * framed[1][0].distance:
+    if not framed[1] or as_is[1][0].distance < _AS_IS_FRACTION * framed[1][0].distance:
         return as_is
     return framed
 
 
 def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:
-    """Return the hit with its percentile. A hit that is the query itself gets percentile 0."""
+    """Return the hit with the percentile of its distance: 0 if the hit is the query itself."""
     is_exact = hit.distance <= EXACT_DISTANCE
     return replace(hit, distance_percentile=0.0 if is_exact else calibration.distance_percentile(hit.distance))

@@ -1,4 +1,4 @@
-"""The contact sheet: an image of a query and its hits, each with label and distance."""
+"""Draw a contact sheet: one image that shows a query beside its hits, with their labels and distances."""
 
 import io
 import os
@@ -27,7 +27,7 @@ _BACKGROUND, _TEXT, _FAINT_TEXT, _EMPTY_TILE = "#ffffff", "#1c1c22", "#70707c", 
 
 # Covers Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic and Georgian. Pillow's own font covers only ASCII.
 _SHIPPED_FONT = Path(__file__).parent / "fonts" / "DejaVuSans.ttf"
-# Where systems keep fonts. They are read only for characters that the shipped font lacks, such as Chinese ones.
+# Folders of the system's fonts, which are read only for characters that the shipped font lacks, such as Chinese ones.
 _FONT_FOLDERS = (
     Path("/usr/share/fonts"),
     Path("/usr/local/share/fonts"),
@@ -81,7 +81,7 @@ def _draw_cell(
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """Scale an image to the tile: tiny ones by a whole factor with hard edges, larger ones smoothly."""
+    """Scale an image to fit a tile. A tiny image is enlarged by a whole factor with hard edges, others smoothly."""
     if image.mode not in ("L", "RGB", "RGBA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     longest = max(image.size)
@@ -139,7 +139,7 @@ def _own_fonts(size: int) -> tuple[_Font, _Font]:
 
 @cache
 def _system_fonts() -> list[Path]:
-    """Return the system's font files. Fonts whose names suggest many scripts come first."""
+    """Return up to 500 of the system's font files. Those whose names promise many scripts come first."""
     paths = (
         path
         for folder in _FONT_FOLDERS
@@ -151,7 +151,10 @@ def _system_fonts() -> list[Path]:
 
 @cache
 def _has(font: _Font, character: str) -> bool:
-    """Return whether a font has a character, by comparing its glyph with that of a character that no font has."""
+    """Return whether a font has a glyph for a character.
+
+    Pillow draws the same placeholder for every missing glyph, so compare with U+FFFF, which no font has.
+    """
     if not character.isprintable():
         return False
     return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))

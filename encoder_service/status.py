@@ -1,4 +1,4 @@
-"""Two tables that map errors to gRPC statuses, for the service, and statuses to errors, for its clients."""
+"""Map error classes to gRPC statuses in the service, and gRPC statuses back to error classes in its clients."""
 
 import grpc
 
@@ -35,19 +35,19 @@ ERRORS: dict[grpc.StatusCode, type[LookalikeError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TooLateError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
 }
-"""The error that a client raises for each status. Any other status becomes a `ServiceError`.
+"""The error class that a client raises for each status. Any other status becomes a `ServiceError`.
 
-A class of this table is a base of every class that `STATUSES` maps to the same status, and has its exit code.
+Each class has the same exit code as all classes that `STATUSES` maps to this status, and is a base of them.
 """
 
 
 def status_for(error: type[LookalikeError]) -> grpc.StatusCode:
-    """Return the gRPC status of an error class; INTERNAL if no RPC is expected to raise it."""
+    """Return the gRPC status of an error class; INTERNAL for a class that no RPC is expected to raise."""
     return next((STATUSES[base] for base in error.__mro__ if base in STATUSES), grpc.StatusCode.INTERNAL)
 
 
 def error_from_status(status: grpc.StatusCode, message: str) -> LookalikeError:
-    """Return the error for a status from the service, with the service's own message."""
+    """Return the error for a status and a message from the service."""
     if status in ERRORS:
         return ERRORS[status](message)
     return ServiceError(f"{status.name}: {message}")

@@ -1,4 +1,4 @@
-"""The parts that all commands share: the app, common options, errors as one line, connecting to a service."""
+"""Code that all commands share: the Typer app, common options, one-line error messages, and client connections."""
 
 import os
 import sys
@@ -44,7 +44,7 @@ CaFileOption = Annotated[
     typer.Option(
         "--ca-file",
         envvar="LOOKALIKE_CA_FILE",
-        help="PEM file of the authority that signed the service's certificate; without it, no TLS.",
+        help="PEM file of the authority that signed the service's certificate. Required if the service uses TLS.",
     ),
 ]
 CertFileOption = Annotated[
@@ -52,17 +52,17 @@ CertFileOption = Annotated[
     typer.Option(
         "--cert-file",
         envvar="LOOKALIKE_CERT_FILE",
-        help="PEM file of the client's certificate and its key, in either order, for a service with mTLS.",
+        help="PEM file with the client's certificate and its key, in either order. Required if the service uses mTLS.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def new_app(help: str) -> typer.Typer:
-    """Return an app for one command, set up as all commands of this project are.
+    """Return a Typer app with the settings that all commands of this project share.
 
     Args:
-        help: One sentence that says what the command is for.
+        help: One sentence on the command's purpose.
     """
     return typer.Typer(
         help=help, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False
@@ -70,7 +70,7 @@ def new_app(help: str) -> typer.Typer:
 
 
 def run(app: Callable[[], None]) -> None:
-    """Run a command. An expected error becomes one line on stderr and the error's exit code, never a traceback."""
+    """Run a command. For an expected error, print one line on stderr instead of a traceback, and use its exit code."""
     images.silence_pillow()
     try:
         app()
@@ -78,21 +78,22 @@ def run(app: Callable[[], None]) -> None:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from error
     except BrokenPipeError:
-        # the process that reads our output, such as `head`, has closed it
+        # the process that reads this command's output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
 
 
 def printable(text: str) -> str:
-    r"""Return an untrusted text, such as a file name or a label, in a form that is safe to print.
+    r"""Return a text that is safe to print on a terminal, even if it comes from an untrusted file name or label.
 
-    Control characters, which could move the cursor or hide text, and broken characters become escapes such as \x1b.
+    Control characters, which could move the cursor or hide text, become escapes such as \x1b. So do unpaired
+    surrogates, which can't be printed.
     """
     return "".join(_escaped(character) if _is_unsafe(character) else character for character in text)
 
 
 def _is_unsafe(character: str) -> bool:
-    # joiners, which emoji and some scripts need, are also formatting characters, but harmless
+    # the two joiners are formatting characters too, but harmless, and emoji and some scripts need them
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in "\u200c\u200d"
 
 
@@ -105,9 +106,9 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
 
     Args:
         address: HOST:PORT, where HOST may be an IPv6 address with or without brackets; or unix:PATH.
-        token_file: File with the token to send; None sends no token.
-        ca_file: PEM file of the authority that signed the service's certificate; None for no TLS.
-        cert_file: PEM file of the caller's own certificate and its key; None sends no certificate.
+        token_file: File with the token to send; None to send no token.
+        ca_file: PEM file of the authority that signed the service's certificate; None for a connection without TLS.
+        cert_file: PEM file with the client's own certificate and its key; None to send no certificate.
 
     Raises:
         InvalidInputError: A file can't be read, the token file has no token, or the address is malformed.
@@ -125,7 +126,7 @@ def connect(address: str, token_file: Path | None, ca_file: Path | None, cert_fi
         raise InvalidInputError("--cert-file: expected --ca-file with it")
     token = _token(token_file) if token_file else ""
     own = _read(cert_file) if cert_file else None
-    # gRPC finds the key and the certificate in the same file
+    # `own` is passed twice: the file holds both the key and the certificate, and gRPC picks out each
     credentials = grpc.ssl_channel_credentials(_read(ca_file), own, own) if ca_file else None
     return Client(address, token=token, credentials=credentials)
 
@@ -135,7 +136,7 @@ def _token(path: Path) -> str:
         token = _read(path).decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         token = ""
-    if not token or not all(" " < character < "\x7f" for character in token):  # a header can carry only these
+    if not token or not all(" " < character < "\x7f" for character in token):  # an HTTP header allows nothing else
         raise InvalidInputError(
             "expected one token of ASCII letters, digits and symbols, got other text", place=f"--token-file {path}"
         )
@@ -150,7 +151,7 @@ def _read(path: Path) -> bytes:
 
 
 def write_out(path: Path, content: bytes) -> None:
-    """Write the file that a user asked for with --out, either completely or not at all.
+    """Write the file that the option --out names, atomically.
 
     Raises:
         InvalidInputError: The file can't be written.

@@ -1,4 +1,4 @@
-"""Watch a store: whether it answers, whether galleries can be opened, and whether an open one has a newer version."""
+"""Watch a store for outages, for galleries that can be opened again, and for newer versions of open galleries."""
 
 import logging
 import threading
@@ -11,17 +11,18 @@ from gallery.errors import EncoderMismatchError, LookalikeError, StoreDamagedErr
 
 _log = logging.getLogger(__name__)
 
-# Seconds between two polls of the store. A gallery's new version is served about this long after it goes live.
+# Seconds between two polls of the store. A new version of a gallery is served about this long after it goes live.
 _INTERVAL_S = 0.5
-# Seconds before a damaged version, or one whose encoder is missing, is retried. Reading all of a large version every
-# half second would slow the service down.
+# Seconds before the next attempt to open a version that is damaged or whose encoder is missing. Each attempt reads all
+# of the version's files, which would slow the service down if it happened at every poll.
 _RETRY_BAD_VERSION_S = 30.0
-# Seconds that `stop` waits for the current poll. The thread is a daemon, so a hung store can't keep the process alive.
+# Maximum seconds that `stop` waits for the current poll. If the store hangs, `stop` gives up, and the thread does not
+# keep the process alive because it is a daemon.
 _STOP_TIMEOUT_S = 2.0
 
 
 class VersionWatcher:
-    """A thread that polls a store. It reports outages, opens galleries, and moves each to its newest version."""
+    """A thread that polls a store, reports outages, and switches each open gallery to its newest version."""
 
     def __init__(
         self,
@@ -37,9 +38,10 @@ class VersionWatcher:
             store: The store to poll.
             open_specs: Returns the specs of the galleries that are open.
             move_to: Opens another version of an open gallery in place of the current one.
-            reopen: Retries, from time to time, the galleries that could not be opened. Returns whether searches can be
-                answered, provided that the store answers.
-            report: Called at the start and on every change with whether searches can be answered.
+            reopen: Called at every poll. May try again to open galleries that failed to open. Returns False if searches
+                can't be answered because no gallery can be opened.
+            report: Called by `start` with True or False, and again whenever the value changes. True means that searches
+                can be answered.
         """
         self._store = store
         self._open_specs = open_specs
@@ -49,7 +51,7 @@ class VersionWatcher:
         self._outage: UnavailableError | None = None
         self._is_searchable = True
         self._reported: bool | None = None
-        # by gallery, the last version that could not be opened and the time at which to try it again
+        # by gallery: the latest version that could not be opened, and when to try it again
         self._bad_versions: dict[str, tuple[int, float]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="version-watcher", daemon=True)
@@ -66,14 +68,14 @@ class VersionWatcher:
         self._thread.join(_STOP_TIMEOUT_S)
 
     def check_store(self) -> None:
-        """Fail at once, without a call to the store, if the last poll got no answer.
+        """Raise an error at once, without a call to the store, if the store did not answer the last poll.
 
         Raises:
             UnavailableError: The store did not answer the last poll.
         """
         outage = self._outage
         if outage:
-            raise copy(outage)  # a copy, because each raise adds a traceback to the error
+            raise copy(outage)  # each raise attaches a traceback to the error, which would grow without the copy
 
     def _run(self) -> None:
         while not self._stopping.wait(_INTERVAL_S):
@@ -83,7 +85,7 @@ class VersionWatcher:
                     self._look_at_galleries()
                     self._is_searchable = self._reopen()
                 self._report_change()
-            except Exception:  # the thread must survive: the next poll may succeed
+            except Exception:  # keep the thread alive, because the next poll may succeed
                 _log.exception("looking for new versions failed")
 
     def _look_at_store(self) -> None:
@@ -108,7 +110,7 @@ class VersionWatcher:
             self._report(can_answer)
 
     def _look_at(self, current: GallerySpec) -> None:
-        """Move to the live version of a gallery if it is not the open one, unless it recently failed to open."""
+        """Switch a gallery to its live version, unless that is open already or has recently failed to open."""
         name, version = current.name, 0
         bad_version, retry_at = self._bad_versions.get(name, (-1, 0.0))
         try:
@@ -121,7 +123,7 @@ class VersionWatcher:
                 self._move(live)
         except LookalikeError as error:
             if any((spec.name, spec.version) == (name, version) for spec in self._open_specs()):
-                return  # a write has switched to this version and modified the files during the comparison
+                return  # not damaged: a write has meanwhile opened this version and modified its files
             if version != bad_version:
                 _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
             is_lasting = isinstance(error, StoreDamagedError | EncoderMismatchError)

@@ -1,4 +1,4 @@
-"""Add images to a gallery while it is being searched: decode, encode, store. Independent of gRPC."""
+"""Add images to a gallery while it is being searched, and remove images from it. Independent of gRPC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,13 +39,13 @@ class NewImage:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A new image without its decoded pixels: those of many large images would not fit in memory.
+    """A new image, ready to be stored. Its decoded pixels are not kept: those of many large images would fill memory.
 
     Attributes:
-        image: The image as it came.
-        sha256: Hash of its content.
+        image: The image as the caller gave it.
+        sha256: Hash of the image's content, 64 hex digits.
         input: The image as an encoder's input, (height, width, channels).
-        thumbnail_png: A small PNG of the image.
+        thumbnail_png: The image as a PNG file of at most 64 pixels a side.
     """
 
     image: NewImage
@@ -55,7 +55,7 @@ class _Prepared:
 
 
 class GalleryWriter:
-    """Adds images to one gallery with one encoder, and removes images. Safe to use from several threads."""
+    """Adds images to one gallery, and removes images from it. Safe to use from several threads."""
 
     def __init__(self, encoder: Encoder, gallery: Gallery) -> None:
         """Pair an encoder with a gallery of its codes.
@@ -68,19 +68,19 @@ class GalleryWriter:
         self._gallery = gallery
 
     def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:
-        """Store images. On return, every image without an error is durable, even if the process dies.
+        """Store images. On return, every image without an error is on disk, and survives a crash of this process.
 
-        An image replaces the stored image of the same key, unless content and label are the same.
+        If the gallery has an image with the same key, the new image replaces it, unless content and label are the same.
 
         Args:
-            new: The images. If two have the same key, the later one counts.
+            new: The images. If two have the same key, the later one is stored.
 
         Returns:
-            For each image, in the same order: True if it was already stored, unchanged; False if it has been stored
-            now; or the error why it can't be stored.
+            For each image, in the same order: True if the gallery already had it, with the same content and label;
+            False if it has been stored now; or the error if it can't be stored.
 
         Raises:
-            TooLateError: The caller's deadline has passed, or the caller has gone; nothing has been stored.
+            TooLateError: The caller's deadline has passed, or the caller has gone. Nothing has been stored.
             UnavailableError: The gallery's store can't be used.
         """
         entries = [entry for entry in self._gallery.get([image.key for image in new]) if entry]
@@ -107,7 +107,7 @@ class GalleryWriter:
         """Remove images by key.
 
         Returns:
-            The number of keys that the gallery had. Unknown keys are not an error.
+            The number of images removed. Unknown keys are ignored.
 
         Raises:
             UnavailableError: The gallery's store can't be used.

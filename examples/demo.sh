@@ -30,8 +30,8 @@ encoder-service search "$query" --address "$address" --gallery mnist --out demo.
 cat <<'END'
 
 demo.png shows the query beside its hits. Next, activate the environment with `. .venv/bin/activate` and try:
-  encoder-service search mnist/test/0          search with another image that the gallery has not seen
-  encoder-service search mnist/train/0         find more like a stored image
+  encoder-service search mnist/test/0          search with another image that is not in the gallery
+  encoder-service search mnist/train/0         find images similar to a stored image
   ingest list                                  list the galleries
   encoder-service serve                        start the service, for clients in any language
   make test                                    run the tests

@@ -1,6 +1,7 @@
-"""Galleries: codes in, hits out. This package knows no images, no models and no gRPC.
+"""Galleries: named, searchable sets of codes, the vectors that an encoder makes from images.
 
-Error messages suggest commands of the packages above, such as `ingest load`, because their users read the messages.
+This package depends on no other package of the project. Its error messages still suggest commands such as
+`ingest load`, because users of these commands read the messages.
 """
 
 from gallery.base import Build, Gallery, Store

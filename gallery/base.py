@@ -1,4 +1,7 @@
-"""Protocols that every backend implements. A `Store` opens a `Gallery` by name, or builds one with a `Build`."""
+"""Protocols that every backend implements.
+
+A `Store` holds named galleries. It opens one as a `Gallery`, and builds or extends one with a `Build`.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,20 @@ from gallery.types import Entry, Hit, Query
 
 
 class Gallery(Protocol):
-    """One version of a gallery, open. Safe to search from several threads at once.
+    """An open version of a gallery. Several threads may search it at once.
 
-    Every method that reads or writes entries may raise UnavailableError: a StoreError, or TooLateError once the
-    caller's `deadline` has passed. On a server it may also raise GalleryNotFoundError, once the version is removed.
+    Every method that reads or writes entries may raise a StoreError, or a TooLateError once the deadline set by
+    `gallery.deadline` has passed. If another process removes the version from a server, these methods raise
+    GalleryNotFoundError.
     """
 
     @property
     def spec(self) -> GallerySpec:
-        """The description of the version. Its count is that of the last publication."""
+        """The description of the version. Its count is the number of entries when the version was last published."""
         ...
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Store entries, replacing those with the same keys. On return they are kept, even if the process dies.
+        """Store entries, replacing those with the same keys. On return the entries survive a crash of this process.
 
         Raises:
             InvalidCodeError: A code is invalid; see `gallery.types.check_comparable`. No entry is stored.
@@ -51,7 +55,7 @@ class Gallery(Protocol):
         ...
 
     def scroll(self, batch_count: int = 1000) -> Iterator[list[Entry]]:
-        """Yield all entries in batches of at most `batch_count`, in no particular order."""
+        """Yield all entries in batches of at most `batch_count` entries, in no particular order."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -68,7 +72,7 @@ class Gallery(Protocol):
 
 
 class Build(Protocol):
-    """A version of a gallery being built. Searches don't see it before `publish`. Always close it."""
+    """A version of a gallery that is being built or extended. `publish` makes it live. Always call `close`."""
 
     @property
     def gallery(self) -> Gallery:
@@ -77,7 +81,7 @@ class Build(Protocol):
 
     @property
     def local_folder(self) -> Path:
-        """A folder on this machine for other files of the version, such as its ledger."""
+        """A folder on this machine for files that a load keeps with the version, such as the ledger of its images."""
         ...
 
     @property
@@ -87,7 +91,7 @@ class Build(Protocol):
 
     @property
     def modified_by_service(self) -> bool:
-        """True if entries have been added or deleted outside of loads; see `Store.modified_by_service`."""
+        """True if entries have been added or deleted since the publication; see `Store.modified_by_service`."""
         ...
 
     def index(self) -> None:
@@ -95,22 +99,22 @@ class Build(Protocol):
         ...
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
-        """Record the count and the calibration, and make this the live version in one atomic step."""
+        """Record the number of entries and the calibration, then atomically make this the live version."""
         ...
 
     def close(self) -> None:
-        """Release the build. Entries of an unpublished build are kept, so that the next build can resume it.
+        """Release files and locks. The entries of an unpublished build are kept, so that `Store.build` can resume it.
 
-        A live version that was being extended stays live, in the state in which the build left it.
+        If the build extends the live version, that version stays live and has the entries stored so far.
         """
         ...
 
 
 class Store(Protocol):
-    """Galleries by name. A name points at exactly one version, the live one.
+    """A store of named galleries. A gallery may have several versions, of which searches use only one, the live one.
 
-    Every method may raise UnavailableError: StoreError for a store that can't be used, NewerFormatError for a gallery
-    that a newer release wrote.
+    Every method may raise StoreError if the store can't be used, and NewerFormatError if a newer release wrote the
+    gallery's files.
     """
 
     url: str
@@ -128,7 +132,7 @@ class Store(Protocol):
         ...
 
     def list(self) -> list[GallerySpec]:
-        """Return the descriptions of all live galleries, by name. Unreadable ones are logged and left out."""
+        """Return the description of each gallery's live version, sorted by name. Log and skip unreadable galleries."""
         ...
 
     def spec(self, name: str) -> GallerySpec:
@@ -141,11 +145,11 @@ class Store(Protocol):
         ...
 
     def live_version(self, name: str) -> int:
-        """Return the number of a gallery's live version. This is faster than reading its description.
+        """Return the number of a gallery's live version. This is faster than `spec`.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
-            StoreDamagedError: No version is known to be live.
+            StoreDamagedError: The store's record of which version is live is missing or unreadable.
         """
         ...
 
@@ -157,17 +161,19 @@ class Store(Protocol):
         Raises:
             GalleryNotFoundError: No gallery has this name.
             StoreDamagedError: The version's files are missing or unreadable.
-            StoreLockedError: Another process has the gallery open, and only one may.
+            StoreLockedError: Another process has the gallery open, and the store allows only one.
         """
         ...
 
     def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT) -> Build:
-        """Begin a gallery, or extend its live version; with `rebuild`, begin the next version beside the live one.
+        """Begin a new gallery, or extend the live version of an existing one.
+
+        With `rebuild`, begin the next version of an existing gallery. The live one stays searchable meanwhile.
 
         An interrupted build of an identical spec is resumed. An interrupted build of any other spec is discarded.
 
         Args:
-            spec: The gallery to build. Its version and count are filled in.
+            spec: The gallery to build. The store sets its version and count, whatever they are in `spec`.
             rebuild: Build a new version even though the gallery exists.
             placement: Distribution of a new version over a cluster.
 
@@ -175,12 +181,13 @@ class Store(Protocol):
             EncoderMismatchError: The live version was made by another encoder.
             StoreDamagedError: The live version's files have been altered.
             StoreLockedError: Another process is building the gallery or has it open.
-            InvalidQueryError: The store has no cluster, and `placement` asks for one; or the name is not free.
+            InvalidQueryError: `placement` has settings and the store is not on a server, or the server uses the
+                gallery's name for something else.
         """
         ...
 
     def local_folder(self, name: str) -> Path:
-        """Return the folder on this machine for other files of a gallery's live version, such as its ledger.
+        """Return the folder on this machine for files that loads keep with a gallery's live version.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
@@ -190,10 +197,11 @@ class Store(Protocol):
     def modified_by_service(self, name: str) -> bool:
         """Return whether entries of the live version have been added or deleted since it was published.
 
-        Services do so. So does a load that has ended before it could publish.
+        Services add and delete entries, and so do loads that end before they publish. The version's ledger may lack
+        these changes.
 
-        On a server the answer stays true after the next publication, because a service may still have the version
-        open, and because other machines have ledgers of their own.
+        On a server, the answer stays True even after a load publishes the version again. A service may still have
+        the version open and modify it, and the ledgers on other machines lack the earlier changes.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
@@ -203,7 +211,7 @@ class Store(Protocol):
     def differences(self, name: str) -> Sequence[str]:
         """Compare the live version's files with its manifest.
 
-        If a process has died while it modified the version, the manifest is written first.
+        If a process died while it modified the version, the manifest is missing. Then a new one is written first.
 
         Returns:
             One line for each difference.
@@ -228,27 +236,29 @@ class Store(Protocol):
         ...
 
     def backup(self, name: str, file: Path) -> GallerySpec:
-        """Write a gallery's live version into one file. A service may have it open, but not modify it meanwhile.
+        """Write a gallery's live version into one file.
+
+        A service may have the version open, but the backup fails if the service modifies it.
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
             StoreLockedError: Another process is building or modifying the gallery.
             StoreDamagedError: The version has no manifest, or files have been lost.
-            BackupError: The file can't be written, the version has been altered, or the store has no backups.
+            BackupError: The file can't be written, the version has been altered, or the store can't make backups.
         """
         ...
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
-        """Unpack a backup and make it the live version of a gallery, beside the previous one.
+        """Unpack a backup and make it a gallery's live version. The previous version stays until `clean`.
 
         Args:
             file: The backup.
-            name: Name for the gallery; empty for the name it had.
+            name: Name for the gallery; empty for the name in the backup.
 
         Raises:
-            BackupError: The file is not a backup, is incomplete or has been altered. Nothing has changed.
-            NewerFormatError: A newer release made the backup. Nothing has changed.
-            StoreFullError: The store's disk has no space for the files that the backup announces. Nothing has changed.
+            BackupError: The file is not a backup, is incomplete or has been altered. The store is unchanged.
+            NewerFormatError: A newer release made the backup. The store is unchanged.
+            StoreFullError: The store's disk has no space for the files in the backup. The store is unchanged.
             StoreLockedError: Another process is building the gallery.
         """
         ...

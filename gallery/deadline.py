@@ -1,4 +1,8 @@
-"""The caller's deadline and patience, kept in context variables so that they need not be passed through every call."""
+"""The caller's deadline, kept in a context variable so that it need not be passed through every call.
+
+Two more facts are kept in the same way: whether the caller still waits for the result, and whether calls may wait for a
+server that can't be reached.
+"""
 
 import threading
 import time
@@ -16,11 +20,11 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """The caller that the current work is for.
+    """The caller that waits for the result of the current work.
 
     Attributes:
         ends: Deadline on the monotonic clock, in seconds; None for no deadline.
-        is_waiting: Returns whether the caller still waits.
+        is_waiting: Returns whether the caller still waits for the result.
     """
 
     ends: float | None = None
@@ -34,10 +38,10 @@ _end_of_waits: ContextVar[threading.Event | None] = ContextVar("end_of_waits", d
 
 @contextmanager
 def deadline(seconds: float | None, is_waiting: Callable[[], bool] = _always) -> Iterator[None]:
-    """Bound the time of everything in the block.
+    """Set the deadline for all work in the block.
 
     Args:
-        seconds: Time from now; None for no deadline.
+        seconds: Seconds from now to the deadline; None for no deadline.
         is_waiting: Returns whether the caller still waits for the result.
     """
     token = _caller.set(_Caller(None if seconds is None else time.monotonic() + seconds, is_waiting))
@@ -54,7 +58,7 @@ def seconds_left() -> float | None:
 
 
 def check_wanted() -> None:
-    """Stop work whose result nobody waits for any more. Call it before each expensive step.
+    """Raise an error if the caller no longer waits for the result. Call this before each expensive step.
 
     Raises:
         TooLateError: The deadline has passed, or the caller has gone.
@@ -68,7 +72,7 @@ def check_wanted() -> None:
 
 @contextmanager
 def waits_end_with(stop: threading.Event) -> Iterator[None]:
-    """Once `stop` is set, end every wait in the block for an unreachable server. Calls are still made."""
+    """Within the block, stop waiting for unreachable servers once `stop` is set. Calls are still attempted."""
     token = _end_of_waits.set(stop)
     try:
         yield
@@ -77,6 +81,6 @@ def waits_end_with(stop: threading.Event) -> Iterator[None]:
 
 
 def may_wait() -> bool:
-    """Return whether the caller still agrees to wait for a server that can't be reached."""
+    """Return whether a call may wait for a server that can't be reached; see `waits_end_with`."""
     stop = _end_of_waits.get()
     return stop is None or not stop.is_set()

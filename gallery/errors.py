@@ -2,9 +2,9 @@
 
     LookalikeError
     ├── InvalidInputError               the caller's mistake: fix the input
-    │   ├── InvalidCodeError            a code with NaN, infinity, too large a norm or the wrong size
-    │   ├── InvalidQueryError           a limit, bound or name out of its range
-    │   └── BackupError                 a backup that is incomplete or can't be written
+    │   ├── InvalidCodeError            a code with NaN, infinity, a norm that is too large, or the wrong size
+    │   ├── InvalidQueryError           a field of a query, a name or a setting that is not allowed
+    │   └── BackupError                 a backup that is incomplete or altered, or can't be made
     ├── NotFoundError                   the named thing does not exist
     │   ├── GalleryNotFoundError
     │   └── KeyNotFoundError
@@ -15,11 +15,11 @@
         ├── NewerFormatError            a file that a newer release wrote
         └── StoreError                  any failure of a store
             ├── StoreUnusableError      its folder or file can't be read or written
-            ├── StoreFullError          its disk is full
+            ├── StoreFullError          its disk is full, or has too little space
             ├── StoreLockedError        another process holds it
             ├── StoreDamagedError       its files are missing or altered
             ├── StoreUnreachableError   no server answers at its address
-            ├── StoreRefusedError       the server rejects our key, or is too old
+            ├── StoreRefusedError       the server rejects the configured API key, or is too old
             ├── StoreSlowError          the server did not answer in time (also a TooLateError)
             └── StoreBusyError          the server is overloaded (also an OverloadedError)
 
@@ -39,11 +39,11 @@ class LookalikeError(Exception):
             sys.exit(str(error))
 
     Attributes:
-        message: One line for the user, without paths or addresses of this machine.
-        place: The file, folder or server that the error concerns; "" for none. It is never sent to a client.
+        message: One line for the user, without `place`.
+        place: The file, folder or server that the error concerns; empty if unknown. It is never sent to a client.
         exit_code: Exit code of a command that ends with this error.
-        summary: Sent to a client instead of the message, where messages of this class may name files or servers of
-            this machine; "" where the message itself may be sent.
+        summary: Text that a service sends to clients instead of the message, because messages of this class may name
+            files or servers of the service; empty if the message itself is sent.
     """
 
     exit_code: ClassVar[int] = 1
@@ -59,7 +59,7 @@ class LookalikeError(Exception):
         return f"{self.place}: {self.message}" if self.place else self.message
 
     def at(self, item: str) -> Self:
-        """Return a copy whose message begins with the item that it concerns, such as "requests[3]"."""
+        """Return a copy whose message begins with the name of the item that caused the error, such as "requests[3]"."""
         located = copy(self)
         located.message = f"{item}: {self.message}"
         return located
@@ -72,11 +72,11 @@ class InvalidInputError(LookalikeError):
 
 
 class InvalidCodeError(InvalidInputError):
-    """A code has the wrong size, a number that is not finite, or too large a norm for distances to be computed."""
+    """A code has the wrong size, a number that is not finite, or a norm so large that distances overflow."""
 
 
 class InvalidQueryError(InvalidInputError):
-    """A field of a query, or a name, is out of its range."""
+    """A field of a query, a name or a setting has a value that is not allowed."""
 
 
 class BackupError(InvalidInputError):
@@ -134,7 +134,7 @@ class StoreUnusableError(StoreError):
 
 
 class StoreFullError(StoreError):
-    """The store's disk is full, or would be."""
+    """The store's disk is full, or has too little space for the next write."""
 
     summary = "The store's disk is full."
 
@@ -158,7 +158,7 @@ class StoreUnreachableError(StoreError):
 
 
 class StoreRefusedError(StoreError):
-    """The store's server rejects our API key, or is too old."""
+    """The store's server rejects the configured API key, or is too old."""
 
     summary = "The store's server refuses this service."
 

@@ -14,9 +14,10 @@ from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
 
-# Queries whose distances are computed together: a float32 matrix of 61 MB for 60,000 entries.
+# Queries per matrix of distances. For 60,000 entries, this float32 matrix takes 61 MB.
 _QUERY_BATCH = 256
-# Candidates measured again beyond the limit: distances from dot products have rounding errors of about 1e-3 near 0.
+# Number of candidates, beyond the limit, whose distances are computed a second time. The first distances come from dot
+# products and have rounding errors of about 1e-3 near 0, so the nearest entries may be slightly out of order.
 _SPARE = 16
 
 
@@ -76,7 +77,7 @@ class ExactGallery:
 
 
 class _LiveGallery(ExactGallery):
-    """A version as `ExactStore.open` returns it: a change by its user, such as a service, is recorded."""
+    """A live version, as `ExactStore.open` returns it. Changes set `modified_by_service`."""
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         self._contents.modified_by_service = True
@@ -111,7 +112,7 @@ class _Contents:
 
 
 class _Table:
-    """The entries at one moment, as arrays."""
+    """A snapshot of the entries as arrays, for searches."""
 
     def __init__(self, entries: list[Entry], code_size: int) -> None:
         self.entries = entries
@@ -138,11 +139,12 @@ class _Table:
             near = distances <= min(query.options.max_distance, MAX_DISTANCE)
             rows, distances = rows[near], distances[near]
         best = np.argsort(distances, kind="stable")[: query.options.limit]
-        return [self._hit(rows[i], distances[i], query.options.with_thumbnails) for i in best]
+        return [self._hit(rows[i], distances[i], query) for i in best]
 
-    def _hit(self, row: int, distance: float, with_thumbnail: bool) -> Hit:
+    def _hit(self, row: int, distance: float, query: Query) -> Hit:
         entry = self.entries[row]
-        return Hit(entry.key, float(distance), entry.label, entry.thumbnail_png if with_thumbnail else b"")
+        thumbnail = entry.thumbnail_png if query.options.with_thumbnails else b""
+        return Hit(entry.key, float(distance), entry.label, thumbnail, code=entry.code if query.with_codes else None)
 
 
 class ExactBuild:
@@ -176,7 +178,7 @@ class ExactBuild:
 
 
 class ExactStore:
-    """Galleries in this process's memory, which end with it."""
+    """Galleries in this process's memory. They are lost when the process ends."""
 
     url = "exact:"
 
@@ -194,7 +196,7 @@ class ExactStore:
         return sorted(self._live)
 
     def list(self) -> list[GallerySpec]:
-        """Return the descriptions of all galleries, by name."""
+        """Return the descriptions of all galleries, sorted by name."""
         return [self._live[name][0] for name in self.names()]
 
     def spec(self, name: str) -> GallerySpec:
@@ -222,18 +224,18 @@ class ExactStore:
         return ExactBuild(self, replace(spec, version=version), _Contents(spec.code_size))
 
     def publish(self, spec: GallerySpec, contents: _Contents) -> None:
-        """Make a version the live one of its name."""
+        """Make a version the live version of the gallery that `spec` names."""
         contents.modified_by_service = False
         self._live[spec.name] = (spec, contents)
 
     def version_folder(self, spec: GallerySpec) -> Path:
-        """Return the folder for other files of a version. It is removed when this process ends."""
+        """Return a version's folder for files such as its ledger. It is removed when this process ends."""
         folder = self._folder / spec.name / f"v{spec.version}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def local_folder(self, name: str) -> Path:
-        """Return the folder for other files of a gallery's live version."""
+        """Return the live version's folder for files such as its ledger."""
         return self.version_folder(self.spec(name))
 
     def modified_by_service(self, name: str) -> bool:
@@ -241,7 +243,7 @@ class ExactStore:
         return self._find(name)[1].modified_by_service
 
     def differences(self, name: str) -> Sequence[str]:
-        """Return nothing: memory has no files to compare."""
+        """Return no differences: a gallery in memory has no files."""
         self._find(name)
         return []
 
@@ -251,7 +253,7 @@ class ExactStore:
         return []
 
     def backup(self, name: str, file: Path) -> GallerySpec:
-        """Reject every call, because memory has no files to back up."""
+        """Reject every call, because a gallery in memory has no files to back up."""
         raise BackupError(f"gallery '{name}' is in memory and has no files to back up: load it into --store edge:DIR")
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:

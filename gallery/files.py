@@ -1,4 +1,4 @@
-"""Files and folders: atomic replacement, free space, locks between processes, and the folder of the user's data."""
+"""Files and folders: atomic replacement, free space, locks between processes, and the user's data folder."""
 
 import errno
 import os
@@ -36,7 +36,7 @@ def user_data_folder() -> Path:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write, and replace `path` with it if the block ends without an error.
 
-    The replacement is atomic: a reader, also one after a crash, finds either the old content or the new.
+    The replacement is atomic: readers find either the old content or the new, even after a crash.
     """
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -73,10 +73,10 @@ def copy_sparse(source: str, target: str) -> None:
 
 @contextmanager
 def file_errors(place: str) -> Iterator[None]:
-    """Raise the system's errors in the block as errors of this project.
+    """Translate each OSError in the block into StoreFullError or StoreUnusableError.
 
     Args:
-        place: The store or folder that errors name if the system names no file.
+        place: The store or folder to name in the error if the OSError names no file.
     """
     try:
         yield
@@ -90,10 +90,10 @@ def file_errors(place: str) -> Iterator[None]:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Check that the disk of a folder, which need not exist yet, has free space.
+    """Check that the disk of a folder has enough free space.
 
     Args:
-        folder: The folder.
+        folder: The folder. It need not exist yet.
         needed: Bytes that must be free.
 
     Raises:
@@ -110,17 +110,17 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 class Lock:
-    """A lock between processes, held until it is closed or its process dies. Its file names the holder."""
+    """A lock between processes, held until `close` or until the process dies. The lock file names the process."""
 
     def __init__(self, path: Path, subject: str) -> None:
         """Take the lock without waiting.
 
         Args:
             path: The lock file. It is created if missing, and never removed.
-            subject: The locked thing, for the error: "gallery 'mnist'".
+            subject: The thing that the lock protects, for the error: "gallery 'mnist'".
 
         Raises:
-            StoreLockedError: Another process holds it.
+            StoreLockedError: Another process holds the lock.
         """
         self._file: TextIO = path.open("a+", encoding="utf-8", errors="replace")
         _take(self._file, portalocker.LockFlags.EXCLUSIVE, subject)
@@ -137,11 +137,11 @@ class Lock:
 
 @contextmanager
 def shared_lock(path: Path, subject: str) -> Iterator[None]:
-    """Keep others from taking a `Lock` during the block. The lock file is not written, and need not exist.
+    """Keep other processes from taking a `Lock` during the block. The lock file is not written, and need not exist.
 
     Args:
         path: The lock file.
-        subject: The locked thing, for the error: "gallery 'mnist'".
+        subject: The thing that the lock protects, for the error: "gallery 'mnist'".
 
     Raises:
         StoreLockedError: Another process holds the lock.
@@ -157,7 +157,7 @@ def shared_lock(path: Path, subject: str) -> Iterator[None]:
 
 
 def _take(file: TextIO, kind: portalocker.LockFlags, subject: str) -> None:
-    """Lock a file without waiting, or close it."""
+    """Lock an open file without waiting. If another process has locked it, close it and raise StoreLockedError."""
     try:
         portalocker.lock(file, kind | portalocker.LockFlags.NON_BLOCKING)
     except (portalocker.LockException, BlockingIOError):

@@ -1,6 +1,6 @@
-"""Format numbers in the files that Lookalike writes, so that an older release can reject a newer file in words.
+"""Format numbers in the files that Lookalike writes, so that an older release rejects a newer file with a clear error.
 
-Release 0.1.0 wrote no numbers. A file without a number therefore has format 1.
+Release 0.1.0 wrote no format numbers, so a file without one has format 1.
 """
 
 import json
@@ -46,7 +46,7 @@ def check_format(content: Mapping[str, Any], newest: int, place: str) -> None:
 def check_format_number(number: object, newest: int, place: str) -> None:
     """Reject a format number that is newer than this release can read; see `check_format`.
 
-    Every release writes an integer. Any other type is taken for a newer release's too.
+    All releases so far write an integer. A number of any other type also counts as newer.
     """
     if not isinstance(number, int) or number > newest:
         raise NewerFormatError(

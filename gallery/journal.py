@@ -1,7 +1,7 @@
-"""The journal of a version: the keys that a service adds, readable while the service has the version open.
+"""The journal: a file in a version's folder with the keys that a service has added or deleted.
 
-Only one process can open a version in a folder. A rebuild, which runs beside the service, reads here which images it
-would leave out.
+While a service has an Edge version open, no other process can open it. But a rebuild must know which images the service
+has added, because the rebuilt version will lack them. So the rebuild reads the journal.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 JOURNAL = "ADDED"
-"""Name of the file in a version's folder. Each write appends a line, a JSON list of "+" or "-" and the keys."""
+"""Name of the journal's file. Each line is a JSON list: "+" for added or "-" for deleted, followed by the keys."""
 
 _DELETED = "-"
 _ADDED = "+"
@@ -26,7 +26,10 @@ def note_deleted(folder: Path, keys: Sequence[str]) -> None:
 
 
 def read_journal(folder: Path) -> dict[str, bool]:
-    """Return the keys that services have written since the version was published: True if added, False if deleted."""
+    """Return the keys that services have added or deleted since the version was published.
+
+    A key's value is True if the key was last added, False if it was last deleted.
+    """
     written: dict[str, bool] = {}
     try:
         lines = (folder / JOURNAL).read_bytes().splitlines()
@@ -36,7 +39,7 @@ def read_journal(folder: Path) -> dict[str, bool]:
         try:
             sign, *keys = json.loads(line)
         except ValueError:
-            continue  # the process died while writing the line, before it acknowledged the keys
+            continue  # the service died while it wrote this line, so it never acknowledged the keys
         written.update(dict.fromkeys(keys, sign == _ADDED))
     return written
 

@@ -1,6 +1,7 @@
-"""Storage profiles: where the parts of a gallery are kept and how they are searched, on Edge and on a server alike.
+"""Storage profiles: which data of a gallery stays in memory, how codes are quantised, and how they are searched.
 
-`benchmarks/scale.py` measures the profiles, and docs/scaling.md says what each costs.
+The profiles are the same for Edge and for servers. `benchmarks/scale.py` measures them, and docs/scaling.md lists what
+each one costs.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from gallery.types import SearchOptions
 DEFAULT_PROFILE = "balanced"
 """The profile of a gallery unless its builder chooses another."""
 
-# Largest fraction of a gallery that a filter may leave for ACORN to be used: broader filters need only the graph.
+# ACORN is Qdrant's slower graph search for narrow filters. It is used only if the filter matches at most this fraction
+# of the gallery. For broader filters the plain graph search suffices.
 _ACORN_SELECTIVITY = 0.5
 
 
 class Memory(StrEnum):
-    """Memory in which a part of a gallery is kept, in addition to the disk."""
+    """How far a gallery's data, all of which is on disk, is also kept in memory."""
 
     COLD = "cold"
     """Read from disk on demand, and cached while memory is free."""
@@ -28,16 +30,16 @@ class Memory(StrEnum):
 
 
 class Quantised(StrEnum):
-    """Quantisation of the codes for the first pass of a search. The nearest candidates are then compared in full."""
+    """Quantisation of the codes. A search finds candidates by their quantised codes, then compares their full codes."""
 
     NONE = "none"
-    """32 bits a number, and a single pass."""
+    """32 bits per number: searches compare only full codes."""
     INT8 = "int8"
-    """8 bits a number, scalar quantisation."""
+    """8 bits per number, scalar quantisation."""
     TURBO4 = "turbo4"
-    """4 bits a number, Qdrant's TurboQuant."""
+    """4 bits per number, Qdrant's TurboQuant."""
     TURBO2 = "turbo2"
-    """2 bits a number, Qdrant's TurboQuant."""
+    """2 bits per number, Qdrant's TurboQuant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +49,17 @@ class Profile:
     Attributes:
         name: The profile's name.
         meaning: One line that says when to choose it.
-        codes: Where the full codes are kept, 512 bytes each.
-        graph: Where the search graph is kept.
-        payload: Where keys, labels and thumbnails are kept.
-        ids: Where the table from point ids to positions is kept.
+        codes: Memory for the full codes, 512 bytes each.
+        graph: Memory for the search graph.
+        payload: Memory for keys, labels and thumbnails.
+        ids: Memory for the table from point ids to positions.
         quantised: How codes are quantised.
-        shortened: Where the quantised codes are kept.
-        m: Neighbours of a point in the graph.
-        ef_construct: Candidates compared when a point is inserted into the graph.
-        max_segment_mb: Largest size, in MB of full codes, of one segment; each segment has a graph of its own.
-        ef: Lower bound on the candidates that a search keeps.
-        oversampling: Candidates compared in full, as a multiple of the search's limit.
+        shortened: Memory for the quantised codes.
+        m: Number of neighbours of a point in the graph; HNSW's `m`.
+        ef_construct: Number of candidates compared when a point is inserted into the graph; HNSW's `ef_construct`.
+        max_segment_mb: Largest size of a segment, in MB of full codes. Each segment has its own graph.
+        ef: Smallest number of candidates that a graph search keeps; HNSW's `ef`.
+        oversampling: Number of candidates whose full codes are compared, as a multiple of the search's limit.
     """
 
     name: str
@@ -80,10 +82,9 @@ class SearchPlan:
     """Parameters of one search of the index.
 
     Attributes:
-        ef: Candidates that the graph search keeps.
-        oversampling: Candidates compared in full, as a multiple of the search's limit.
-        acorn_selectivity: Largest fraction of the gallery that the filter may leave for ACORN to be used; None to
-            search without ACORN.
+        ef: Number of candidates that the graph search keeps.
+        oversampling: Number of candidates whose full codes are compared, as a multiple of the search's limit.
+        acorn_selectivity: Use ACORN if the filter matches at most this fraction of the gallery; None to never use it.
     """
 
     ef: int
@@ -155,11 +156,11 @@ def find_profile(name: str) -> Profile:
 
 
 def search_plan(profile: Profile, options: SearchOptions) -> SearchPlan | None:
-    """Return the parameters to search the index with, or None to compare the query with every code in full."""
+    """Return the parameters of a search of the index, or None for an exact search, which compares all full codes."""
     if options.exact:
         return None
     ef = max(profile.ef, options.limit)
     if options.labels:
-        # The graph has no links within a label, so ACORN also looks at neighbours' neighbours.
+        # The graph has no extra links for each label, so use ACORN, which also visits neighbours' neighbours.
         return SearchPlan(2 * ef, profile.oversampling, _ACORN_SELECTIVITY)
     return SearchPlan(ef, profile.oversampling)

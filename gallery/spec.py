@@ -1,4 +1,4 @@
-"""The description of a gallery: its name, encoder, profile and typical values, as written beside its codes."""
+"""The description of a gallery, which is stored beside its codes: name, encoder, profile, calibration and more."""
 
 import math
 import re
@@ -23,7 +23,9 @@ _QUANTILES = 101
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Typical values of a gallery: the quantiles 0 %, 1 %, …, 100 % over a sample of its own images.
+    """Typical errors and distances of a gallery's own images, with which those of a query can be compared.
+
+    Each is given by the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
 
     Attributes:
         errors: 101 quantiles of the mean squared error between an image and its reconstruction.
@@ -58,8 +60,8 @@ class Placement:
     """Distribution of a gallery over the nodes of a cluster. None leaves a setting to the server.
 
     Attributes:
-        shards: Number of parts that the gallery is split into.
-        replicas: Number of nodes that hold each part.
+        shards: Number of shards that the gallery is split into.
+        replicas: Number of nodes that hold each shard.
         write_consistency: Number of replicas that must apply a write before it is acknowledged.
     """
 
@@ -68,7 +70,7 @@ class Placement:
     write_consistency: int | None = None
 
     def require_default(self, url: str) -> None:
-        """Reject any setting, for a store without a cluster.
+        """Check that no setting is given. Stores that are not on a server call this.
 
         Args:
             url: The store's URL, for the error.
@@ -95,15 +97,15 @@ class GallerySpec:
         name: 1 to 64 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit.
         encoder: Name of the encoder that makes its codes.
         fingerprint: SHA-256 of that encoder's weights file, 64 hex digits.
-        code_size: Count of numbers in a code.
-        version: Number of the build, from 1; 0 before it is built.
+        code_size: Length of a code.
+        version: Number of the version, from 1; 0 before it is built.
         profile: Name of its storage profile, see `gallery.profiles`.
         sources: Names of the sources loaded into it, such as "mnist/train".
         count: Number of its images when it was last published.
-        calibration: Its typical values; None if unknown.
+        calibration: Its typical errors and distances; None if they have not been measured.
 
     Raises:
-        InvalidQueryError: The name is not a valid gallery name, or no profile has this name.
+        InvalidQueryError: `name` is not a valid gallery name, or `profile` is not the name of a profile.
     """
 
     name: str
@@ -124,8 +126,8 @@ class GallerySpec:
     def from_json(cls, content: object, place: str) -> "GallerySpec":
         """Make a spec from the JSON object that `to_json` returned.
 
-        A newer release may add a field without changing the format: unknown fields are ignored, and missing fields
-        take their defaults.
+        Unknown fields are ignored and missing fields take their defaults, because a newer release may add a field
+        without changing the format.
 
         Args:
             content: The object.
@@ -152,7 +154,7 @@ class GallerySpec:
         return {FORMAT_KEY: _FORMAT, **asdict(self)}
 
     def check_encoder(self, encoder: str, fingerprint: str) -> None:
-        """Reject codes of another encoder.
+        """Check that the encoder in use is the one that made this gallery's codes.
 
         Args:
             encoder: Name of the encoder in use.
@@ -170,17 +172,17 @@ class GallerySpec:
             )
 
     def extended_by(self, other: "GallerySpec") -> "GallerySpec":
-        """Return this spec with the other one's sources added.
+        """Return this spec with the sources of `other` added.
 
         Raises:
-            EncoderMismatchError: The other spec's codes come from another encoder.
+            EncoderMismatchError: `other` has another encoder.
         """
         self.check_encoder(other.encoder, other.fingerprint)
         return replace(self, sources=tuple(dict.fromkeys((*self.sources, *other.sources))))
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Return a field of a spec from its value in JSON.
+    """Check a field of a spec as parsed from JSON, and return it as the spec holds it.
 
     Raises:
         KeyError, TypeError, ValueError: The field can't have this value.

@@ -10,7 +10,7 @@ from gallery.files import user_data_folder
 def _default_store() -> str:
     try:
         return f"edge:{user_data_folder()}"
-    except InvalidInputError:  # opening this store raises it again
+    except InvalidInputError:  # the user has no home folder; opening this store raises the error again
         return "edge:~/.local/share/lookalike"
 
 
@@ -24,11 +24,11 @@ def open_store(url: str, *, patience_s: float = 0) -> Store:
     Args:
         url: `edge:DIR` for Qdrant Edge in a folder, `http(s)://HOST:6333` for a Qdrant server or cluster, `exact:`
             for the memory of this process.
-        patience_s: Seconds for which each call waits for a server that can't be reached. A service should fail fast,
-            and a load should survive a restart of its server.
+        patience_s: Seconds for which each call waits for a server that can't be reached. Use 0 for a service, which
+            should fail fast, and more for a load, which should survive a restart of the server.
 
     Raises:
-        InvalidQueryError: The URL is of no known kind.
+        InvalidQueryError: The URL has none of these forms.
         InvalidInputError: The URL begins with `~`, and the user has no home folder.
         StoreError: The store can't be used.
     """

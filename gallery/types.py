@@ -1,7 +1,7 @@
-"""The values that searches and writes take and return. All are frozen."""
+"""Frozen types of what galleries store and search: entries, queries and hits."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gallery.errors import InvalidCodeError, InvalidQueryError
 
 DEFAULT_LIMIT = 5
-"""Number of hits that a query asks for unless it says otherwise."""
+"""Default number of hits of a query."""
 MAX_LIMIT = 1000
 """Largest number of hits that one query may ask for."""
 MAX_DISTANCE = float(np.finfo(np.float32).max)
@@ -30,7 +30,7 @@ class Entry:
         key: The image's name for people, unique in its gallery.
         code: (code_size,) float32, finite.
         label: The image's label, such as a digit; empty if unlabelled.
-        sha256: Hash of the image's content, 64 hex digits. It differs if the key's image has changed.
+        sha256: SHA-256 of the image's content, 64 hex digits. A load compares it to detect images that have changed.
         thumbnail_png: A small PNG of the image; empty if it has no thumbnail.
     """
 
@@ -52,6 +52,7 @@ class Hit:
         thumbnail_png: A small PNG of the image; empty unless the query asked for thumbnails.
         distance_percentile: Percentage of the gallery's own images whose nearest neighbour is nearer than this hit,
             0 to 100; None if the gallery has no `Calibration`.
+        code: (code_size,) float32; None unless the query asked for codes. Hits that differ in it alone are equal.
     """
 
     key: str
@@ -59,11 +60,12 @@ class Hit:
     label: str = ""
     thumbnail_png: bytes = b""
     distance_percentile: float | None = None
+    code: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """Filters and limits of a search, and the contents of its hits.
+    """Options of a search.
 
     Attributes:
         limit: Largest number of hits, 1 to 1,000.
@@ -93,17 +95,24 @@ class SearchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A code, (code_size,) float32 and finite, and how to search for its nearest neighbours."""
+    """A search for the nearest neighbours of a code.
+
+    Attributes:
+        code: (code_size,) float32, finite.
+        options: Filters and limits of the search, and the contents of its hits.
+        with_codes: Fill in each hit's code.
+    """
 
     code: NDArray[np.float32]
     options: SearchOptions = SearchOptions()
+    with_codes: bool = False
 
 
 def check_codes(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float32]:
     """Return codes, (n, code_size), unchanged if they are valid.
 
     Raises:
-        InvalidCodeError: The codes have another size, or contain NaN or infinity.
+        InvalidCodeError: The codes have the wrong size, or contain NaN or infinity.
     """
     if codes.ndim != 2 or codes.shape[1] != code_size:
         raise InvalidCodeError(f"code: expected {code_size} numbers, got {codes.shape[-1] if codes.ndim else 0}")

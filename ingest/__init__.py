@@ -1,11 +1,11 @@
-"""Sources in, galleries out: read images from where they are, encode them and load them into a gallery.
-
-The names below are imported at their first use, because loading imports more than most commands need.
+"""Read images from sources, encode them and load them into galleries.
 
 from ingest import Stages, load_and_publish, open_source
 
 with closing(store.build(spec)) as build, Stages() as stages:
     load_and_publish(build, open_source("photos.tar"), encoder, stages)
+
+Each name in `__all__` is imported at its first use, because most commands do not need the slow imports of a load.
 """
 
 import importlib
@@ -29,7 +29,7 @@ _MODULES = {
     "open_source": "sources",
 }
 
-if not typing.TYPE_CHECKING:  # with it, type checkers would accept any name
+if not typing.TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts any name
 
     def __getattr__(name: str) -> object:
         if name not in _MODULES:

@@ -1,4 +1,4 @@
-"""Copying a gallery from one store to another. Nothing is encoded again."""
+"""Copy a gallery from one store to another, without encoding its images again."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -11,11 +11,11 @@ from gallery.errors import StoreDamagedError
 from ingest.loading.ledger import FILE, Ledger
 from ingest.progress import Stages
 
-# Entries read and written at once.
+# Number of entries that are read and written at a time.
 _BATCH = 1024
-# Entries of the copy that are compared and searched for before it goes live.
+# Number of entries of the copy that are compared with the original and searched for, before the copy goes live.
 _VERIFIED = 64
-# Relative distance that still counts as 0: another index or processor may round differently.
+# Largest distance, relative to the code's norm, that counts as 0. Another index or processor may round differently.
 _ROUNDING = 1e-4
 
 
@@ -32,7 +32,7 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
         profile: Storage profile of the copy; "" for the original's.
 
     Returns:
-        The copy, and the number of entries that had to be written.
+        The description of the copy, and the number of entries that had to be written.
 
     Raises:
         GalleryNotFoundError: The source has no gallery of this name.
@@ -65,7 +65,7 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
 
 
 def _missing(batch: list[Entry], copied: Gallery) -> list[Entry]:
-    """Return the entries of a batch that the copy lacks or has in another state."""
+    """Return the entries of a batch that the copy lacks or has with another content, label or code."""
     copies = copied.get([entry.key for entry in batch])
     return [entry for entry, other in zip(batch, copies, strict=True) if not (other and _same(entry, other))]
 
@@ -75,14 +75,14 @@ def _same(entry: Entry, other: Entry) -> bool:
 
 
 def _remove_extra(original: Gallery, copied: Gallery) -> None:
-    """Remove entries that an interrupted copy had written and the original has lost since."""
+    """Remove entries from the copy that were deleted from the original after an interrupted copy had written them."""
     for batch in list(copied.scroll(_BATCH)):
         keys = [entry.key for entry in batch]
         copied.delete([key for key, entry in zip(keys, original.get(keys), strict=True) if entry is None])
 
 
 def _verify(original: Gallery, copied: Gallery) -> None:
-    """Compare the counts and a sample of the entries, and search for each entry of the sample."""
+    """Compare the number of entries and a sample of them, and search the copy for each entry of the sample."""
     name = original.spec.name
     if copied.count() != original.count():
         raise StoreDamagedError(

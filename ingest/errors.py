@@ -2,12 +2,12 @@
 
 LookalikeError
 ├── StoppedError              the user stopped a load
-└── GalleryUnsoundError       `ingest check` found something wrong
+└── GalleryUnsoundError       `ingest check` found a damaged or incomplete gallery
 InvalidInputError
-├── SourceError               a source that is not what it should be
-└── RejectedError             too many bad images in a source
+├── SourceError               a source of another form than expected, or with damaged files
+└── RejectedError             too many images of a source are bad or have disappeared
 NotFoundError
-└── SourceNotFoundError       no source of that name
+└── SourceNotFoundError       no source has this name
 UnavailableError
 └── SourceUnavailableError    a dataset that could not be fetched
 """
@@ -28,11 +28,11 @@ class GalleryUnsoundError(LookalikeError):
 
 
 class SourceError(InvalidInputError):
-    """A source's files are not what they should be."""
+    """A source has another form than expected, or its files are damaged."""
 
 
 class RejectedError(InvalidInputError):
-    """More of a source's images are bad than the user allows."""
+    """Too many images of a source are bad or have disappeared."""
 
 
 class SourceNotFoundError(NotFoundError):
@@ -40,4 +40,4 @@ class SourceNotFoundError(NotFoundError):
 
 
 class SourceUnavailableError(UnavailableError):
-    """A dataset could not be fetched from anywhere."""
+    """A dataset could not be fetched in any of the ways that are known."""

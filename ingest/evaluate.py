@@ -1,4 +1,4 @@
-"""Evaluation of a gallery: precision of its encoder, by labels, and recall of its index, against exact search."""
+"""Evaluate a gallery: measure its encoder's precision by labels, and its index's recall against exact search."""
 
 import io
 from collections import defaultdict
@@ -17,11 +17,11 @@ from ingest.errors import SourceError
 from ingest.progress import Stages
 from ingest.sources import Source
 
-# Hits of each query: the k of precision@k and of the other figures.
+# Hits per query: the k of precision@k, recall@k and mean average precision at k.
 _NEIGHBOURS = 5
-# Queries searched for at once.
+# Number of queries per batch of searches.
 _BATCH = 64
-# Queries shown in the report.
+# Number of queries shown in the report.
 _WORST = 10
 
 
@@ -32,7 +32,7 @@ class Answered:
     Attributes:
         query: The query as an entry: key, code, label, thumbnail.
         hits: The nearest entries by exact search, nearest first.
-        recall: Share of these hits that the index found, 0 to 1.
+        recall: Share of these hits that a search of the index finds too, 0 to 1.
     """
 
     query: Entry
@@ -41,12 +41,12 @@ class Answered:
 
     @property
     def right(self) -> list[bool]:
-        """For each hit, whether it has the query's label."""
+        """True for each hit that has the query's label, in the order of the hits."""
         return [hit.label == self.query.label for hit in self.hits]
 
     @property
     def average_precision(self) -> float:
-        """Mean over the ranks k, 1 to 5, of precision@k if the hit at k is right and 0 if it is wrong."""
+        """Mean of precision@k over the ranks k = 1 to 5, with 0 for each rank whose hit has another label."""
         right = self.right
         return sum(sum(right[: k + 1]) / (k + 1) for k in range(len(right)) if right[k]) / _NEIGHBOURS
 
@@ -55,8 +55,8 @@ class Answered:
 class Evaluation:
     """Result of an evaluation.
 
-    The precisions are of exact search, so they measure the encoder alone. The recall measures the index: the share of
-    the exact hits that it finds.
+    The precisions come from exact search, so they measure the encoder alone. The recall measures the index: it is the
+    share of the exact hits that a search of the index finds.
 
     Attributes:
         encoder: Name of the encoder.
@@ -85,7 +85,10 @@ class Evaluation:
         }
 
     def worst(self) -> list[Answered]:
-        """Return the ten queries with the fewest right hits; among equals, those with the nearest first hit."""
+        """Return the ten queries with the fewest hits of their own label, the worst first.
+
+        Of two queries with equally many such hits, the one whose first hit is nearer is worse.
+        """
         ranked = sorted(
             self.answered, key=lambda answer: (sum(answer.right), answer.hits[0].distance if answer.hits else 0.0)
         )
@@ -95,15 +98,15 @@ class Evaluation:
 def evaluate(
     gallery: Gallery, encoder: Encoder, queries: Source | None, sample: int | None, stages: Stages
 ) -> Evaluation:
-    """Search a gallery for labelled images, and compare the labels of the hits.
+    """Search a gallery for labelled images, and compare their labels with those of the hits.
 
-    A query never finds itself: the entry with its key is left out.
+    The entry with the query's own key is excluded from the hits.
 
     Args:
         gallery: The gallery to search.
         encoder: The encoder that made the gallery's codes.
-        queries: Labelled images; None for the gallery's own.
-        sample: Maximum number of queries, spread evenly over all; None for all.
+        queries: Labelled images; None for the gallery's own images.
+        sample: Maximum number of queries, spread evenly over the images; None for all images.
         stages: Displays the progress.
 
     Raises:
@@ -158,7 +161,10 @@ def _answer(gallery: Gallery, batch: list[Entry]) -> list[Answered]:
 
 
 def _recall(exact_hits: list[Hit], index_hits: list[Hit]) -> float:
-    """Return the share of the exact hits that the index found. Another hit at the farthest distance counts as found."""
+    """Return the share of the exact hits that the index found.
+
+    Because ties come in any order, any hit that is not farther than the last exact hit counts as found.
+    """
     if not exact_hits:
         return 1.0
     farthest = exact_hits[-1].distance * (1 + 1e-5) + 1e-6

@@ -1,4 +1,4 @@
-"""Estimates of the machines that a gallery needs, from coefficients.json, which `benchmarks/scale.py` measures."""
+"""Estimate the machines that a gallery needs, from the coefficients that `benchmarks/scale.py` has measured."""
 
 import json
 import math
@@ -15,7 +15,8 @@ from gallery.profiles import Memory, find_profile
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 # Fraction of a node's RAM for the gallery; the rest is for the OS, the server and running searches.
 _USABLE = 0.8
-# Free disk space to keep, in sizes of the gallery: one for a rebuild beside the live version, one to merge segments.
+# Free disk space to keep, as a multiple of the gallery's size: 1 for a rebuild beside the live version, and 1 to merge
+# segments.
 _FREE_DISK = 2.0
 
 
@@ -24,13 +25,13 @@ class Plan:
     """Machines that a gallery needs.
 
     Attributes:
-        ram_bytes: Memory with which searches need not wait for the disk, in bytes, of all nodes together.
-        disk_bytes: Size of the gallery on disk, in bytes, on all nodes together, without the space for a rebuild.
-        load_s: Seconds to encode and store, on one loading machine of 2 cores.
-        index_s: Seconds to build the index, with all nodes working.
+        ram_bytes: Memory that all nodes together need, in bytes, so that searches need not wait for the disk.
+        disk_bytes: Size of the gallery on the disks of all nodes together, in bytes, without the space for a rebuild.
+        load_s: Seconds to encode and store the images, on one loading machine of 2 cores.
+        index_s: Seconds to build the index, with all nodes working at the same time.
         nodes: Number of nodes.
-        fewest_nodes: The fewest nodes with enough memory.
-        formula: Formula of each figure, one line each.
+        fewest_nodes: Smallest number of nodes with enough memory.
+        formula: The formulas of the figures, one line each.
     """
 
     ram_bytes: float
@@ -49,7 +50,7 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
         images: Number of images.
         profile_name: Name of the gallery's storage profile.
         ram_bytes: Memory of a node, in bytes.
-        nodes: Number of nodes; None for the fewest with enough memory.
+        nodes: Number of nodes; None for the smallest number with enough memory.
         replicas: Number of nodes that hold each code.
 
     Raises:

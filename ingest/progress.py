@@ -21,19 +21,19 @@ from rich.text import Text
 
 
 class Advance(Protocol):
-    """Reports progress of a stage."""
+    """A function that reports the progress of a stage."""
 
     def __call__(self, count: int, total: int | None = None) -> None:
         """Report that `count` more items are done.
 
         Args:
             count: Number of items done since the last call.
-            total: Number of all items, if it is known better now; None leaves it as it is.
+            total: Number of all items, if a better estimate is known now; None to keep the previous number.
         """
         ...
 
 
-# Seconds between two lines of one stage: a log stays short, and a reader still sees that the job is alive.
+# Seconds between two lines of one stage. This keeps a log short, and still shows that the job is alive.
 _LINE_EVERY_S = 2.0
 
 
@@ -69,7 +69,7 @@ class Stages:
         Args:
             name: Name of the stage, such as "loading".
             total: Number of items to do; None if it is unknown.
-            unit: The items, in the plural.
+            unit: Name of the items, in the plural.
 
         Yields:
             A function that reports progress.
@@ -126,7 +126,7 @@ class _Lines:
 
 
 class _Rate(ProgressColumn):
-    """Items done a second, averaged over the whole stage."""
+    """Column with the items done per second, averaged over the whole stage."""
 
     def render(self, task: Task) -> Text:
         seconds = task.finished_time or task.elapsed

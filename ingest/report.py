@@ -1,4 +1,4 @@
-"""The report of an evaluation: one self-contained HTML file with the figures and the worst queries as pictures."""
+"""The report of an evaluation: one self-contained HTML file with the figures and with pictures of the worst queries."""
 
 import base64
 from html import escape
@@ -36,7 +36,7 @@ def html(spec: GallerySpec, evaluation: Evaluation) -> str:
 <html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>
 <h1>{title}</h1>
 <p>{figures["query_count"]:,} queries against {figures["gallery_count"]:,} images, encoder {escape(spec.encoder)}.
-The precisions are of exact search and measure the encoder. The recall measures the index.</p>
+The precisions come from exact search, so they measure the encoder. The recall measures the index.</p>
 {_table(rows)}
 <h2>precision@5 by label</h2>
 {_table(labels)}

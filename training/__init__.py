@@ -1,6 +1,7 @@
-"""Training autoencoders: the only package that imports TensorFlow.
+"""Train autoencoders. No other package imports TensorFlow.
 
-`import training` itself does not. From Python, call `training.recipes.train_and_export`.
+`import training` is fast, because it loads only the errors. `training.recipes.train_and_export` trains an encoder, and
+importing `training.recipes` loads TensorFlow.
 """
 
 from training.errors import CollapseError, ParityError, RecipeError, TrainingError

@@ -24,7 +24,7 @@ app = terminal.new_app(_HELP)
 
 @app.callback(help=_HELP)
 def autoencoder() -> None:
-    """Keep `train` a subcommand, although it is the only one."""
+    """Make Typer keep `train` as a subcommand: without a callback, a single command would have no name."""
 
 
 @app.command()
@@ -32,20 +32,34 @@ def train(
     source: Annotated[
         str, typer.Argument(help="mnist, fashion-mnist, or the path of a folder, archive or array of images.")
     ],
-    name: Annotated[str, typer.Option(help="Name of the encoder, which is saved in the user's models folder.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the encoder. It is saved under this name in the user's models folder.")
+    ] = "",
     out: Annotated[
-        Path | None, typer.Option(help="Save the encoder in this folder instead. Its name is the folder's name.")
+        Path | None, typer.Option(help="Save the encoder in this folder instead, under the folder's name.")
     ] = None,
-    arch: Annotated[str, typer.Option(help="Architecture: contrastive or seed.")] = "contrastive",
+    arch: Annotated[
+        str,
+        typer.Option(
+            help="Architecture: contrastive, photos or seed. Default: contrastive for a dataset, photos for a path."
+        ),
+    ] = "",
     size: Annotated[
         int,
         typer.Option(
-            min=0, help="Height and width of the encoder's inputs, in pixels. 0: 28 for a dataset, 64 for a path."
+            min=0,
+            help="Height and width of the encoder's inputs, in pixels. 0 means 28 for a dataset and 64 for a path.",
         ),
     ] = 0,
-    channels: Annotated[int, typer.Option(help="1 for grey, 3 for colour. 0: 1 for a dataset, 3 for a path.")] = 0,
+    channels: Annotated[
+        int, typer.Option(help="1 for grey, 3 for colour. 0 means grey for a dataset and colour for a path.")
+    ] = 0,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training images. Default: as in the recipe.")
+        int | None, typer.Option(min=1, help="Passes over the training images. Default: the architecture's own number.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Train on a path for about this long, as busy as this machine is, in minutes."),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
@@ -74,17 +88,19 @@ def train(
     shape = {"size": size or (28 if is_dataset else 64), "channels": channels or (1 if is_dataset else 3)}
     if shape["channels"] not in (1, 3):
         raise RecipeError(f"channels: expected 1 or 3, got {channels}")
-    # TensorFlow reads this when it is imported. It logs hints on this machine's processor otherwise; errors are raised.
+    # stop TensorFlow, which reads this on import, from logging hints about this processor; errors are still raised
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from training.recipes import train_and_export
 
-    card = train_and_export(source, arch, folder, **shape, seed=seed, epochs=epochs, limit=limit, resume=resume)
+    card = train_and_export(
+        source, arch, folder, **shape, seed=seed, epochs=epochs, minutes=minutes, limit=limit, resume=resume
+    )
     if as_json:
         print(json.dumps(card))
         return
     metrics = card["metrics"]
     print(f"{folder}: encoder {card['name']} ({card['fingerprint'][:8]}…), epoch {card['epochs']['kept']} kept")
-    print(f"test MSE {metrics['test_mse']:.5f}; the mean image as every answer has {metrics['mean_image_mse']:.5f}")
+    print(f"test MSE {metrics['test_mse']:.5f} (answering every image with the mean: {metrics['mean_image_mse']:.5f})")
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""The errors of training; they extend the tree of `gallery.errors`.
+"""The errors of training. They extend the classes of `gallery.errors`.
 
 LookalikeError
-└── TrainingError         the training has no usable result
+└── TrainingError         the training ended without a usable encoder
     ├── CollapseError     the model gives the same answer for every image
-    └── ParityError       the exported files differ from the trained model
+    └── ParityError       the exported files give other results than the trained model
 InvalidInputError
-└── RecipeError           an unknown architecture, or too few images
+└── RecipeError           the architecture is unknown, or there are too few images
 """
 
 from gallery.errors import InvalidInputError, LookalikeError
@@ -16,14 +16,14 @@ class RecipeError(InvalidInputError):
 
 
 class TrainingError(LookalikeError):
-    """The training ended without a usable encoder; nothing is exported."""
+    """The training ended without a usable encoder. Nothing is exported."""
 
     exit_code = 3
 
 
 class CollapseError(TrainingError):
-    """The model learned to give the same answer for every image; nothing is exported."""
+    """The model has learned to give the same answer for every image. Nothing is exported."""
 
 
 class ParityError(TrainingError):
-    """The exported files give other results than the trained model; nothing is exported."""
+    """The exported files would give other results than the trained model. Nothing is exported."""

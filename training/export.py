@@ -1,6 +1,10 @@
-"""Export of a trained model as LiteRT files with a model card.
+"""Export a trained model as LiteRT files with a model card.
 
 The files are compared with the trained model before they are put into place.
+
+Large models are quantised: their weights become 8-bit integers, and LiteRT rounds activations to 8 bits while it runs.
+On processors with 8-bit dot products that makes encoding about three times as fast, and the files are a quarter of the
+size. A code does not depend on the images that are encoded with it.
 """
 
 import contextlib
@@ -15,40 +19,67 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from ai_edge_quantizer import quantizer, recipe
 from numpy.typing import NDArray
 
 from encoder_service.encoder import CARD_FORMAT, Encoder
 from gallery.files import replace_file
 from gallery.formats import FORMAT_KEY
 from training.errors import ParityError
+from training.fit import batches, inputs
 from training.model import Autoencoder
 
 MAX_DIFFERENCE = 1e-4
-"""Largest allowed difference between an output of the exported files and the trained model's.
+"""Largest allowed difference between an output of the exported files and the trained model's, before quantisation.
 
-Rounding alone makes up to 5e-5, in whitened codes.
+Rounding alone causes differences of up to 5e-5, in whitened codes.
+"""
+MAX_CODE_CHANGE = 0.2
+"""Largest allowed mean distance between quantised codes and the trained model's, relative to that between images.
+
+The shipped encoders have 0.05 to 0.08.
 """
 
-# The model card is written last: a folder without one is not an encoder.
-_FILES = ("encoder.tflite", "decoder.tflite", "encoder.json")
+# Number of held-out images on which outputs are compared.
+_COMPARED = 256
 
 
-def export(model: Autoencoder, card: dict[str, Any], samples: NDArray[np.float32], folder: Path) -> Encoder:
+def export(
+    model: Autoencoder, card: dict[str, Any], held_out: NDArray[np.uint8], folder: Path, *, quantise: bool
+) -> Encoder:
     """Write encoder.tflite, decoder.tflite and encoder.json.
 
     Args:
         model: The trained model.
-        card: The model card's account of the training. The format, name, checksums, shapes and versions are added.
-        samples: (n, h, w, c) in [0, 1], on which the files are compared with the model.
+        card: The model card's account of the training. The format, name, checksums, shapes, versions and figures of the
+            exported files are added.
+        held_out: (n, h, w, c) uint8, 0 to 255, on which the files are measured and compared with the model.
         folder: Folder for the files, created if missing. Its name becomes the encoder's name.
+        quantise: Whether to quantise both models.
 
     Returns:
         The encoder, loaded from the files.
 
     Raises:
-        ParityError: An output of the files differs from the model's by more than 1e-4. The folder is unchanged.
+        ParityError: The files' outputs differ too much from the model's. The folder is unchanged.
     """
     encoder, decoder = _converted(model.encoder), _converted(model.decoder)
+    samples = inputs(held_out[:_COMPARED])
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
+        exported = _write(Path(scratch) / folder.name, model, card, encoder, decoder)
+        codes = exported.encode(samples)
+        _check_parity(model, exported, samples, codes)
+        if quantise:
+            encoder, decoder = _quantised(encoder), _quantised(decoder)
+            exported = _write(Path(scratch) / folder.name, model, card, encoder, decoder)
+            change = _code_change(codes, exported.encode(samples))
+            card = {**card, "quantisation": {"weights": "int8", "code_change": change}}
+        card = {**card, "metrics": {"test_mse": _mse(exported, held_out), **card["metrics"]}}
+    return _write(folder, model, card, encoder, decoder)
+
+
+def _write(folder: Path, model: Autoencoder, card: dict[str, Any], encoder: bytes, decoder: bytes) -> Encoder:
+    """Write the files of an encoder and load it. The card is written last: a folder without one is not an encoder."""
     card = {
         FORMAT_KEY: CARD_FORMAT,
         "name": folder.name,
@@ -59,14 +90,10 @@ def export(model: Autoencoder, card: dict[str, Any], samples: NDArray[np.float32
         **card,
         "versions": {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__},
     }
-    contents = dict(zip(_FILES, (encoder, decoder, json.dumps(card, indent=2).encode() + b"\n"), strict=True))
-    with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
-        for name, content in contents.items():
-            (Path(scratch) / name).write_bytes(content)
-        _check_parity(model, Encoder(Path(scratch)), samples)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        replace_file(folder / name, content)
+    replace_file(folder / "encoder.tflite", encoder)
+    replace_file(folder / "decoder.tflite", decoder)
+    replace_file(folder / "encoder.json", json.dumps(card, indent=2).encode() + b"\n")
     return Encoder(folder)
 
 
@@ -76,16 +103,42 @@ def _converted(model: keras.Model) -> bytes:
     return content
 
 
-def _check_parity(model: Autoencoder, exported: Encoder, samples: NDArray[np.float32]) -> None:
-    codes = model.encoder.predict(samples, verbose=0)
+def _quantised(content: bytes) -> bytes:
+    with contextlib.redirect_stdout(io.StringIO()):  # the quantizer prints a report
+        result = quantizer.Quantizer(content, recipe.dynamic_wi8_afp32()).quantize()
+    return bytes(result.quantized_model)
+
+
+def _check_parity(
+    model: Autoencoder, exported: Encoder, samples: NDArray[np.float32], codes: NDArray[np.float32]
+) -> None:
+    expected = model.encoder.predict(samples, verbose=0)
     pairs = {
-        "encoder": (codes, exported.encode(samples)),
-        "decoder": (model.decoder.predict(codes, verbose=0), exported.decode(codes)),
+        "encoder": (expected, codes),
+        "decoder": (model.decoder.predict(expected, verbose=0), exported.decode(expected)),
     }
-    for part, (expected, actual) in pairs.items():
-        difference = float(np.abs(expected - actual).max())
+    for part, (wanted, actual) in pairs.items():
+        difference = float(np.abs(wanted - actual).max())
         if not difference <= MAX_DIFFERENCE:
             raise ParityError(
                 f"exported {part}: expected the trained model's outputs within {MAX_DIFFERENCE}, got a difference of "
                 f"{difference:.1e}: nothing is exported"
             )
+
+
+def _code_change(codes: NDArray[np.float32], quantised: NDArray[np.float32]) -> float:
+    """Return the mean distance between codes before and after quantisation, relative to that between images."""
+    change = float(
+        np.linalg.norm(quantised - codes, axis=1).mean() / np.linalg.norm(codes[1:] - codes[:-1], axis=1).mean()
+    )
+    if not change <= MAX_CODE_CHANGE:
+        raise ParityError(
+            f"quantised encoder: expected codes changed by at most {MAX_CODE_CHANGE} of the distance between images, "
+            f"got {change:.2f}: nothing is exported"
+        )
+    return change
+
+
+def _mse(encoder: Encoder, held_out: NDArray[np.uint8]) -> float:
+    errors = [encoder.reconstruction_errors(part, encoder.encode(part)) for part in map(inputs, batches(held_out))]
+    return float(np.concatenate(errors).mean())

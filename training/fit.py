@@ -1,4 +1,4 @@
-"""The training loop. It never sees labels."""
+"""Train an autoencoder. Labels are not used."""
 
 import json
 import time
@@ -18,38 +18,48 @@ from training.model import Autoencoder
 from training.negatives import out_of_distribution
 from training.views import VIEWS
 
-# Largest allowed MSE, as a fraction of the best constant answer's. A model above it has learned next to nothing.
+# Maximum MSE, as a fraction of the MSE of answering every image with the mean image. A model with a larger MSE has
+# collapsed: it has learned next to nothing.
 _COLLAPSED = 0.8
-# Training steps before the first check for a collapse, so that a slow start is not taken for one.
+# Number of training steps before the first check for a collapse, so that a slow start is not mistaken for a collapse.
 _PATIENCE_STEPS = 600
-# A code dimension whose standard deviation is below this fraction of the widest dimension's is dead.
+# A code dimension is dead if its standard deviation is less than this fraction of the largest standard deviation of any
+# dimension.
 _DEAD = 1e-3
-# Held-out images on which the loss is measured after each epoch: enough for a stable mean, few enough to be quick.
+# Number of training steps that are timed to estimate the duration of a training.
+_REHEARSED = 4
+# Number of held-out images on which the loss is measured after each epoch: enough for a stable mean, few enough
+# to be quick.
 _MEASURED = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Settings for training an architecture with Adam, whose learning rate warms up and then decays to 0 on a cosine.
+    """Settings of a training.
 
-    The loss is a weighted sum of three terms:
+    The optimiser is Adam. Its learning rate rises linearly at first, and then decays to 0 along a cosine. The loss is a
+    weighted sum of up to three terms:
 
-    - the binary cross-entropy between images and their reconstructions;
-    - the NT-Xent loss of Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020:
-      the cross-entropy of finding, by code alone, the other view of the same image in the batch;
-    - the binary cross-entropy between black and the reconstructions of out-of-distribution images.
+    - the binary cross-entropy between images and their reconstructions
+    - the NT-Xent loss, which is small if the codes of two random views of an image are closer to each other than to the
+      codes of other images in the batch (Chen et al., "A Simple Framework for Contrastive Learning of Visual
+      Representations", 2020)
+    - the binary cross-entropy between black and the reconstructions of out-of-distribution images
 
-    The article's own recipe, squared error behind a sigmoid, mostly ends in an all-black answer.
+    The article behind the architecture `seed` (see docs/training.md) uses squared error instead of cross-entropy. With
+    squared error, most trainings ended with a model that answers every image with black.
 
     Attributes:
         epochs: Passes over the training images.
         batch: Images per step.
         learning_rate: Peak learning rate.
-        views: Name of the random augmentations, one of `VIEWS`.
+        views: Name of the random augmentations, a key of `VIEWS`.
         reconstruct: Weight of the reconstruction loss.
-        contrast: Weight of the NT-Xent loss; 0 leaves it out.
-        temperature: Temperature of the NT-Xent loss; a smaller one is sharper.
-        negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 leaves it out.
+        decoded: Fraction of each batch that is reconstructed. A smaller fraction makes a step cheaper.
+        contrast: Weight of the NT-Xent loss; 0 to omit this loss.
+        temperature: Temperature of the NT-Xent loss. A lower temperature gives more weight to the most similar images.
+        negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 to omit this loss.
+        patience: Number of epochs without a smaller loss on held-out images after which training ends; 0 for no limit.
     """
 
     epochs: int
@@ -57,18 +67,20 @@ class Recipe:
     learning_rate: float
     views: str = "unchanged"
     reconstruct: float = 1.0
+    decoded: float = 1.0
     contrast: float = 0.0
     temperature: float = 0.2
     negatives: float = 0.0
+    patience: int = 0
 
 
 @dataclass(slots=True)
 class History:
-    """The figures of each epoch so far.
+    """Losses, errors and durations of the epochs so far, one number per epoch in each list.
 
     Attributes:
         train_loss: Mean loss over the steps of the epoch.
-        loss: Loss on held-out images after the epoch. The epoch with the smallest one is kept.
+        loss: Loss on held-out images after the epoch. The weights of the epoch with the smallest loss are kept.
         mse: Mean squared error of the reconstructions of held-out images after the epoch.
         seconds: Duration of the epoch.
     """
@@ -88,10 +100,11 @@ def fix_seed(seed: int) -> None:
     """Make building and training a model reproducible.
 
     The same seed gives the same weights on the same machine with the same number of CPU cores, however busy they are.
-    Another processor or number of cores rounds differently.
+    With another processor or another number of cores, results are rounded differently.
 
-    This resets the global state of Keras. Otherwise a second training in this process would number its layers from
-    where the first one ended, and their names, which are in the exported files, would change the fingerprint.
+    This function also resets the global state of Keras, which numbers the layers of all models in a process. Layer
+    names are part of the exported files. Without the reset, a second training would get other layer names, and so
+    another fingerprint.
     """
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
@@ -107,26 +120,27 @@ def fit(
     state: Path,
     stages: Stages,
 ) -> History:
-    """Train a model in place and leave it with the weights of its best epoch.
+    """Train a model. Afterwards, the model has the weights of its best epoch.
 
     Ctrl-C ends the training early and keeps the best epoch so far.
 
     Args:
-        model: Freshly built, after `fix_seed`.
-        train: (n, h, w, c) uint8, 0 to 255. It may be mapped from disk: one batch is read at a time.
-        held_out: (m, h, w, c) uint8, 0 to 255, never trained on.
+        model: A new model, built after a call of `fix_seed`.
+        train: Images to train on, (n, h, w, c) uint8, 0 to 255. The array may be mapped from a file, because only one
+            batch is read at a time.
+        held_out: Images to measure the loss on, (m, h, w, c) uint8, 0 to 255. They are not trained on.
         recipe: Settings of the training.
-        seed: Seed of the order of the images.
-        state: Folder for checkpoints, created if missing. Training resumes from the checkpoint in it, if there is one.
+        seed: Seed for the order of the images.
+        state: Folder for checkpoints, created if missing. If it has a checkpoint, the training resumes from there.
         stages: Shows the progress.
 
     Returns:
-        The figures of each epoch, those before an interruption included.
+        The history of the training, including epochs before an interruption.
 
     Raises:
-        RecipeError: `train` has fewer images than one step takes, or `held_out` is empty.
-        CollapseError: The error stays near that of a constant answer, or most code dimensions are dead.
-        KeyboardInterrupt: Ctrl-C came before the end of the first epoch.
+        RecipeError: `train` has fewer images than one batch, or `held_out` is empty.
+        CollapseError: The model's error stays near that of a constant answer, or most code dimensions are dead.
+        KeyboardInterrupt: Ctrl-C was pressed before the end of the first epoch.
     """
     if len(train) < recipe.batch or not len(held_out):
         raise RecipeError(f"expected at least {recipe.batch} images to train on and one more, got {len(train)}")
@@ -147,12 +161,34 @@ def fit(
                     f"epoch {epoch + 1} of {recipe.epochs}: loss {history.train_loss[-1]:.4f}, "
                     f"held-out loss {history.loss[-1]:.4f}, MSE {history.mse[-1]:.5f}"
                 )
+                if recipe.patience and epoch + 1 - history.best >= recipe.patience:
+                    stages.say(f"no better since epoch {history.best}: keeping it")
+                    break
         except KeyboardInterrupt:
             if not history.loss:
                 raise
             stages.say(f"stopped in epoch {len(history.loss) + 1}: keeping epoch {history.best}, the best so far")
     model.whole.set_weights(best)
     return history
+
+
+def seconds_per_step(model: Autoencoder, train: NDArray[np.uint8], recipe: Recipe) -> float:
+    """Measure how long a step of training takes, on a few steps that leave the model as it is.
+
+    Args:
+        model: Freshly built.
+        train: (n, h, w, c) uint8, 0 to 255.
+        recipe: Settings of the training.
+    """
+    weights = model.whole.get_weights()
+    loop = _Loop(model, recipe, len(train) // recipe.batch)
+    images = tf.constant(inputs(train[: recipe.batch]))
+    loop.step(images)  # compiles it
+    begun = time.monotonic()
+    for _ in range(_REHEARSED):
+        float(loop.step(images))
+    model.whole.set_weights(weights)
+    return (time.monotonic() - begun) / _REHEARSED
 
 
 def inputs(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -178,17 +214,30 @@ def mse(model: Autoencoder, pixels: NDArray[np.uint8]) -> float:
 
 
 def constant_mse(pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error of answering every image, (n, h, w, c) uint8, with the mean image."""
+    """Return the mean squared error of a model that would answer every image with the mean image.
+
+    Args:
+        pixels: The images, (n, h, w, c) uint8, 0 to 255.
+    """
     return all_black_mse(pixels) - float(np.square(pixels.mean(axis=0) / 255).mean())
 
 
 def all_black_mse(pixels: NDArray[np.uint8]) -> float:
-    """Return the mean squared error of answering every image, (n, h, w, c) uint8, with black."""
+    """Return the mean squared error of a model that would answer every image with black.
+
+    Args:
+        pixels: The images, (n, h, w, c) uint8, 0 to 255.
+    """
     return float(np.mean([np.square(inputs(image)).mean() for image in pixels]))
 
 
 def batches(pixels: NDArray[np.uint8], rows: NDArray[np.intp] | None = None) -> Iterator[NDArray[np.uint8]]:
-    """Yield the given rows of images, (n, h, w, c), or all of them, 256 at a time."""
+    """Yield images in batches of up to 256.
+
+    Args:
+        pixels: The images, (n, h, w, c).
+        rows: Indices of the images to yield; None for all.
+    """
     rows = np.arange(len(pixels)) if rows is None else rows
     for start in range(0, len(rows), 256):
         yield pixels[rows[start : start + 256]]
@@ -224,25 +273,29 @@ class _Loop:
 
     def _loss(self, images: tf.Tensor, training: bool) -> tf.Tensor:
         recipe, count = self.recipe, tf.shape(images)[0]
-        seen, clean = VIEWS[recipe.views](images)
-        decoded = tf.concat([seen, out_of_distribution(images)], 0) if recipe.negatives else seen
-        encoded = tf.concat([decoded, VIEWS[recipe.views](images)[0]], 0) if recipe.contrast else decoded
-        codes = self.model.encoder(encoded, training=training)
-        reconstructions = self.model.decoder(codes[: tf.shape(decoded)[0]], training=training)
-        loss = recipe.reconstruct * _cross_entropy(clean, reconstructions[:count])
+        views = VIEWS[recipe.views]
+        seen, clean = views.view(images)
+        negatives = out_of_distribution(images) if recipe.negatives else images[:0]
+        partners = views.partner(images) if recipe.contrast else images[:0]
+        parts = (seen, partners, negatives)
+        codes = self.model.encoder(tf.concat(parts, 0), training=training)
+        of_seen, of_partners, of_negatives = tf.split(codes, [tf.shape(part)[0] for part in parts])
+        decoded = tf.cast(tf.math.ceil(recipe.decoded * tf.cast(count, tf.float32)), tf.int32)
+        reconstructions = self.model.decoder(tf.concat([of_seen[:decoded], of_negatives], 0), training=training)
+        loss = recipe.reconstruct * _cross_entropy(clean[:decoded], reconstructions[:decoded])
         if recipe.negatives:
-            negatives = reconstructions[count:]
-            loss += recipe.negatives * _cross_entropy(tf.zeros_like(negatives), negatives)
+            loss += recipe.negatives * _cross_entropy(tf.zeros_like(negatives), reconstructions[decoded:])
         if recipe.contrast:
-            loss += recipe.contrast * self._nt_xent(tf.concat([codes[:count], codes[-count:]], 0), count)
+            loss += recipe.contrast * self._nt_xent(of_seen, of_partners)
         return loss
 
-    def _nt_xent(self, codes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        """Return the NT-Xent loss of codes, (2n, 128), of which i and i + n are two views of the same image."""
+    def _nt_xent(self, codes: tf.Tensor, partners: tf.Tensor) -> tf.Tensor:
+        """Return the NT-Xent loss of codes of length 1, (n, 128), and the codes of their images' second views."""
+        count, codes = tf.shape(codes)[0], tf.concat([codes, partners], 0)  # (2n, 128)
         similarities = tf.matmul(codes, codes, transpose_b=True) / self.recipe.temperature  # (2n, 2n)
         similarities -= 1e9 * tf.eye(2 * count)  # a view is not its own partner
-        partners = tf.concat([tf.range(count, 2 * count), tf.range(count)], 0)
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(partners, similarities))
+        rows = tf.concat([tf.range(count, 2 * count), tf.range(count)], 0)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, similarities))
 
 
 def _run_epoch(
@@ -257,10 +310,10 @@ def _run_epoch(
     order = chance.permutation(len(train))
     losses = []
     for start in range(0, loop.steps * loop.recipe.batch, loop.recipe.batch):
-        rows = np.sort(order[start : start + loop.recipe.batch])  # in their order on disk, for fewer seeks
+        rows = np.sort(order[start : start + loop.recipe.batch])  # read in the order on disk, for fewer seeks
         losses.append(float(loop.step(tf.constant(inputs(train[rows])))))
         advance(1)
-    # parts of equal size, because their losses are averaged without weights
+    # the parts have equal sizes, because the mean below gives each part the same weight
     parts = np.array_split(held_out, -(-len(held_out) // loop.recipe.batch))
     held_out_losses = [float(loop.held_out_loss(tf.constant(inputs(part)))) for part in parts]
     error = mse(loop.model, held_out)
@@ -292,7 +345,7 @@ def _checkpoint(loop: _Loop) -> tf.train.Checkpoint:
 
 
 def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.float32]]) -> None:
-    """Write a checkpoint. history.json is written last: a checkpoint without it is ignored."""
+    """Write a checkpoint. history.json is written last, because `_restore` ignores a checkpoint without it."""
     state.mkdir(parents=True, exist_ok=True)
     _checkpoint(loop).write(str(state / "last"))
     np.savez(state / "best.npz", *best)
@@ -301,7 +354,12 @@ def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.floa
 
 
 def _restore(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32]]]:
-    """Load the checkpoint into the loop; return the history so far and the weights of its best epoch."""
+    """Load the checkpoint, if there is one, into the loop.
+
+    Returns:
+        The history so far and the weights of the best epoch. Without a checkpoint: an empty history and the current
+        weights.
+    """
     if not (state / "history.json").exists():
         return History(), loop.model.whole.get_weights()
     _checkpoint(loop).read(str(state / "last")).assert_existing_objects_matched()

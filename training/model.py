@@ -1,4 +1,4 @@
-"""The architectures. Each is a function that builds an encoder and a decoder; shapes are at the line ends."""
+"""Architectures of autoencoders. Comments at the ends of lines give the shape of each layer's output."""
 
 from dataclasses import dataclass
 
@@ -17,20 +17,23 @@ class Autoencoder:
         encoder: Maps (n, h, w, c) in [0, 1] to (n, 128).
         decoder: Maps (n, 128) to (n, h, w, c) in [0, 1].
         whole: The encoder followed by the decoder, with the same weights.
+        colours: Maps the same inputs as the encoder to (n, m): a fixed description of their colours, which is joined to
+            the code after training; see `whiten.joined`. None if there is none.
     """
 
     encoder: keras.Model
     decoder: keras.Model
     whole: keras.Model
+    colours: keras.Model | None = None
 
 
 def seed(input_shape: tuple[int, int, int] = (28, 28, 1)) -> Autoencoder:
-    """Build the article's autoencoder to the letter: 1,904 parameters to encode, 2,481 to decode.
+    """Build the convolutional autoencoder of "Building Autoencoders in Keras" (F. Chollet, blog.keras.io, 2016).
 
-    The source is "Building Autoencoders in Keras" (François Chollet, blog.keras.io, 2016), the convolutional one.
+    The encoder has 1,904 parameters, and the decoder has 2,481.
 
     Raises:
-        InputShapeError: The input shape is not (28, 28, 1), the only one that the article's layers fit.
+        InputShapeError: The input shape is not (28, 28, 1), the only shape for which the article's layers fit together.
     """
     if input_shape != (28, 28, 1):
         raise InputShapeError(f"architecture seed: expected inputs of (28, 28, 1), got {input_shape}")
@@ -57,9 +60,10 @@ def seed(input_shape: tuple[int, int, int] = (28, 28, 1)) -> Autoencoder:
 
 
 def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
-    """Build a convolutional autoencoder with codes of length 1, for training on several views of each image.
+    """Build a convolutional autoencoder for contrastive training. Its codes have Euclidean length 1.
 
-    Its encoder has about 450,000 parameters for inputs of (28, 28, 1), and encodes one in about 0.1 ms on one thread.
+    For inputs of (28, 28, 1), the encoder has about 450,000 parameters and encodes an input in about 0.1 ms on one
+    thread.
 
     Args:
         input_shape: (height, width, channels), with a height and width of at least 16 pixels.
@@ -85,14 +89,86 @@ def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
     x = layers.Dense(128)(layers.Flatten()(x))
     encoder = keras.Model(image, layers.UnitNormalization()(x), name="encoder")  # (n, 128)
 
+    decoder = _decoder([*sizes, smallest], channels)  # (n, 28, 28, 1)
+    return Autoencoder(encoder, decoder, keras.Model(image, decoder(encoder(image)), name="autoencoder"))
+
+
+def photos(input_shape: tuple[int, int, int]) -> Autoencoder:
+    """Build an autoencoder for photographs, with codes of length 1, for training on several views of each image.
+
+    Beside what is where in the image, its encoder sees the mean of each feature over all places: a part of a photograph
+    has its features at other places. Colours are described apart, by a fixed histogram. For inputs of (64, 64, 3) the
+    encoder has about 630,000 parameters.
+
+    Args:
+        input_shape: (height, width, channels), with a height and width of at least 16 pixels.
+
+    Raises:
+        InputShapeError: The height or width is less than 16 pixels.
+    """
+    height, width, channels = input_shape
+    if min(height, width) < 16:
+        raise InputShapeError(f"architecture photos: expected inputs of at least 16 × 16, got {height} × {width}")
+    image = layers.Input(input_shape)
+    x = _block(32, strides=2, size=5)(image)  # (n, 32, 32, 32)
+    sizes, means = [(height, width), x.shape[1:3]], []
+    for filters, strides in ((64, 2), (96, 1)):
+        x = _block(filters, strides)(x)  # (n, 16, 16, 64), (n, 16, 16, 96)
+        means.append(layers.GlobalAveragePooling2D()(x))
+    sizes.append(x.shape[1:3])
+    while min(sizes[-1]) > 16:
+        x = _block(96)(_halve()(x))
+        sizes.append(x.shape[1:3])
+    x = _block(128)(_halve()(x))  # (n, 8, 8, 128)
+    means.append(layers.GlobalAveragePooling2D()(x))
+    sizes.append(x.shape[1:3])
+    x = _block(112, strides=2)(x)  # (n, 4, 4, 112)
+    sizes.append(x.shape[1:3])
+    overall = layers.BatchNormalization(momentum=0.95)(layers.Concatenate()(means))  # (n, 288)
+    x = layers.Dense(128)(layers.Concatenate()([overall, layers.Flatten()(x)]))
+    encoder = keras.Model(image, layers.UnitNormalization()(x), name="encoder")  # (n, 128)
+    decoder = _decoder(sizes, channels)
+    whole = keras.Model(image, decoder(encoder(image)), name="autoencoder")
+    return Autoencoder(encoder, decoder, whole, _colours(input_shape) if channels == 3 else None)
+
+
+def _decoder(sizes: list[tuple[int, int]], channels: int) -> keras.Model:
+    """Build a decoder from codes, (n, 128), through maps of the sizes, last to first, to images of the first size."""
+    (height, width), smallest = sizes[0], sizes[-1]
     code = layers.Input((128,))
     x = layers.Dense(smallest[0] * smallest[1] * 32, use_bias=False)(code)
     x = layers.Reshape((*smallest, 32))(layers.ReLU()(_norm()(x)))  # (n, 4, 4, 32)
-    for size in reversed(sizes[1:]):
+    for size in reversed(sizes[1:-1]):
         x = _block(32 if min(size) < 14 else 16)(_resized(*size)(x))  # (n, 7, 7, 32), (n, 14, 14, 16)
     x = layers.Conv2D(channels, 3, padding="same", activation="sigmoid")(_resized(height, width)(x))
-    decoder = keras.Model(code, x, name="decoder")  # (n, 28, 28, 1)
-    return Autoencoder(encoder, decoder, keras.Model(image, decoder(encoder(image)), name="autoencoder"))
+    return keras.Model(code, x, name="decoder")
+
+
+def _colours(input_shape: tuple[int, int, int]) -> keras.Model:
+    """Build the colour histogram of images, (n, h, w, 3) to (n, 216)."""
+    image = layers.Input(input_shape)
+    return keras.Model(image, ColourHistogram()(layers.AveragePooling2D(2)(image)), name="colours")
+
+
+class ColourHistogram(layers.Layer):
+    """The square roots of a soft histogram of colours, with six levels each of red, green and blue.
+
+    Each pixel counts for the two nearest levels of a channel in proportion to its nearness. Distances of square roots
+    (Hellinger's) let rare colours count, as in Arandjelović and Zisserman, "Three things everyone should know to
+    improve object retrieval", 2012.
+    """
+
+    _LEVELS = 6
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Describe images, (n, h, w, 3) in [0, 1], by (n, 216) numbers in [0, 1]."""
+        pixels = inputs.shape[1] * inputs.shape[2]
+        values = tf.reshape(inputs, [-1, pixels, 3, 1]) * (self._LEVELS - 1)
+        near = tf.nn.relu(1 - tf.abs(values - tf.range(self._LEVELS, dtype=inputs.dtype)))  # (n, pixels, 3, 6)
+        red, green, blue = tf.unstack(near, axis=2)
+        pairs = tf.reshape(red[:, :, :, None] * green[:, :, None, :], [-1, pixels, self._LEVELS**2])
+        counts = tf.matmul(pairs, blue, transpose_a=True)  # (n, 36, 6)
+        return tf.sqrt(tf.reshape(counts, [-1, self._LEVELS**3]) / pixels)
 
 
 def _conv(filters: int, activation: str = "relu", padding: str = "same") -> keras.Layer:
@@ -104,12 +180,13 @@ def _halve() -> keras.Layer:
 
 
 def _resized(height: int, width: int) -> keras.Layer:
-    # UpSampling2D(2) gives the same result but can't be exported: Keras builds it from ops that LiteRT lacks.
+    # UpSampling2D(2) would give the same result, but can't be exported: Keras builds it from operations that LiteRT
+    # does not have.
     return layers.Resizing(height, width, interpolation="nearest")
 
 
-def _block(filters: int, strides: int = 1) -> keras.Sequential:
-    convolution = layers.Conv2D(filters, 3, strides=strides, padding="same", use_bias=False)
+def _block(filters: int, strides: int = 1, size: int = 3) -> keras.Sequential:
+    convolution = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)
     return keras.Sequential([convolution, _norm(), layers.ReLU()])
 
 
@@ -118,13 +195,14 @@ def _norm() -> keras.Layer:
 
 
 class FusedNormalization(layers.BatchNormalization):
-    """Batch normalisation as one fused op: on a CPU, five times as fast as Keras's own in training.
+    """Batch normalisation as one fused operation. Training on a CPU is five times as fast as with Keras's own layer.
 
-    The result is the same, except that the moving variance is the sample variance, n / (n - 1) times Keras's.
+    The result is the same, except for the moving variance, which is n / (n - 1) times Keras's: it is the sample
+    variance.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """Normalise (n, h, w, c) by the batch's own statistics in training; leave every other case to Keras."""
+        """Normalise a batch, (n, h, w, c), by its own mean and variance in training. Otherwise, do as Keras does."""
         if not (training and self.trainable) or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         empty = tf.zeros([0])

@@ -1,4 +1,4 @@
-"""The pictures that are written beside a trained encoder: losses.png, reconstructions.png and map.png."""
+"""Draw three pictures for the folder of a trained encoder: losses.png, reconstructions.png and map.png."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from matplotlib import pyplot as plt
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.ticker import MaxNLocator
 
-# Held-out images in reconstructions.png.
+# Number of held-out images in reconstructions.png.
 _SHOWN = 10
 # Height of a thumbnail on the map, in points.
 _THUMBNAIL = 22
-# Smallest distance of two thumbnails, as a fraction of the map's width and height: closer ones would overlap.
+# Minimum distance of two thumbnails, as a fraction of the map's width and height. Closer thumbnails would overlap.
 _GAP = 0.045
 
 
@@ -28,8 +28,8 @@ def draw(folder: Path, encoder: Encoder, history: History, inputs: NDArray[np.fl
     Args:
         folder: Folder for the pictures.
         encoder: The exported encoder.
-        history: The figures of each epoch.
-        inputs: (n, h, w, c) in [0, 1], never trained on.
+        history: The history of the training.
+        inputs: Held-out inputs, (n, h, w, c) in [0, 1].
     """
     _draw_losses(folder / "losses.png", encoder.spec.name, history)
     _draw_reconstructions(folder / "reconstructions.png", encoder, inputs[:_SHOWN])
@@ -69,7 +69,7 @@ def _draw_reconstructions(path: Path, encoder: Encoder, inputs: NDArray[np.float
 
 
 def _draw_map(path: Path, encoder: Encoder, inputs: NDArray[np.float32]) -> None:
-    """Draw codes as dots along their first two principal components, with thumbnails wherever there is room."""
+    """Draw each code as a dot, by its first two principal components, and thumbnails where they do not overlap."""
     codes = encoder.encode(inputs)
     centred = codes - codes.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)

@@ -1,6 +1,7 @@
-"""Training from start to end: choose a recipe for a source, train, and export the encoder."""
+"""Train an encoder from start to end: choose a recipe for a source, train, and export the encoder."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,48 +19,59 @@ from ingest.sources.datasets import DATASETS
 from training import model
 from training.errors import RecipeError, TrainingError
 from training.export import export
-from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, mse
+from training.fit import History, Recipe, all_black_mse, constant_mse, fit, fix_seed, inputs, seconds_per_step
 from training.model import Autoencoder
 from training.pictures import draw
 from training.pixels import read_pixels, split_held_out
-from training.whiten import FLOOR, POWER, whitened
+from training.statistics import reestimate
+from training.whiten import FLOOR, choose, whitened
 
-# A new architecture is one function in model.py and one line here.
+# The architectures, by name: the function that builds the autoencoder, and the settings of its training.
 ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, contrast=1.0),
+        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0),
+    ),
+    "photos": (
+        model.photos,
+        Recipe(epochs=8, batch=128, learning_rate=2e-3, reconstruct=2.0, decoded=0.25, contrast=1.0, temperature=0.1),
     ),
 }
-# Weight of the loss that trains the decoder to answer black for out-of-distribution images. It is off for folders,
-# whose distribution is unknown.
+# Weight of the loss that trains the decoder to answer out-of-distribution images with black. This loss is used only for
+# the datasets. In a folder of the user's, mirrored or rotated images may be normal.
 _NEGATIVES = 2.5
-# Augmentations for each dataset: a mirrored digit is another shape, but a mirrored shoe is still a shoe.
+# Augmentations for each dataset. Mirrored digits are no digits, but a mirrored shoe is still a shoe.
 _VIEWS = {"mnist": "digits", "fashion-mnist": "clothes"}
-# Framing rule of each dataset, which brings search queries to the form of its images.
+# Framing rule of each dataset, with which searches adapt a query to the dataset's images.
 _FRAMINGS = {"mnist": "digit"}
 
-# Training steps in all: a small source gets more epochs than the recipe says, until there are this many.
+# How images of folders are brought to the inputs' aspect ratio, by number of channels. Photographs may have bars, or be
+# wide or tall. A grey drawing would lose its shape.
+_FITS = {1: "crop", 3: "squeeze"}
+
+# Minimum number of training steps. A small source is trained for more epochs than the recipe says to reach it.
 _MIN_STEPS = 1500
-# Training steps per epoch: a small source gets smaller batches, so that each epoch has at least this many.
+# The training of a folder ends early if this fraction of its epochs has brought no better one.
+_PATIENCE = 0.2
+# Duration of the decoder's own training, as a fraction of the encoder's.
+_DECODER_SHARE = 0.2
+# Minimum number of training steps per epoch. A small source is trained with smaller batches to reach it.
 _MIN_STEPS_PER_EPOCH = 8
-# Held-out images on which the exported files are compared with the model.
-_PARITY_SAMPLES = 256
-# Held-out images for the pictures.
+# Number of held-out images for the pictures.
 _PICTURED = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained model, and how its training went.
+    """A trained model, with the settings and the history of its training.
 
     Attributes:
-        model: The autoencoder at its best epoch.
+        model: The autoencoder with the weights of its best epoch.
         recipe: The settings of the training.
-        history: The figures of each epoch.
-        whitening: The model card's account of the whitening and of the decoder that was trained after it; empty for an
-            encoder that is not whitened.
+        history: The history of the training.
+        whitening: Fields of the model card about the whitening, and about the training of the decoder afterwards;
+            empty if the encoder is not whitened.
     """
 
     model: Autoencoder
@@ -77,22 +89,25 @@ def train_and_export(
     channels: int = 1,
     seed: int = 7,
     epochs: int | None = None,
+    minutes: float | None = None,
     limit: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:
     """Train an architecture on a source and write the encoder with its model card and pictures.
 
     Args:
-        source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images, of which a tenth
-            is held out, or 5,000 if that is less.
-        arch: One of `ARCHITECTURES`.
+        source: `mnist` or `fashion-mnist`, whose test split is held out; or the path of other images. Of these, a tenth
+            is held out, but at most 5,000.
+        arch: Name of the architecture, a key of `ARCHITECTURES`; empty for the default of the source, which is
+            `contrastive` for a dataset and `photos` for other images.
         out: Folder for the encoder. Its name becomes the encoder's name.
         size: Height and width of the encoder's inputs, in pixels.
         channels: 1 (grey) or 3 (RGB).
         seed: Random seed.
         epochs: Passes over the training images; None for the recipe's own number.
+        minutes: Train for about this long on this machine, as busy as it is; None for as long as `epochs` says.
         limit: Maximum number of images to train on; None for all.
-        resume: Resume an interrupted training into this folder.
+        resume: Whether to resume an interrupted training of this encoder.
 
     Returns:
         The model card.
@@ -101,19 +116,23 @@ def train_and_export(
         RecipeError: The architecture is unknown, or the source has too few images.
         InputShapeError: The architecture does not take inputs of this size.
         SourceNotFoundError: The source does not exist.
-        CollapseError: The model learned nothing; nothing is written.
-        ParityError: The exported files differ from the model; nothing is written.
+        CollapseError: The model has learned nothing. No encoder is written.
+        ParityError: The exported files give other results than the trained model. No encoder is written.
     """
+    arch = arch or ("contrastive" if source in DATASETS else "photos")
     if arch not in ARCHITECTURES:
         raise RecipeError(f"architecture {arch!r}: expected one of {', '.join(ARCHITECTURES)}")
     build, recipe = ARCHITECTURES[arch]
     fix_seed(seed)
     autoencoder = build((size, size, channels))
     background = 0 if source in DATASETS else 255
+    fit_to = "crop" if source in DATASETS else _FITS[channels]
     with _state_folder(out, resume) as state:
         with Stages() as stages:
-            train, held_out = _read(source, (size, size, channels), background, limit, seed, state, stages)
+            train, held_out = _read(source, (size, size, channels), background, fit_to, limit, seed, state, stages)
             recipe = _fitted(recipe, source, len(train), epochs)
+            if source not in DATASETS and recipe.contrast:
+                recipe = _timed(autoencoder, recipe, train, minutes, state, stages)
             negatives = _NEGATIVES if source in DATASETS else 0.0
             trained = _train(autoencoder, recipe, negatives, train, held_out, seed, state, stages)
         card = {
@@ -127,10 +146,11 @@ def train_and_export(
             "arch": arch,
             "background": background,
             "framing": _FRAMINGS.get(source, ""),
+            "fit": fit_to,
             "seed": seed,
             **_card(trained, held_out),
         }
-        encoder = export(trained.model, card, inputs(held_out[:_PARITY_SAMPLES]), out)
+        encoder = export(trained.model, card, held_out, out, quantise=trained.recipe.contrast > 0)
         draw(out, encoder, trained.history, inputs(held_out[:_PICTURED]))
     written: dict[str, Any] = json.loads((out / "encoder.json").read_bytes())
     return written
@@ -138,9 +158,10 @@ def train_and_export(
 
 @contextmanager
 def _state_folder(out: Path, resume: bool) -> Iterator[Path]:
-    """Yield a folder for pixels and checkpoints beside the encoder's.
+    """Create a folder for pixels and checkpoints next to the encoder's folder, and yield it.
 
-    It is removed at the end and after a failed training. After Ctrl-C or a crash it stays, for `resume`.
+    The folder is removed when the training has succeeded or failed. After Ctrl-C or a crash it stays, so that the
+    training can be resumed.
     """
     state = out.parent / f".{out.name}.training"
     if not resume:
@@ -149,7 +170,7 @@ def _state_folder(out: Path, resume: bool) -> Iterator[Path]:
     try:
         yield state
     except LookalikeError as error:
-        # another error while resuming, such as a dataset that can't be fetched, must not cost the checkpoints
+        # keep the checkpoints if resuming fails for another reason, such as a dataset that can't be fetched
         if not resume or isinstance(error, TrainingError):
             shutil.rmtree(state)
         raise
@@ -160,24 +181,48 @@ def _read(
     source: str,
     shape: tuple[int, int, int],
     background: int,
+    fit_to: str,
     limit: int | None,
     seed: int,
     state: Path,
     stages: Stages,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the images to train on and the held-out images, each (n, h, w, c)."""
-    train = read_pixels(open_source(source, "train", limit), shape, background, state / "train.pixels", stages)
+    train = read_pixels(open_source(source, "train", limit), shape, background, fit_to, state / "train.pixels", stages)
     if source not in DATASETS:
         return split_held_out(train, seed)
-    return train, read_pixels(open_source(source, "test"), shape, background, state / "test.pixels", stages)
+    return train, read_pixels(open_source(source, "test"), shape, background, fit_to, state / "test.pixels", stages)
 
 
 def _fitted(recipe: Recipe, source: str, count: int, epochs: int | None) -> Recipe:
-    """Adapt a recipe to the source and to its number of images."""
+    """Adapt a recipe to a source of `count` images: batch size, number of epochs and augmentations."""
     batch = min(recipe.batch, count // _MIN_STEPS_PER_EPOCH)
     enough = max(recipe.epochs, -(-_MIN_STEPS // (count // batch)))
     views = _VIEWS.get(source, "photos") if recipe.contrast else recipe.views
     return replace(recipe, batch=batch, epochs=epochs or enough, views=views)
+
+
+def _timed(
+    autoencoder: Autoencoder,
+    recipe: Recipe,
+    train: NDArray[np.uint8],
+    minutes: float | None,
+    state: Path,
+    stages: Stages,
+) -> Recipe:
+    """Say how long training will take, and fit its epochs to the minutes given. A resumed training keeps its epochs."""
+    steps, file = len(train) // recipe.batch, state / "epochs"
+    seconds = steps * seconds_per_step(autoencoder, train, recipe) * (1 + _DECODER_SHARE)  # per epoch
+    if file.exists():
+        recipe = replace(recipe, epochs=int(file.read_text()))
+    elif minutes:
+        recipe = replace(recipe, epochs=max(1, int(60 * minutes / seconds)))
+    file.write_text(str(recipe.epochs))
+    stages.say(
+        f"training for {recipe.epochs * steps:,} steps of {recipe.batch} images, then its decoder: about "
+        f"{recipe.epochs * seconds / 60:.0f} minutes in all"
+    )
+    return replace(recipe, patience=max(5, math.ceil(_PATIENCE * recipe.epochs)))
 
 
 def _train(
@@ -190,33 +235,54 @@ def _train(
     state: Path,
     stages: Stages,
 ) -> Trained:
-    """Train a model. A contrastive encoder is then whitened, and its decoder trained again with the encoder frozen.
+    """Train a model. If the training is contrastive, whiten the encoder, and train the decoder again for the new codes.
 
     Args:
-        autoencoder: Freshly built.
+        autoencoder: A new model.
         recipe: Settings of the first training.
-        negatives: Weight of the loss on out-of-distribution images, for the second training of the decoder.
-        train: (n, h, w, c) uint8, 0 to 255.
-        held_out: (m, h, w, c) uint8, 0 to 255.
-        seed: Seed of the order of the images.
+        negatives: Weight of the loss on out-of-distribution images in the second training, which only the decoder gets.
+        train: Images to train on, (n, h, w, c) uint8, 0 to 255.
+        held_out: Held-out images, (m, h, w, c) uint8, 0 to 255.
+        seed: Seed for the order of the images.
         state: Folder for checkpoints.
         stages: Shows the progress.
     """
     history = fit(autoencoder, train, held_out, recipe, seed, state, stages)
     if not recipe.contrast:
         return Trained(autoencoder, recipe, history, {})
-    autoencoder = whitened(autoencoder, train)
-    decoder = replace(recipe, contrast=0.0, epochs=-(-recipe.epochs // 3), views="unchanged", negatives=negatives)
-    stages.say(
-        f"encoder finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first one, "
-        "resume with --resume)"
+    settings, found = choose(autoencoder, train, held_out, recipe.views)
+    averages = autoencoder.encoder.get_weights()
+    reestimate(autoencoder.encoder, train, seed)
+    other_settings, other_found = choose(autoencoder, train, held_out, recipe.views)
+    is_reestimated = other_found > found
+    if is_reestimated:
+        settings, found = other_settings, other_found
+    else:
+        autoencoder.encoder.set_weights(averages)
+    autoencoder = whitened(autoencoder, train, settings)
+    decoder = replace(
+        recipe,
+        decoded=1.0,
+        contrast=0.0,
+        epochs=-(-recipe.epochs // 3),
+        views="unchanged",
+        negatives=negatives,
+        patience=0,
     )
-    # the decoder fits the codes of this number of epochs only: after more of them it must start again
-    decoder_state = state / f"decoder-{len(history.loss)}"
+    stages.say(
+        f"the encoder is finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first "
+        "of them, continue with --resume)"
+    )
+    # The decoder is trained for the codes of this encoder. A resumed training may give the encoder more epochs or
+    # another whitening, which changes the codes. Then the decoder must not continue from its earlier checkpoint.
+    decoder_state = state / f"decoder-{len(history.loss)}-{settings.power}-{settings.colours}"
     decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
     whitening = {
-        "power": POWER,
+        "power": settings.power,
         "floor": FLOOR,
+        "colours": settings.colours,
+        "found": found,
+        "statistics_reestimated": is_reestimated,
         "decoder": asdict(decoder),
         "decoder_epochs": len(decoder_history.loss),
         "decoder_kept": decoder_history.best,
@@ -225,13 +291,12 @@ def _train(
 
 
 def _card(trained: Trained, held_out: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the model card's account of a training: recipe, epochs, metrics and history."""
+    """Return the fields of the model card about a training: recipe, epochs, metrics and history."""
     history = trained.history
     return {
         "recipe": {**asdict(trained.recipe), "whitening": trained.whitening},
         "epochs": {"trained": len(history.loss), "kept": history.best},
         "metrics": {
-            "test_mse": mse(trained.model, held_out),
             "mean_image_mse": constant_mse(held_out),
             "all_black_mse": all_black_mse(held_out),
         },

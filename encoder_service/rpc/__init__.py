@@ -1,1 +1,1 @@
-"""The gRPC service: conversions, interceptors, settings, metrics and the server itself."""
+"""The gRPC server: settings, admission control, the RPCs, health, metrics and traces."""

@@ -1,4 +1,4 @@
-"""Authentication: tokens from a file, which is read again when it changes."""
+"""Authenticate calls by tokens from a file, which is read again when it changes."""
 
 import hashlib
 import hmac
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 REFLECTION_RPCS = frozenset(
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
 )
-"""Full names of the RPCs by which clients ask for the protos."""
+"""Full names of the reflection RPCs, with which clients download the protos."""
 READING_RPCS = REFLECTION_RPCS | frozenset(
     f"/{service.full_name}/{method.name}"
     for file in (encoder_pb2, gallery_pb2, search_pb2)
@@ -32,7 +32,8 @@ READING_RPCS = REFLECTION_RPCS | frozenset(
 """Full names of the RPCs that a token with the role `read` may call. All others require the role `write`."""
 
 
-# Seconds for which the file may be empty or missing. Programs that do not replace it atomically cause short gaps.
+# Seconds for which the file may be empty or missing before all tokens are revoked. A program that rewrites the file in
+# place, instead of replacing it atomically, leaves it empty for a moment.
 _MAX_REPLACING_S = 2.0
 
 
@@ -46,7 +47,7 @@ class Role(StrEnum):
 class Tokens:
     """The tokens of a file with lines of `read TOKEN` or `write TOKEN`.
 
-    A token is a whole word. A word that begins with `#` begins a comment.
+    A token ends at a space. A word that begins with `#` begins a comment, which ends with the line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,9 +64,10 @@ class Tokens:
         self._empty_since: float | None = None
 
     def role(self, token: str) -> Role | None:
-        """Return the role of a token, None for an unknown token.
+        """Return the role of a token; None if the token is unknown.
 
-        The token is compared with every known token, each in constant time, so that the duration reveals nothing.
+        The token is always compared with every known token, each in constant time. The duration therefore does not
+        reveal how much of a guessed token is right.
         """
         with self._lock:
             self._follow()
@@ -78,7 +80,10 @@ class Tokens:
         return match
 
     def _follow(self) -> None:
-        """Read the file if it has changed. A malformed file is ignored; an empty or missing file revokes all tokens."""
+        """Read the file if it has changed.
+
+        A malformed file changes no tokens. A file that has been empty or missing for two seconds revokes all.
+        """
         if not self._file.exists():
             self._revoke("is missing")
             return
@@ -96,7 +101,7 @@ class Tokens:
             self._revoke("has no tokens")
 
     def _revoke(self, reason: str) -> None:
-        """Revoke all tokens, unless the file may still be in the middle of being replaced."""
+        """Revoke all tokens if the file has been empty or missing for two seconds."""
         now = time.monotonic()
         self._empty_since = self._empty_since or now
         if self._roles and now - self._empty_since > _MAX_REPLACING_S:

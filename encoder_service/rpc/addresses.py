@@ -9,7 +9,7 @@ _UNIX = "unix:"
 
 
 def is_local(host: str) -> bool:
-    """Return whether a host is loopback or `unix:PATH`, which only this machine can reach."""
+    """Return whether only this machine can reach a host: a loopback address, "localhost" or `unix:PATH`."""
     if host == "localhost" or host.startswith(_UNIX):
         return True
     try:
@@ -31,9 +31,10 @@ def joined(host: str, port: int) -> str:
 
 
 def resolved(host: str, port: int) -> list[str]:
-    """Return the addresses that a host stands for on this machine, each without brackets.
+    """Return the IP addresses to listen on for a host, each without brackets; for `unix:PATH`, the host itself.
 
-    Given a name, gRPC would report success even if it could listen on only some of its addresses.
+    The server binds each address separately. If gRPC bound a name itself, it would report success even if it could
+    listen on only some of the name's addresses.
 
     Raises:
         ServiceError: The host is unknown.
@@ -50,7 +51,10 @@ def resolved(host: str, port: int) -> list[str]:
 
 
 def _is_own(family: int, address: str) -> bool:
-    """Return whether this machine has an address. A machine without IPv6 still resolves `localhost` to ::1."""
+    """Return whether an address is one of this machine's.
+
+    A name may resolve to others too: "localhost" may be ::1 even on a machine without IPv6.
+    """
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))

@@ -1,4 +1,4 @@
-"""Admission control: authenticate each call, queue up to a limit, reject the rest soon."""
+"""Admission control: authenticate each call, queue calls up to a limit, and reject further calls."""
 
 import heapq
 import itertools
@@ -23,35 +23,37 @@ from gallery.errors import LookalikeError
 
 T = TypeVar("T")
 
-# The RPCs of the service, and whether they are streams.
+# By the full name of each RPC: whether it is a stream.
 _IS_STREAM = {
     f"/{service.full_name}/{method.name}": method.client_streaming
     for file in (encoder_pb2, gallery_pb2, search_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-# Metadata that asks clients to retry after one second, if they read it.
+# Metadata that asks a rejected client to retry after one second. Clients must read it themselves.
 _RETRY_AFTER = ("retry-after", "1")
-# Range of the delay, in milliseconds, after which gRPC's own clients retry if they are configured to. It is random, so
-# that rejected clients do not all return at once.
+# Range, in milliseconds, of the delay before a retry by gRPC itself, which clients can configure. The delay is random,
+# so that rejected clients do not all retry at once.
 _PUSHBACK_MS = (50, 250)
-# Range of the seconds after which an overloaded service rejects a call. A connection has eight calls in flight and
-# holds back further ones, so that this slows down a client that calls again at once. Rejecting all calls of such a
-# client would take a processor, which the accepted calls need. Longer delays would hide the overload from its detector.
+# Range, in seconds, of the delay with which an overloaded service rejects a call. A client that calls again at once
+# could otherwise keep a whole processor busy with rejections. The delay slows it down, because each connection may have
+# only eight calls in flight. With longer delays, fewer rejections per second would make `OverloadDetector` end the
+# overload too early.
 _REJECTION_DELAY_S = (0.01, 0.03)
-# Maximum concurrent reflection streams. A client needs one only briefly.
+# Maximum concurrent reflection streams. A client needs such a stream only briefly.
 _MAX_REFLECTION_STREAMS = 4
-# Maximum log lines per second about calls rejected for lack of a token or a role.
+# Maximum log lines per second about calls with no valid token, or with a token that does not permit the RPC.
 _MAX_REFUSAL_LINES = 5
 
 _log = logging.getLogger(__name__)
 
 
 class Admission(grpc.ServerInterceptor):
-    """Interceptor that admits each call to a pool, or rejects it. Health checks bypass it.
+    """Interceptor that admits each call to a thread pool or rejects it. Health checks bypass it.
 
     Attributes:
-        pools: The pools of all calls that need admission.
+        pools: The thread pools of all calls that need admission.
+        delayed: Runs rejections of an overloaded service after a short delay.
     """
 
     def __init__(self, tokens: Tokens | None, calls: CallPool, streams: StreamPool, metrics: Metrics) -> None:
@@ -74,7 +76,7 @@ class Admission(grpc.ServerInterceptor):
         self._is_closed = False
 
     def stop(self) -> None:
-        """End the threads, once all calls have ended."""
+        """Wait until all calls have ended, and end the threads of the pools."""
         for pool in self.pools:
             pool.shutdown()
 
@@ -85,7 +87,7 @@ class Admission(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Choose the pool for a call, or reject it. Must be fast, because one thread runs this for all calls."""
+        """Admit a call to its pool, or reject it. This must be fast, because a single thread runs it for all calls."""
         self.delayed.run_due()
         method = str(details.method)
         pool = self._pools.get(method)
@@ -117,7 +119,7 @@ class Admission(grpc.ServerInterceptor):
         executor: ThreadPoolExecutor | None = None,
         refusals: "_Refusals | None" = None,
     ) -> Any:
-        """Return a handler that rejects a call, stream or not, without reading its request."""
+        """Return a handler that rejects a call or a stream without reading its request."""
 
         def reject(requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
             self._metrics.rejected(str(details.method), status.name)
@@ -131,14 +133,14 @@ class Admission(grpc.ServerInterceptor):
 
 
 class _Refusals:
-    """Logs rejected callers, at most a few lines per second, because untrusted clients can make any number of calls."""
+    """Logs unauthorised calls, at most five lines per second, so that untrusted clients can't flood the log."""
 
     def __init__(self) -> None:
         self._second = 0
         self._lines = self._omitted = 0
 
     def log(self, method: str, peer: str, status: str, request_id: str) -> None:
-        """Log a rejected call. Only gRPC's polling thread runs this."""
+        """Log a rejected call. Not thread-safe: only gRPC's polling thread calls this."""
         second = int(time.monotonic())
         if second != self._second:
             if self._omitted:
@@ -152,9 +154,10 @@ class _Refusals:
 
 
 class DelayedExecutor(ThreadPoolExecutor):
-    """Runs each submitted function after a short delay, in the thread that calls `run_due`. It starts no thread.
+    """Holds each submitted function for a short delay. Then the next call of `run_due` runs it, in the caller's thread.
 
-    The delays are random, so that clients rejected together do not retry together.
+    This class starts no threads of its own. The delays are random, so that clients that are rejected at the same time
+    do not all retry at the same time.
     """
 
     def __init__(self) -> None:
@@ -165,7 +168,7 @@ class DelayedExecutor(ThreadPoolExecutor):
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Run the work later, and discard its result."""
+        """Queue a function for `run_due`. Its result is discarded."""
         due = time.monotonic() + random.uniform(*_REJECTION_DELAY_S)
         with self._lock:
             run: Callable[[], Any] = partial(work, *arguments, **named)
@@ -173,7 +176,7 @@ class DelayedExecutor(ThreadPoolExecutor):
         return Future()
 
     def run_due(self) -> None:
-        """Run the functions that are due."""
+        """Run the queued functions whose delay has passed."""
         while self._waiting and self._waiting[0][0] < time.monotonic():
             with self._lock:
                 work = heapq.heappop(self._waiting)[2] if self._waiting else None
@@ -182,7 +185,7 @@ class DelayedExecutor(ThreadPoolExecutor):
 
 
 class _InlineExecutor(ThreadPoolExecutor):
-    """Runs the work in the thread that submits it."""
+    """Runs each submitted function at once, in the thread that submits it."""
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
         future: Future[T] = Future()
@@ -194,10 +197,10 @@ _INLINE = _InlineExecutor()
 
 
 def run_in(executor: ThreadPoolExecutor, behaviour: Callable[[Any, Any], T]) -> Callable[[Any, Any], T]:
-    """Return a behaviour that gRPC runs in this executor."""
+    """Wrap the function of an RPC's handler, so that gRPC runs it in the given executor."""
 
     def run(request: Any, context: grpc.ServicerContext) -> T:
         return behaviour(request, context)
 
-    run.experimental_thread_pool = executor  # type: ignore[attr-defined] # gRPC looks for it under this name
+    run.experimental_thread_pool = executor  # type: ignore[attr-defined] # an attribute that gRPC reads
     return run

@@ -1,4 +1,4 @@
-"""Batch the items that have arrived on a stream since the last read."""
+"""Read a stream in batches. A batch has all items that have arrived since the previous batch was taken."""
 
 import threading
 from collections import deque
@@ -11,16 +11,16 @@ T = TypeVar("T")
 def arrivals(
     items: Iterable[T], max_items: int, max_bytes: int, size_of: Callable[[T], int]
 ) -> Generator[list[T], None, None]:
-    """Yield batches of the items that have arrived since the last batch, at least one each, in order.
+    """Yield all items of a stream in order, in batches of the items that have arrived since the previous batch.
 
-    A thread reads the stream ahead, and waits when the consumer of the batches is slower. An error of the stream is
-    raised after the items that preceded it. Close the generator to stop early.
+    Each batch has at least one item. A thread reads the stream ahead of the consumer, up to the limits below. If the
+    stream raises an error, the items before the error are yielded first. Close the generator to stop early.
 
     Args:
         items: The stream.
         max_items: Maximum items read ahead, and therefore in a batch.
-        max_bytes: Maximum bytes read ahead. A larger item forms a batch of its own.
-        size_of: Returns the bytes of an item.
+        max_bytes: Maximum bytes read ahead. A single larger item is allowed, and forms a batch of its own.
+        size_of: Returns the number of bytes of an item.
     """
     queue = _Queue[T](max_items, max_bytes)
 
@@ -42,7 +42,7 @@ def arrivals(
 
 
 class _Queue(Generic[T]):
-    """A queue between two threads, bounded in items and in bytes, whose consumer takes all items at once."""
+    """A bounded queue between two threads. The consumer takes all queued items at once."""
 
     def __init__(self, max_items: int, max_bytes: int) -> None:
         self._max_items, self._max_bytes = max_items, max_bytes
@@ -53,7 +53,7 @@ class _Queue(Generic[T]):
         self._changed = threading.Condition()
 
     def put(self, item: T, size: int) -> bool:
-        """Append an item, once it fits. Return False if the consumer has abandoned the queue."""
+        """Wait until an item fits, and append it. Return False if the consumer has abandoned the queue."""
         with self._changed:
             self._changed.wait_for(lambda: self._abandoned or not self._items or self._fits(size))
             if not self._abandoned:
@@ -66,27 +66,31 @@ class _Queue(Generic[T]):
         return len(self._items) < self._max_items and self._bytes + size <= self._max_bytes
 
     def end(self, error: Exception | None = None) -> None:
-        """Mark the end of the items, and the error that caused it, if any."""
+        """Report that no more items follow, because the stream has ended or has raised an error."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def take_all(self) -> list[T]:
-        """Wait for items and remove them all. Return an empty list at the end."""
+        """Wait for items, then remove and return them all. At the end of the stream, return an empty list.
+
+        Raises:
+            Exception: The stream has raised this error, and all items before the error have been taken.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._ended)
             if not self._items and self._error:
                 try:
                     raise self._error
                 finally:
-                    self._error = None  # or the error's traceback and this queue would keep each other alive
+                    self._error = None  # break the cycle: the error's traceback refers to this queue
             items, self._bytes = list(self._items), 0
             self._items.clear()
             self._changed.notify_all()
             return items
 
     def abandon(self) -> None:
-        """Refuse all further items."""
+        """Make `put` return False from now on, because the consumer takes no more items."""
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()

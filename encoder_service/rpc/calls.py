@@ -1,4 +1,4 @@
-"""Interceptor around every RPC: concurrency, deadline, request id, error translation, metrics."""
+"""Intercept every RPC, to apply concurrency limits and deadlines, translate errors and record metrics."""
 
 import logging
 import random
@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from encoder_service.capacity import Turns
+from encoder_service.capacity import ExecutionSlots
 from encoder_service.rpc.codec import Codec
 from encoder_service.rpc.metrics import Metrics
 from encoder_service.rpc.pools import CallPool, Stream, StreamPool, current_call
@@ -19,30 +19,30 @@ from gallery.errors import LookalikeError
 
 _log = logging.getLogger(__name__)
 
-# Maximum characters of a request id that a client chooses: it is repeated in each log line of the call.
+# Maximum characters of a request id that a client chooses. Each log line about the call repeats it.
 _MAX_ID_LENGTH = 128
-# Maximum bytes of an error message as gRPC sends it. Its header shares 8 KiB with all other trailing metadata.
+# Maximum bytes of an error message as gRPC sends it. All trailing metadata together may have 8 KiB.
 _MAX_MESSAGE_BYTES = 4000
 # Metadata that keeps gRPC's own clients from retrying, even if they are configured to.
 _DO_NOT_RETRY = ("grpc-retry-pushback-ms", "-1")
-# Health checks bypass this interceptor: any prober may send them, and they must not wait for other calls.
+# Health checks bypass this interceptor, so that they never wait for other calls.
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Wraps every RPC of the service, except health."""
+    """Wraps every RPC of the server except health checks."""
 
     def __init__(self, max_executing: int, calls: CallPool, streams: StreamPool, metrics: Metrics) -> None:
         """Create the interceptor.
 
         Args:
-            max_executing: Maximum calls with one request that execute concurrently. Further calls of their pool queue.
-                Streams are not counted.
+            max_executing: Maximum calls with one request and one response that execute concurrently. Further calls
+                that their pool has admitted wait. Streams do not count.
             calls: Pool of the calls with one request and one response.
             streams: Pool of the streams.
             metrics: Counts and times the calls.
         """
-        self._turns = Turns(max_executing)
+        self._slots = ExecutionSlots(max_executing)
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
@@ -66,7 +66,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             with self._call(context, method, "call"):
                 call = current_call()
                 self._calls.arrived(call, len(content))
-                with self._turns.turn():
+                with self._slots.slot():
                     check_wanted()
                     answer = codec.serialize(behaviour(codec.parse(content), context))
                 self._calls.answered(call, len(answer), context)
@@ -98,7 +98,7 @@ class CallInterceptor(grpc.ServerInterceptor):
 
     @contextmanager
     def _call(self, context: grpc.ServicerContext, method: str, kind: str) -> Iterator[None]:
-        """Execute the block as one call: with its deadline, its metrics, and its errors sent to the client."""
+        """Execute the block as one call: set its deadline, record its metrics, and send its error to the client."""
         begun = time.perf_counter()
         request_id = request_id_from(context.invocation_metadata())
         id_metadata = ("x-request-id", request_id)
@@ -118,7 +118,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             if error.summary:
                 _log.warning("%s: %s", method, error, extra={"request_id": request_id})
             if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                # The store is overloaded, not this service: a retry would only add to the store's load.
+                # usually the store is overloaded, not this service: a retry would add to the store's load
                 context.set_trailing_metadata((id_metadata, _DO_NOT_RETRY))
             context.abort(status, message_for_client(error, request_id))
         except Exception:
@@ -135,10 +135,10 @@ class CallInterceptor(grpc.ServerInterceptor):
 
 
 def message_for_client(error: LookalikeError, request_id: str) -> str:
-    """Return the text about an error that an untrusted client may read.
+    """Return an error's text without details of this machine, because the client is untrusted.
 
-    It never contains the error's place. If the error's class has a summary, then its message may name files or servers
-    of this machine too, so the client receives the summary and the log has the rest.
+    The file or address in `error.place` is left out. A class whose messages may name files or servers too has a
+    `summary`. The client then receives the summary, and the log has the message.
     """
     if error.summary:
         return f"{error.summary} {_see_log(request_id)}"
@@ -146,7 +146,7 @@ def message_for_client(error: LookalikeError, request_id: str) -> str:
 
 
 def _cut(message: str) -> str:
-    """Cut a message to the size of a header. gRPC sends each byte that is not printable ASCII as %XX."""
+    """Cut a message to fit into a header, where each byte that is not printable ASCII takes three: %XX."""
     size = 0
     for position, character in enumerate(message):
         is_plain = character.isascii() and character.isprintable() and character != "%"
@@ -168,5 +168,5 @@ def request_id_from(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def metadata_value(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Return the first value of a name in the metadata, "" if it is missing."""
+    """Return the first value that the metadata has for a name; empty if there is no value."""
     return next((str(value) for key, value in metadata if key == name), "")

@@ -1,7 +1,7 @@
-"""Parse requests and serialise responses of one RPC, within its limits.
+"""Decompress and parse requests, with a size limit for each RPC, and serialise responses.
 
-gRPC itself would decompress and parse in the thread that serves all calls, with one limit for all RPCs. It would answer
-bytes that can't be parsed with INTERNAL, though the mistake is the client's.
+gRPC could do this too, but it would run in the one thread that serves all calls, and with one size limit for all RPCs.
+For bytes that can't be parsed, it would answer INTERNAL, although the client has made the mistake.
 """
 
 import zlib
@@ -13,11 +13,11 @@ from google.protobuf.message import DecodeError
 from encoder_service.errors import RequestError
 from encoder_service.limits import LIMITS
 
-# Maximum bytes of a request to an RPC that takes neither images nor many keys.
+# Maximum bytes of a request to an RPC that `_MAX_BYTES` does not list: its requests have neither images nor many keys.
 _MAX_SMALL_BYTES = 64 * 1024
 # Maximum bytes of a health request, which contains one name.
 _MAX_HEALTH_BYTES = 4096
-# Maximum bytes of a DeleteImages request: 1,000 keys of 1,024 characters of up to 4 bytes, and room for the fields.
+# Maximum bytes of a DeleteImages request: 1,000 keys of 1,024 characters, up to 4 bytes each, and some overhead.
 _MAX_KEYS_BYTES = 5 * 1024 * 1024
 _MAX_BYTES = {
     "Encode": LIMITS.max_message_bytes,
@@ -30,25 +30,26 @@ _MAX_BYTES = {
     "List": _MAX_HEALTH_BYTES,
     "Watch": _MAX_HEALTH_BYTES,
 }
-# First bytes of a compressed request: gzip's magic number, or zlib's header for any compression level. No uncompressed
-# request of this service begins with them. Read as a field's tag, gzip's are invalid and zlib's are unused.
+# First bytes of a compressed request: gzip's magic number, and zlib's header for each compression level. An
+# uncompressed request never begins with them, because it begins with the tag of a protobuf field. Read as a tag, gzip's
+# bytes are invalid, and zlib's belong to a field number that no request uses.
 _COMPRESSED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
-# Makes zlib detect whether the data is gzip or zlib.
-_EITHER = zlib.MAX_WBITS | 32
+# The `wbits` value with which zlib accepts both gzip and zlib data.
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 class Codec:
-    """Parses and serialises the messages of one RPC."""
+    """Parses the requests and serialises the responses of one RPC."""
 
     def __init__(
         self, method: str, parse: Callable[[bytes], Any] | None, serialize: Callable[..., bytes] | None
     ) -> None:
-        """Take the functions that protobuf generated.
+        """Take the RPC's functions from gRPC's generated code.
 
         Args:
             method: Full name of the RPC.
-            parse: Returns the request in its bytes; None for the bytes themselves.
-            serialize: Returns the bytes of a response; None for a response that consists of bytes.
+            parse: Converts bytes to a request; None if the RPC's requests are bytes already.
+            serialize: Converts a response to bytes; None if the RPC's responses are bytes already.
         """
         self._name = method.rpartition("/")[2]
         self._max_bytes = _MAX_BYTES.get(self._name, _MAX_SMALL_BYTES)
@@ -56,10 +57,10 @@ class Codec:
         self.serialize: Callable[..., bytes] = serialize or bytes
 
     def parse(self, content: bytes) -> Any:
-        """Return the request in its bytes, which may be compressed.
+        """Parse a request, which may be compressed with gzip or zlib.
 
         Raises:
-            RequestError: The request is larger than the RPC's limit, or is not a message of the RPC.
+            RequestError: The request is larger than the RPC's limit, or is malformed.
         """
         self._check_size(len(content))
         if content.startswith(_COMPRESSED):
@@ -72,11 +73,11 @@ class Codec:
             ) from None
 
     def _decompress(self, content: bytes) -> bytes:
-        stream = zlib.decompressobj(_EITHER)
+        stream = zlib.decompressobj(_GZIP_OR_ZLIB)
         try:
             result = stream.decompress(content, self._max_bytes + 1)
         except zlib.error:
-            return content  # parsing then reports the error
+            return content  # these bytes can't be parsed either, and `parse` reports that
         self._check_size(len(result))
         if not stream.eof:
             raise RequestError("request: expected a whole compressed message, got the beginning of one")

@@ -1,6 +1,6 @@
-"""The settings of the service, in one place.
+"""The settings of the service.
 
-`encoder-service serve` makes a flag, an environment variable and a key of its TOML file from each field.
+Each field of `Config` becomes a flag of `encoder-service serve`, an environment variable, and a key of the TOML file.
 """
 
 import os
@@ -17,19 +17,19 @@ from gallery import DEFAULT_STORE
 from gallery.errors import InvalidInputError
 
 _MASK = "***"
-# Pattern of the variable NAME_PORT that Kubernetes sets for each Service of a namespace.
+# Value of the environment variable NAME_PORT that Kubernetes sets in each container for a Service called NAME.
 _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
 class LogFormat(StrEnum):
-    """Format of the log's lines."""
+    """Format of the log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """The least severe lines that are logged."""
+    """Minimum severity of the lines that are logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -43,10 +43,11 @@ def _setting(env: str, text: str, minimum: int | None = None, maximum: int | Non
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings in force for one service.
+    """The settings of one service.
 
-    Each field's metadata has its `help`, its environment variable `env`, and the bounds `min` and `max`, None for no
-    bound. The field `store` has no metadata, because all commands share its option.
+    The metadata of each field has its help text `help`, its environment variable `env`, and its bounds `min` and `max`,
+    which are None if the value is not bounded. The field `store` has no metadata, because other commands have the same
+    option, `terminal.StoreOption`.
 
     Raises:
         InvalidInputError: Settings contradict each other, or would expose the service to other machines unprotected.
@@ -55,7 +56,7 @@ class Config:
     store: str = DEFAULT_STORE
     encoder: str = field(
         default=DEFAULT_ENCODER,
-        metadata=_setting("ENCODER", "Name or folder of the encoder for Encode and Decode."),
+        metadata=_setting("ENCODER", "Name or folder of the encoder that answers Encode and Decode."),
     )
     host: str = field(
         default="127.0.0.1",
@@ -67,20 +68,21 @@ class Config:
     )
     port: int = field(default=50051, metadata=_setting("PORT", "Port to listen on; 0 picks a free one.", 0, 65535))
     tls_cert_file: Path | None = field(
-        default=None, metadata=_setting("TLS_CERT_FILE", "PEM file of the certificate and its chain.")
+        default=None, metadata=_setting("TLS_CERT_FILE", "PEM file with the service's certificate and its chain.")
     )
     tls_key_file: Path | None = field(
-        default=None, metadata=_setting("TLS_KEY_FILE", "PEM file of the certificate's key.")
+        default=None, metadata=_setting("TLS_KEY_FILE", "PEM file with the private key of the certificate.")
     )
     tls_client_ca_file: Path | None = field(
         default=None,
         metadata=_setting(
-            "TLS_CLIENT_CA_FILE", "PEM file of the authority that must have signed each client's certificate (mTLS)."
+            "TLS_CLIENT_CA_FILE",
+            "PEM file of a certificate authority. Clients must have a certificate that it signed (mTLS).",
         ),
     )
     tokens_file: Path | None = field(
         default=None,
-        metadata=_setting("TOKENS_FILE", "File of accepted tokens, with lines of `read TOKEN` or `write TOKEN`."),
+        metadata=_setting("TOKENS_FILE", "File with accepted tokens, in lines of `read TOKEN` or `write TOKEN`."),
     )
     insecure: bool = field(
         default=False, metadata=_setting("INSECURE", "Accept unencrypted calls from anyone who can reach the port.")
@@ -89,7 +91,7 @@ class Config:
         default=LIMITS.max_concurrent_call_count,
         metadata=_setting(
             "MAX_CONCURRENT_CALLS",
-            "Maximum concurrent calls, queued ones included; further calls are rejected.",
+            "Maximum concurrent calls, including queued calls; further calls are rejected.",
             1,
             1000,
         ),
@@ -98,10 +100,14 @@ class Config:
         default=LIMITS.max_concurrent_stream_count,
         metadata=_setting("MAX_STREAMS", "Maximum concurrent streams; further streams are rejected.", 1, 1000),
     )
-    metrics_host: str = field(default="127.0.0.1", metadata=_setting("METRICS_HOST", "Address of the metrics."))
+    metrics_host: str = field(
+        default="127.0.0.1", metadata=_setting("METRICS_HOST", "Address to listen on for Prometheus.")
+    )
     metrics_port: int | None = field(
         default=None,
-        metadata=_setting("METRICS_PORT", "Port where Prometheus reads metrics; no metrics if not given.", 0, 65535),
+        metadata=_setting(
+            "METRICS_PORT", "Port to listen on for Prometheus. Default: metrics are not served.", 0, 65535
+        ),
     )
     traces: bool = field(
         default=False, metadata=_setting("TRACES", "Send OpenTelemetry traces to OTEL_EXPORTER_OTLP_ENDPOINT.")
@@ -111,10 +117,10 @@ class Config:
     )
     log_level: LogLevel = field(
         default=LogLevel.INFO,
-        metadata=_setting("LOG_LEVEL", "Least severe lines that are logged; debug logs every call."),
+        metadata=_setting("LOG_LEVEL", "Minimum severity of the lines that are logged; debug logs every call."),
     )
     drain_s: float = field(
-        default=8.0, metadata=_setting("DRAIN_S", "Seconds that calls in flight may take to finish at shutdown.", 0)
+        default=8.0, metadata=_setting("DRAIN_S", "Maximum seconds to let calls in flight finish.", 0)
     )
 
     def __post_init__(self) -> None:
@@ -131,7 +137,7 @@ class Config:
 
     @property
     def limits(self) -> Limits:
-        """The limits in force for a service with these settings."""
+        """The limits of a service with these settings."""
         return Limits(max_concurrent_call_count=self.max_concurrent_calls, max_concurrent_stream_count=self.max_streams)
 
     def shown(self) -> dict[str, object]:
@@ -145,9 +151,10 @@ class Config:
 
 
 def ignore_kubernetes_variables() -> None:
-    """Remove the variables that Kubernetes sets for a Service named like this program, and say so on stderr.
+    """Remove environment variables that Kubernetes sets and that look like settings, and say so on stderr.
 
-    For a Service `lookalike`, containers get LOOKALIKE_PORT=tcp://10.0.0.1:50051, which is not a setting.
+    If the namespace has a Service called `lookalike`, Kubernetes sets variables such as
+    LOOKALIKE_PORT=tcp://10.0.0.1:50051 in every container.
     """
     for name, value in list(os.environ.items()):
         if name.startswith("LOOKALIKE_") and _KUBERNETES_VALUE.fullmatch(value):

@@ -1,4 +1,4 @@
-"""Files that are read again when they change."""
+"""Detect changes of files, so that their readers can read them again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,27 +8,27 @@ from gallery.errors import InvalidInputError
 
 @dataclass(slots=True)
 class WatchedFile:
-    """A file, and the state in which it was last read."""
+    """A file, and the timestamps, size and inode that it had when it was last read."""
 
     path: Path
     _read: tuple[int, ...] = ()
 
     def exists(self) -> bool:
-        """Return whether the file is there."""
+        """Return whether the file exists."""
         return self.path.exists()
 
     def has_changed(self) -> bool:
         """Return whether the file has changed since it was read; False while it is missing."""
         try:
             return self._stamp() != self._read
-        except OSError:  # missing for a moment while it is being replaced
+        except OSError:  # a file that is being replaced may be missing for a moment
             return False
 
     def content(self) -> bytes:
         """Read the file.
 
         Raises:
-            InvalidInputError: It can't be read.
+            InvalidInputError: The file can't be read.
         """
         try:
             stamp = self._stamp()

@@ -1,7 +1,7 @@
-"""The service grpc.health.v1.Health, which answers every client, even during overload.
+"""The health service, grpc.health.v1.Health. It answers without a token, and even during overload.
 
-gRPC's own servicer parses requests of any size, holds its lock while a client reads, and logs a traceback for a
-client's mistake.
+It replaces gRPC's own implementation, which is unsafe with untrusted clients: that one parses requests of any size,
+holds a lock while it waits for a slow client to read, and logs a traceback for a malformed request.
 """
 
 import threading
@@ -18,21 +18,23 @@ from encoder_service.rpc.codec import Codec
 from encoder_service.rpc.pools import HealthPool
 
 NAME: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-"""Full name of the service."""
+"""Full name of the health service."""
 
-# Maximum clients that watch at the same time. Each takes a thread, and untrusted clients may watch.
+# Maximum concurrent calls of Watch. Each takes a thread, and untrusted clients may call it.
 _MAX_WATCHERS = 32
 
 _Response = health_pb2.HealthCheckResponse
-_ListResponse: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined] # the stubs are older
+_ListResponse: Any = health_pb2.HealthListResponse  # type: ignore[attr-defined] # missing in the type stubs
 _codec = Codec(f"{NAME}/Check", health_pb2.HealthCheckRequest.FromString, _Response.SerializeToString)
 
 
 class Health:
-    """The health of the given names only. Otherwise a client could exhaust memory by watching made-up names.
+    """Tracks the health of a fixed set of names, and serves it over gRPC.
+
+    The set is fixed because a client could otherwise exhaust memory by watching made-up names.
 
     Attributes:
-        pool: The threads in which requests arrive.
+        pool: The threads that receive the requests.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -46,7 +48,7 @@ class Health:
         self._are_watches_over = False
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return the handler of all RPCs of the service."""
+        """Return the gRPC handler of all RPCs of the health service."""
 
         def unary(answer: Callable[[bytes, grpc.ServicerContext], bytes]) -> Any:
             return grpc.unary_unary_rpc_method_handler(run_in(self.pool, answer))
@@ -80,13 +82,13 @@ class Health:
             self._changed.notify_all()
 
     def end_watches(self) -> None:
-        """End the calls that watch."""
+        """End all calls of Watch."""
         with self._changed:
             self._are_watches_over = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the threads, once all calls have ended."""
+        """Wait until all calls have ended, and end the threads."""
         self.pool.shutdown()
         self._watchers.shutdown()
 
@@ -105,7 +107,7 @@ class Health:
         return response
 
     def _watch(self, content: bytes, context: grpc.ServicerContext, send: Callable[[bytes | None], None]) -> None:
-        """Send the health of a name now and whenever it changes. For an unknown name, answer once and end."""
+        """Send the health of a name now and whenever it changes. For an unknown name, send one answer and end."""
         name = self._name(content, context)
         with self._changed:
             if self._watcher_count == _MAX_WATCHERS:
@@ -130,7 +132,7 @@ class Health:
         return self._statuses.get(name, _Response.SERVICE_UNKNOWN)
 
     def _name(self, content: bytes, context: grpc.ServicerContext) -> str:
-        """Return the name that a request asks for."""
+        """Return the name in a request. If the request is malformed, end the call with an error."""
         self.pool.arrived()
         try:
             return str(_codec.parse(content).service)

@@ -1,4 +1,4 @@
-"""The service's log on stderr: text for people, or JSON for machines."""
+"""Configure the service's log on stderr: text for people, or JSON for machines."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ def begin_logging(style: LogFormat, level: LogLevel) -> None:
     """Configure the logging of this process.
 
     Args:
-        style: Text or JSON. A line about a call carries its `request_id`.
-        level: The least severe lines that are logged.
+        style: Text or JSON. A line about a call has the call's `request_id`.
+        level: Minimum severity of the lines that are logged.
     """
     handler = logging.StreamHandler()
     if style is LogFormat.JSON:
@@ -23,9 +23,11 @@ def begin_logging(style: LogFormat, level: LogLevel) -> None:
         handler.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
         )
-    # otherwise gRPC's core logs failed handshakes and rejected calls itself
+    # stop gRPC's C core from logging failed handshakes and rejected calls
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # gRPC logs clients' mistakes as tracebacks that quote their input. `CallInterceptor` logs all other errors.
+    # stop gRPC's Python code from logging malformed requests as tracebacks that quote them; `CallInterceptor` logs
+    # errors of the service itself
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # the client that sent a bad image receives an error instead
+    # stop Pillow from logging errors in images: the client that sent the image gets the error in the answer
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Counters, times and gauges of the service, which Prometheus reads on a port of its own."""
+"""Metrics of the service, exported over HTTP on a separate port for Prometheus."""
 
 import socket
 import threading
@@ -18,22 +18,23 @@ from encoder_service.rpc.traces import Traces
 from gallery import GallerySpec
 from gallery.errors import LookalikeError
 
-# Maximum connections to the metrics port. Prometheus needs one. A further connection ends the oldest.
+# Maximum connections to the metrics port, of which Prometheus needs one. Each further connection ends the oldest.
 _MAX_CONNECTIONS = 8
-# Seconds that a client of the metrics may take to send or to receive the next bytes.
-_MAX_PAUSE_S = 10
-# Upper bounds of the histograms' buckets, in seconds: from a fast search to the slowest call worth distinguishing.
+# Timeout, in seconds, for reading from or writing to a connection to the metrics port.
+_TIMEOUT_S = 10
+# Upper bounds of the histograms' buckets, in seconds. The smallest bound is a fast search. Calls over 10 s share the
+# last bucket.
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of one service, in a Prometheus registry of their own."""
 
     def __init__(self, traces: Traces | None = None) -> None:
         """Create the metrics.
 
         Args:
-            traces: Receives a span for each stage; None if the service sends no traces.
+            traces: Receives a span for each stage of a call; None if the service sends no traces.
         """
         self._traces = traces
         self._rejected: dict[tuple[str, str], Counter] = {}
@@ -45,7 +46,11 @@ class Metrics:
             "lookalike_call_seconds", "Duration of calls.", ["method"], buckets=_BUCKETS_S, registry=self.registry
         )
         self._stages = Histogram(
-            "lookalike_stage_seconds", "Duration of stages.", ["stage"], buckets=_BUCKETS_S, registry=self.registry
+            "lookalike_stage_seconds",
+            "Duration of a call's stages.",
+            ["stage"],
+            buckets=_BUCKETS_S,
+            registry=self.registry,
         )
         self._items = Counter(
             "lookalike_items", "Images of streams, by outcome.", ["method", "outcome"], registry=self.registry
@@ -61,7 +66,7 @@ class Metrics:
         self._seconds.labels(name).observe(seconds)
 
     def rejected(self, method: str, status: str) -> None:
-        """Count a rejected call. An overloaded service rejects many, so each counter is looked up only once."""
+        """Count a rejected call. To be fast during overload, keep each counter instead of looking it up again."""
         counter = self._rejected.get((method, status))
         if counter is None:
             counter = self._calls.labels(method.rpartition("/")[2], status)
@@ -69,11 +74,11 @@ class Metrics:
         counter.inc()
 
     def stages(self, **milliseconds: float) -> None:
-        """Record consecutive stages of this thread's call, the last of which has just ended.
+        """Record the stages of the call that this thread executes. The last stage must have just ended.
 
         Args:
-            **milliseconds: Duration of each stage, in the order in which they ran: `encode`, `search` or `store`.
-                A stage of exactly 0 ms did not run.
+            **milliseconds: Durations of the stages `encode`, `search` and `store`, in the order in which they ran. A
+                duration of exactly 0 means that the stage did not run.
         """
         completed = {stage: duration for stage, duration in milliseconds.items() if duration}
         for stage, duration in completed.items():
@@ -82,20 +87,20 @@ class Metrics:
             self._traces.add_stages(completed)
 
     def items(self, method: str, outcome: str) -> None:
-        """Count one image of a stream; its outcome is "ok" or "rejected"."""
+        """Count one image of a stream, with its outcome: "ok" or "rejected"."""
         self._items.labels(method, outcome).inc()
 
     def watch(self, galleries: Callable[[], Mapping[str, GallerySpec | None]], fingerprint: str) -> None:
-        """Export gauges for the galleries and the encoder, read at each scrape.
+        """Export gauges for the galleries and the encoder. Their values are read whenever Prometheus scrapes.
 
         Args:
-            galleries: Returns the live galleries by name; None for one that can't be searched.
+            galleries: Returns the spec of each gallery by name, None for a gallery that can't be searched.
             fingerprint: SHA-256 of the encoder, 64 hex digits.
         """
         self.registry.register(_Galleries(galleries, fingerprint))
 
     def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Start an HTTP server for Prometheus.
+        """Start the HTTP server that Prometheus scrapes.
 
         Args:
             host: Address to listen on.
@@ -143,27 +148,32 @@ class _Galleries(Collector):
                 if spec:
                     images.add_metric([name], spec.count)
                     version.add_metric([name], spec.version)
-        except LookalikeError:  # the store is unavailable: export the encoder alone
+        except LookalikeError:  # while the store is unavailable, export only the encoder
             pass
         return [info, up, images, version]
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _MAX_PAUSE_S
+    timeout = _TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
 
 
 class _HttpServer(ThreadingMixIn, WSGIServer):
-    """HTTP server with one thread per connection and a maximum number of connections."""
+    """An HTTP server with one thread per connection and a limit on connections."""
 
     daemon_threads = True
     request_queue_size = 64
 
     @classmethod
     def at(cls, family: int, address: Any) -> "_HttpServer":
-        """Listen on an address."""
+        """Return a server that listens on an address.
+
+        Args:
+            family: Address family, from `socket.getaddrinfo`.
+            address: Socket address, from `socket.getaddrinfo`.
+        """
 
         class Server(cls):  # type: ignore[misc, valid-type]
             address_family = family
@@ -172,19 +182,19 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         return server
 
     def __init__(self, address: Any, handler: type[WSGIRequestHandler]) -> None:
-        """Listen."""
+        """Bind the port, and begin without connections."""
         self._connections: dict[Any, None] = {}
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Bind without looking up this machine's name in DNS."""
+        """Bind the port. Unlike the base class, don't look up this machine's name, because DNS may be slow."""
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection in a thread. If there are too many connections, end the oldest."""
+        """Answer a connection in a new thread. If there are too many connections, end the oldest."""
         self._connections[request] = None
         if len(self._connections) > _MAX_CONNECTIONS:
             oldest = next(iter(self._connections))
@@ -199,4 +209,4 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing, because the client has gone or its connection was ended."""
+        """Log nothing: errors here mean that the client has gone, or that its connection was ended."""

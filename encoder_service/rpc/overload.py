@@ -1,25 +1,27 @@
 """Detect overload, and admit fewer calls while it lasts.
 
-An overloaded service that kept a long queue would answer every call in it late. So the queue is kept short until the
-overload is over, as in "Fail at Scale" (B. Maurer, ACM Queue 13, 2015).
+With a long queue, an overloaded service would answer every call late. Admitting fewer calls keeps the queue short until
+the overload ends, as in "Fail at Scale" (B. Maurer, ACM Queue 13, 2015).
 """
 
 import math
 import time
 from collections.abc import Callable
 
-# Seconds of the window whose arrivals decide whether an overload continues.
+# Length in seconds of the windows into which an overload is divided. At the end of each, the calls that arrived in it
+# decide whether the overload continues.
 _WINDOW_S = 1.0
-# Seconds for which a pool may be more than half full before that counts as overload: long enough for one burst.
+# Overload begins if more than half of the calls that the limit allows are in flight for this many seconds. A single
+# burst is over sooner.
 _MAX_CROWDED_S = 0.1
 
 
 class OverloadDetector:
     """Decides which calls are admitted, and admits fewer while the service is overloaded.
 
-    Overload begins when an arriving call finds the limit reached, or more than half of the limit in flight for 0.1 s.
-    It is re-evaluated every second, and continues while more than half of the calls that arrived in that second
-    were rejected.
+    Overload begins when a call arrives and the limit is reached, or when more than half of the allowed calls have been
+    in flight for 0.1 s. At the end of each second, overload continues only if more than half of the calls that arrived
+    in that second were rejected.
     """
 
     def __init__(
@@ -29,8 +31,8 @@ class OverloadDetector:
 
         Args:
             limit: Maximum calls in flight.
-            overload_limit: Maximum calls in flight during overload, cut to between 1 and half of `limit`; None for
-                `limit`.
+            overload_limit: Maximum calls in flight during overload. Values above half of `limit` count as that half,
+                and values below 1 count as 1. None keeps `limit` during overload.
             clock: Returns the time in seconds.
         """
         self._limit = limit
@@ -45,7 +47,7 @@ class OverloadDetector:
         """Count an arriving call, and return whether it is admitted.
 
         Args:
-            in_flight: Calls in flight, without this one.
+            in_flight: Number of calls in flight, without the arriving call.
         """
         now = self._clock()
         if now >= self._window_ends:
@@ -64,7 +66,7 @@ class OverloadDetector:
             self._begin_window(now)
 
     def _end_window(self, now: float) -> None:
-        """Continue the overload for another window, or end it. It also ends if no call arrives for a whole window."""
+        """Continue the overload for another window, or end it. If no call has arrived for a whole window, end it."""
         self._is_overloaded = now < self._window_ends + _WINDOW_S and 2 * self._rejected > self._arrived
         if self._is_overloaded:
             self._begin_window(now)

@@ -1,8 +1,8 @@
-"""Thread pools for calls. They track whether each call is working or waiting for its client.
+"""Thread pools for calls, which limit both the calls at work and the calls that wait for their clients.
 
-Only work counts as load. A call that waits for its client (for the rest of its request, for a stream's next message, or
-for its answer to be read) costs little, but may wait forever. So waiting has a time limit, and if too many calls
-wait, the pool ends the one that has waited longest.
+A call waits for its client until the rest of its request arrives, until a stream's next message arrives, or until its
+answer has been read. Only calls at work count as load. A waiting call costs little, but could wait forever. So waiting
+has a time limit, and if too many calls wait, the pool ends the call that has waited longest.
 """
 
 import logging
@@ -24,31 +24,34 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-# Seconds that a request may take to arrive, and an answer to be read. 64 MiB take this long at 9 Mbit/s.
+# Maximum seconds for a request to arrive, and for an answer to be read. The largest message, 64 MiB, takes this long at
+# 9 Mbit/s.
 _MAX_TRANSFER_S = 60.0
-# Seconds for which an arriving request counts as work: it usually comes in one packet with the call's headers.
+# Seconds for which a new call counts as work although its request has not arrived. A request usually arrives in the
+# same packet as the call's headers. Later than this, it is slow.
 _FRESH_S = 0.1
-# Maximum requests that are slow to arrive. Each holds a thread, and at most one message.
+# Maximum calls whose requests are slow to arrive. Each of them holds a thread and up to one message.
 _MAX_SLOW = 32
-# Maximum bytes of all unanswered requests, and of all unread answers. The limit is twice the largest message, so that a
-# single large message does not block all other calls.
+# Maximum total bytes of all unanswered requests, and of all unread answers. This is twice the largest message, so that
+# one large message does not block all other calls.
 _MAX_BYTES = 128 * 1024 * 1024
-# Seconds for which an answer may wait to be read even if all answers together are over the limit.
+# Seconds for which a client may leave an answer unread even while the unread answers exceed `_MAX_BYTES`.
 _MIN_UNREAD_S = 1.0
-# Seconds that a stream may wait for its client. Long, because the client may be a person or a slow source.
+# Maximum seconds that a stream may be idle, that is, wait for its client. The limit is long, because the client may be
+# a person or may have a slow source of images.
 _MAX_IDLE_S = 600.0
-# Seconds that a stream may wait for its client if another stream needs its place.
+# Seconds after which an idle stream is ended if the pool is full and a new stream arrives.
 _MAX_IDLE_WHEN_FULL_S = 5.0
-# Seconds that a stream may wait for its client while the service shuts down.
+# Seconds after which an idle stream is ended while the service shuts down.
 _MAX_IDLE_AT_END_S = 0.5
-# Extra threads beyond a pool's limit, because the thread of an ended call takes a moment to notice.
+# Number of a pool's threads beyond its limit. After a call has been ended, its thread takes a moment to stop.
 _SPARE_THREADS = 8
-# Seconds that a health request may take to arrive. It comes in one packet with the call's headers. A large
-# message from an untrusted client would otherwise be buffered for as long as it keeps arriving.
+# Maximum seconds for a health request to arrive. An honest one comes in the same packet as the call's headers. An
+# untrusted client could send a large one instead, which gRPC would buffer until the limit ends the call.
 _MAX_HEALTH_TRANSFER_S = 0.02
-# Threads that wait for health requests to arrive.
+# Number of threads that wait for health requests to arrive.
 _HEALTH_THREADS = 2
-# Maximum health requests that wait for one of these threads.
+# Maximum health calls that wait for one of the `_HEALTH_THREADS`.
 _MAX_HEALTH_WAITING = 64
 # Seconds between checks for calls that have waited too long.
 _SWEEP_S = 0.01
@@ -59,18 +62,18 @@ _current = threading.local()
 
 
 class Call:
-    """A call, as its pool tracks it.
+    """The state of a call in its pool.
 
     Attributes:
         method: Full name of the RPC.
-        begun: Time at which it began, by the monotonic clock.
-        waiting_since: Time since which it waits for its client, by the monotonic clock; None while it works.
-        has_arrived: Whether its request has arrived.
-        size: Bytes of its request, and of its answer once that is computed.
+        begun: Monotonic time at which the call began.
+        waiting_since: Monotonic time at which the call began to wait for its client; None while it is at work.
+        has_arrived: Whether the call's request has arrived.
+        size: Bytes of the call's request. Once the answer is computed, bytes of the answer.
     """
 
     def __init__(self, method: str, arguments: Iterable[Any]) -> None:
-        """Find the call among the arguments that gRPC submits to a pool, because it has no handler yet."""
+        """Begin to wait for the request. gRPC's own call object is taken from the arguments of `Pool.submit`."""
         self.method = method
         self._core = next(argument.call for argument in arguments if hasattr(argument, "call_details"))
         self.begun = time.monotonic()
@@ -80,7 +83,7 @@ class Call:
         self._is_cancelled = False
 
     def waited_s(self, now: float) -> float:
-        """Return the seconds for which the call has waited for its client; 0 while it works."""
+        """Return the seconds for which the call has waited for its client; 0 while it is at work."""
         since = self.waiting_since
         return 0.0 if since is None else now - since
 
@@ -93,10 +96,12 @@ class Call:
 
 
 class Stream(Call):
-    """A stream. It waits for its client when all its requests are answered, or while an answer is unread.
+    """The state of a stream in its pool.
+
+    A stream waits for its client while all its requests are answered, and while the client has an answer to read.
 
     Attributes:
-        reads: Whether its RPC only reads.
+        reads: Whether the stream's RPC only reads. False if the RPC modifies galleries.
     """
 
     def __init__(self, method: str, arguments: Iterable[Any]) -> None:
@@ -107,26 +112,30 @@ class Stream(Call):
         self._is_sending = False
 
     def received(self, size: int) -> None:
-        """Count a request as unanswered, with its size in bytes."""
+        """Count a request as arrived and not answered yet.
+
+        Args:
+            size: Bytes of the request.
+        """
         self._sizes.append(size)
         self.size += size
         if not self._is_sending:
             self.waiting_since = None
 
     def sending(self) -> None:
-        """Begin to send the answer to the oldest request."""
+        """Record that the answer to the oldest request is being sent, and wait for the client to read it."""
         self._is_sending = True
         self.waiting_since = time.monotonic()
 
     def sent(self) -> None:
-        """Finish sending: the answer has left."""
+        """Record that the answer has been sent, and count the oldest request as answered."""
         self.size -= self._sizes.popleft()
         self._is_sending = False
         self.waiting_since = None if self._sizes else time.monotonic()
 
 
 def current_call() -> Any:
-    """Return the call that this thread of a pool executes, a `Call` or a `Stream`."""
+    """Return the `Call` or `Stream` that this thread executes. The thread must belong to a pool."""
     return _current.call
 
 
@@ -153,7 +162,9 @@ class Pool(ThreadPoolExecutor):
         return len(self._calls)
 
     def admits(self, method: str) -> bool:
-        """Return whether a call is admitted. gRPC then submits it next, because one thread does both.
+        """Return whether an arriving call is admitted, and note its method for `submit`.
+
+        If the call is admitted, gRPC's next call of `submit` is for it, because one thread makes both calls.
 
         Args:
             method: Full name of the RPC.
@@ -162,16 +173,16 @@ class Pool(ThreadPoolExecutor):
         return True
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Execute a call in a thread."""
+        """Execute a call in a thread of this pool. gRPC calls this for each admitted call."""
         call = self._call_type(self._method, arguments)
         self._enter(call)
         return super().submit(self._run, call, work, *arguments, **named)
 
     def sweep(self) -> None:
-        """End the calls that have waited for their clients too long."""
+        """End the calls that have waited for their clients for too long. `Sweeper` calls this regularly."""
 
     def end_idle(self) -> None:
-        """End the calls that a shutdown does not wait for."""
+        """End the calls for which a shutdown need not wait."""
 
     def _enter(self, call: Call) -> None:
         with self._lock:
@@ -193,27 +204,28 @@ class Pool(ThreadPoolExecutor):
 class CallPool(Pool):
     """Threads for calls with one request and one response. `CallInterceptor` limits how many execute at once.
 
-    A call works from the arrival of its request until its answer is computed.
+    A call is at work from the arrival of its request until its answer is computed. A new call is also assumed to be at
+    work for its first 0.1 s.
     """
 
     def __init__(self, limit: int, overload_limit: int | None = None) -> None:
         """Begin without calls.
 
         Args:
-            limit: Maximum calls at work, queued ones included.
-            overload_limit: Maximum calls at work during overload; None for `limit`.
+            limit: Maximum calls at work, including calls that wait to be executed.
+            overload_limit: Maximum calls at work during overload; see `OverloadDetector`. None keeps `limit`.
         """
         super().__init__("calls", limit + _MAX_SLOW + _SPARE_THREADS)
         self._limit = limit
         self._detector = OverloadDetector(limit, overload_limit)
         self._fresh: deque[Call] = deque()  # calls that began less than 0.1 s ago
-        self._slow: dict[Call, None] = {}  # older calls whose requests have not arrived
+        self._slow: dict[Call, None] = {}  # calls that began earlier, and whose requests have not arrived
         self._unread: dict[Call, None] = {}  # calls whose answers are unread
         self._request_bytes = self._unread_bytes = 0
 
     @property
     def in_flight(self) -> int:
-        """Number of calls at work, including those that have just begun to arrive."""
+        """Number of calls at work, including calls that began less than 0.1 s ago."""
         with self._lock:
             return self._in_flight()
 
@@ -222,14 +234,14 @@ class CallPool(Pool):
         return super().admits(method) and self._detector.admits(self.in_flight)
 
     def arrived(self, call: Call, size: int) -> None:
-        """Count a call as work, because its request has arrived.
+        """Count a call as being at work, because its request has arrived.
 
         Args:
             call: The call.
-            size: Bytes of its request.
+            size: Bytes of the call's request.
 
         Raises:
-            OverloadedError: Too many calls, or too many bytes, have arrived in the meantime.
+            OverloadedError: The limit of calls or of bytes has been reached since the call was admitted.
         """
         with self._lock:
             call.waiting_since = None
@@ -246,7 +258,7 @@ class CallPool(Pool):
             self._request_bytes += size
 
     def answered(self, call: Call, size: int, context: grpc.ServicerContext) -> None:
-        """Count an answer as unread until it has left.
+        """Count a call's answer as unread, until gRPC reports that it has been sent.
 
         Args:
             call: The call.
@@ -298,7 +310,7 @@ class CallPool(Pool):
             self._calls.pop(call, None)
             self._slow.pop(call, None)
             if call.has_arrived and call not in self._unread and call.waiting_since is None:
-                self._request_bytes -= call.size  # it has failed
+                self._request_bytes -= call.size  # the call has failed, so `answered` has not subtracted its size
 
     def _was_read(self, call: Call) -> None:
         with self._lock:
@@ -307,7 +319,7 @@ class CallPool(Pool):
 
 
 class StreamPool(Pool):
-    """One thread for each stream. A quarter of the pool is reserved for streams that write."""
+    """Threads for streams, one for each. A quarter of them is reserved for streams that modify galleries."""
 
     _call_type = Stream
 
@@ -324,7 +336,7 @@ class StreamPool(Pool):
         self._room = threading.Condition(self._lock)
 
     def admits(self, method: str) -> bool:
-        """Return whether a stream is admitted, and end an idle one if that makes room."""
+        """Return whether a new stream is admitted. If the pool is full, end an idle stream to make room."""
         super().admits(method)
         reads = method in READING_RPCS
         with self._lock:
@@ -335,21 +347,24 @@ class StreamPool(Pool):
                 del self._calls[idle]
         if not idle:
             return False
-        idle.cancel("it was idle, and another stream needs its place")
+        idle.cancel("it was idle, and a new stream needs its thread")
         return True
 
     def wait_for_room(self, stream: Stream, context: grpc.ServicerContext) -> None:
-        """Wait while this stream has unanswered requests and those of all streams together exceed the limit."""
+        """Before a stream reads its next request, wait while the unanswered requests of all streams exceed the limit.
+
+        A stream whose own requests are all answered does not wait.
+        """
         with self._room:
             while stream.size and sum(other.size for other in self._calls) > _MAX_BYTES and context.is_active():
                 self._room.wait(_SWEEP_S)
 
     def sweep(self) -> None:
-        """End the streams that have been idle for very long."""
+        """End the streams that have been idle for more than ten minutes."""
         self._end_idle(_MAX_IDLE_S)
 
     def end_idle(self) -> None:
-        """End the streams that have been idle briefly, because the service is shutting down."""
+        """End the streams that have been idle for more than half a second, because the service is shutting down."""
         self._end_idle(_MAX_IDLE_AT_END_S)
 
     def _end_idle(self, limit_s: float) -> None:
@@ -373,9 +388,9 @@ class StreamPool(Pool):
 
 
 class HealthPool(Pool):
-    """A few threads for health requests, which untrusted clients may send without limit.
+    """A few threads for health calls, which untrusted clients may make without limit.
 
-    The newest request goes first, so that a client whose requests never arrive does not delay other clients.
+    The newest call is executed first, so that a client whose requests never arrive does not delay other clients.
     """
 
     def __init__(self) -> None:
@@ -384,11 +399,11 @@ class HealthPool(Pool):
         self._waiting: deque[tuple[Call, Callable[[], Any]]] = deque()
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Execute a call in a thread, before the calls that are already queued."""
+        """Execute a call in a thread, before the calls that are already waiting. If too many wait, end the oldest."""
         self._waiting.append((Call(_HEALTH, arguments), partial(work, *arguments, **named)))
         if len(self._waiting) > _MAX_HEALTH_WAITING:
             call, _ = self._waiting.popleft()
-            call.cancel("too many health requests wait", logging.DEBUG)
+            call.cancel("too many health calls are waiting", logging.DEBUG)
         return ThreadPoolExecutor.submit(self, self._run_newest)  # type: ignore[arg-type] # gRPC ignores the result
 
     def sweep(self) -> None:
@@ -401,13 +416,13 @@ class HealthPool(Pool):
                 call.cancel("its request has not arrived", logging.DEBUG)
 
     def arrived(self) -> None:
-        """Note that the request of this thread's call has arrived."""
+        """Record that the request has arrived for the call that this thread executes."""
         current_call().waiting_since = None
 
     def _run_newest(self) -> None:
         try:
             call, work = self._waiting.pop()
-        except IndexError:  # the call has been ended
+        except IndexError:  # `submit` has ended a waiting call, and other threads have taken the rest
             return
         call.waiting_since = time.monotonic()
         self._enter(call)
@@ -419,10 +434,14 @@ def _reads(stream: Call) -> bool:
 
 
 class Sweeper:
-    """A thread that ends calls which wait for their clients too long."""
+    """A thread that calls functions every 10 ms, to end calls that have waited for their clients for too long."""
 
     def __init__(self, sweeps: Iterable[Callable[[], None]]) -> None:
-        """Take the functions to call regularly."""
+        """Prepare the thread without starting it.
+
+        Args:
+            sweeps: The functions to call.
+        """
         self._sweeps = tuple(sweeps)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)

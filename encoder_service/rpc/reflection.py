@@ -1,4 +1,4 @@
-"""Reflection, by which clients ask for the protos: v1, and v1alpha for older clients."""
+"""Serve gRPC reflection, with which clients download the protos: version v1, and v1alpha for older clients."""
 
 from collections.abc import Iterable
 
@@ -12,10 +12,10 @@ _V1 = _V1ALPHA.replace("v1alpha", "v1")
 
 
 def reflection_handlers(names: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Return the handlers of both versions, which differ only in their package name.
+    """Return the gRPC handlers of both versions of reflection, which differ only in their package name.
 
     Args:
-        names: Full names of the other services.
+        names: Full names of the services that clients can look up, in addition to reflection itself.
     """
     _define_v1()
     servicer = reflection.ReflectionServicer((*names, _V1, _V1ALPHA))
@@ -28,7 +28,7 @@ def reflection_handlers(names: Iterable[str]) -> tuple[grpc.GenericRpcHandler, .
 
 
 def _define_v1() -> None:
-    """Register the proto of v1, so that clients can request it. The library registers only v1alpha."""
+    """Register the proto of reflection v1, so that clients can download it too. gRPC registers only v1alpha."""
     pool = descriptor_pool.Default()
     try:
         pool.FindServiceByName(_V1)

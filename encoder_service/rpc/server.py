@@ -1,4 +1,4 @@
-"""Build the service, start it, and drain it when asked to stop."""
+"""Build the gRPC server, start it, and shut it down without failing calls in flight."""
 
 import os
 import time
@@ -38,24 +38,26 @@ from encoder_service.v1 import (
 )
 from gallery import Store
 
-# Calls executed concurrently. More would starve gRPC's single polling thread of the GIL without raising throughput.
+# Maximum calls executed concurrently. More would take the GIL from gRPC's single polling thread too often, and would
+# not raise throughput.
 _MAX_EXECUTING = os.cpu_count() or 1
-# Calls in flight during overload. It is lower, because rejecting the other calls costs CPU too.
+# Maximum calls in flight during overload. It is lower, because rejecting the other calls needs CPU time too.
 _OVERLOAD_LIMIT = max(1, _MAX_EXECUTING // 4)
 # Milliseconds between pings on a connection, which detect clients that have vanished.
 _KEEPALIVE_MS = 60_000
 # Milliseconds that a client has to answer a ping.
 _KEEPALIVE_TIMEOUT_MS = 20_000
-# Minimum milliseconds between a client's pings. gRPC ends connections that ping more often. Default: five minutes.
+# Minimum milliseconds between pings from a client. gRPC closes connections that ping more often. gRPC's own default,
+# five minutes, would close the connections of `encoder_service.client`, which pings every 30 s.
 _MIN_CLIENT_PING_MS = 5_000
-# Milliseconds that a new connection has for its TLS handshake and its first settings.
+# Maximum milliseconds for the TLS handshake and the HTTP/2 settings of a new connection.
 _HANDSHAKE_MS = 20_000
-# Bytes that gRPC buffers of a call before the service reads its request. gRPC's default is 4 MiB for each call of each
-# connection, even before the caller is authenticated.
+# Maximum bytes of a call that gRPC buffers before the service reads its request. gRPC's default is 4 MiB for each call
+# on each connection, and it buffers them even if the client has no valid token.
 _LOOKAHEAD_BYTES = 256 * 1024
-# Seconds during which a service that shuts down rejects new calls before it closes its port.
+# Seconds at shutdown during which new calls are rejected with an answer, before the port is closed.
 _REJECTING_S = 0.5
-# Seconds between checks whether the calls in flight have ended.
+# Seconds between checks, at shutdown, whether the calls in flight have finished.
 _POLL_S = 0.02
 _ANY_PORT = Config(port=0)
 _OPTIONS = (
@@ -66,16 +68,16 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", _MIN_CLIENT_PING_MS),
     ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
     ("grpc.http2.lookahead_bytes", _LOOKAHEAD_BYTES),
-    ("grpc.http2.bdp_probe", 0),  # otherwise the buffer above grows with the connection's speed
-    ("grpc.per_message_decompression", 0),  # `Codec` decompresses, within the limit of each RPC
+    ("grpc.http2.bdp_probe", 0),  # if on, gRPC enlarges the buffer of `_LOOKAHEAD_BYTES` on fast connections
+    ("grpc.per_message_decompression", 0),  # `Codec` decompresses instead, with a size limit for each RPC
     ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
-    # this also counts answered calls that gRPC has not cleaned up yet, and would cancel new calls because of them
+    # if on, gRPC also counts answered calls that it has not cleaned up yet, and cancels new calls because of them
     ("grpc.http.overload_protection", 0),
     ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     ("grpc.max_receive_message_length", LIMITS.max_message_bytes),
     ("grpc.max_send_message_length", LIMITS.max_message_bytes),
-    # with this, two services could bind one port by mistake, and each would receive half of the calls
+    # if on, two services can bind the same port by mistake, and each receives half of the calls
     ("grpc.so_reuseport", 0),
 )
 
@@ -84,35 +86,37 @@ SERVICES = (
     search_pb2.DESCRIPTOR.services_by_name["SearchService"].full_name,
     gallery_pb2.DESCRIPTOR.services_by_name["GalleryService"].full_name,
 )
-"""Full names of the services, by which health is reported: the encoder's, the search's and the galleries'."""
+"""Full names of EncoderService, SearchService and GalleryService. Health is reported for each of them."""
 LIVENESS = "liveness"
-"""The name under which health reports that the process is alive. Other names report whether calls are accepted."""
+"""Health check for this name to learn whether the process is alive. Other names report whether calls are accepted."""
 
 _ALL_NAMES = ("", *SERVICES)
 _ENCODER_NAMES = SERVICES[:1]
-_STORE_NAMES = ("", *SERVICES[1:])  # these need the store, and a gallery that can be opened if there are galleries
+# Names that are SERVING only while the store responds and, if it has galleries, at least one of them can be opened.
+_STORE_NAMES = ("", *SERVICES[1:])
 
 
 class Server:
-    """The gRPC server over an encoder and a store.
+    """The gRPC server, which serves one encoder and the galleries of one store.
 
         with Server(store, encoder, config) as server:
             print(server.address)
             server.wait_for_signal()
 
     Attributes:
-        port: The port that it listens on.
-        address: HOST:PORT.
-        metrics_port: The port of the metrics; only after `start`, and if they are configured.
+        port: The port on which the server listens.
+        address: The address on which the server listens, HOST:PORT or unix:PATH.
+        metrics_port: The port of the metrics. It is set by `start`, and only if the settings ask for metrics.
     """
 
     def __init__(self, store: Store, encoder: Encoder, config: Config = _ANY_PORT) -> None:
         """Bind the port. No call is answered yet.
 
         Args:
-            store: Holds the galleries.
-            encoder: Answers Encode and Decode. Other encoders are loaded by name when a gallery needs them.
-            config: The settings; by default, loopback and a free port.
+            store: The store that holds the galleries.
+            encoder: The encoder that answers Encode and Decode. Other encoders are loaded by name when a gallery needs
+                them.
+            config: The settings; by default, the server listens on a free port of 127.0.0.1.
 
         Raises:
             ServiceError: The port can't be bound.
@@ -163,7 +167,7 @@ class Server:
         self.stop(grace_s=None if error is None else 0)
 
     def start(self) -> None:
-        """Open the galleries and warm up the encoder, and only then report through health that calls are accepted.
+        """Warm up the encoder and open the galleries. Then report SERVING to health checks.
 
         Raises:
             ServiceError: The port of the metrics can't be bound.
@@ -182,19 +186,19 @@ class Server:
         self._galleries.follow(partial(self._report_ready, names=_STORE_NAMES))
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Accept no new calls, let the calls in flight finish, and close the galleries. A second call does nothing.
+        """Close the port, let the calls in flight finish, and close the galleries. A second call does nothing.
 
-        Idle streams are ended. They lose nothing, because each of their messages has been answered.
+        Idle streams are ended. This loses nothing, because all messages of an idle stream have been answered.
 
         Args:
-            grace_s: Seconds after which calls in flight are cancelled; None for the setting `drain_s`.
+            grace_s: Seconds after which calls in flight are cancelled; None to use the setting `drain_s`.
         """
         self._health.enter_shutdown()
         self._health.end_watches()
         stopped = self._grpc.stop(self._config.drain_s if grace_s is None else grace_s)
         while not stopped.wait(_POLL_S):
             self._end_idle()
-        self._admission.stop()  # a cancelled call may still be executing, and needs its gallery
+        self._admission.stop()  # waits for cancelled calls that are still executing, because they need their galleries
         self._galleries.close()
         self._health.close()
         self._sweeper.stop()
@@ -205,10 +209,12 @@ class Server:
             self._traces.close()
 
     def wait_for_signal(self, signals: EndingSignals | None = None) -> None:
-        """Wait for SIGTERM, SIGINT or SIGHUP, then drain and stop. A second signal ends the draining.
+        """Wait for SIGTERM, SIGINT or SIGHUP. Then reject new calls, let the calls in flight finish, and stop.
+
+        A second signal cancels the calls in flight.
 
         Args:
-            signals: Handles the signals; None to begin now.
+            signals: Handler of the signals; None to install one now.
         """
         signals = signals or EndingSignals()
         signals.wait()
@@ -216,7 +222,10 @@ class Server:
         self.stop(grace_s=_REJECTING_S if signals.count == 1 else 0)
 
     def _drain(self, signals: EndingSignals) -> None:
-        """Reject new calls, and let those in flight finish. `grpc.Server.stop` would cancel calls it has not read."""
+        """Reject new calls, and let the calls in flight finish.
+
+        `grpc.Server.stop` alone would cancel calls whose requests it has not read yet.
+        """
         self._health.enter_shutdown()
         self._admission.close()
         begun = time.monotonic()
@@ -231,7 +240,7 @@ class Server:
             pool.end_idle()
 
     def _register(self) -> None:
-        """Add the services, health and reflection to the gRPC server."""
+        """Add the three services, the health service and reflection to the gRPC server."""
         encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
             EncoderServicer(self._encoder, self._config.limits, self._metrics), self._grpc
         )
@@ -243,10 +252,10 @@ class Server:
         self._grpc.add_generic_rpc_handlers((self._health.handler(), *reflection))
 
     def _bind(self) -> int:
-        """Listen on every address that the host stands for, and return the port.
+        """Listen on every address that the configured host resolves to, and return the port.
 
         Raises:
-            ServiceError: One of them can't be bound.
+            ServiceError: An address can't be bound.
         """
         credentials = server_credentials(self._config)
         port = self._config.port
@@ -259,7 +268,7 @@ class Server:
                     port = self._grpc.add_insecure_port(address)
             except RuntimeError as error:
                 raise ServiceError(
-                    f"can't listen on {address}: choose another --port (0 for a free one), or stop what uses it"
+                    f"can't listen on {address}: choose another --port (0 for a free one), or stop the other process"
                 ) from error
         return port
 

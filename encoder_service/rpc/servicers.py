@@ -1,4 +1,4 @@
-"""The RPCs. Each converts its request, calls the domain, and converts the result."""
+"""The RPCs. Each converts its request from protobuf, does the work, and converts the result to protobuf."""
 
 import logging
 import time
@@ -43,7 +43,13 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     """Serves EncoderService with one encoder."""
 
     def __init__(self, encoder: Encoder, limits: Limits, metrics: Metrics) -> None:
-        """Keep the encoder, the limits that GetEncoder reports, and the metrics to update."""
+        """Create the servicer.
+
+        Args:
+            encoder: Encodes and decodes.
+            limits: The limits that GetEncoder reports.
+            metrics: Receives durations and counts.
+        """
         self._encoder = encoder
         self._limits = limits
         self._metrics = metrics
@@ -61,7 +67,7 @@ class EncoderServicer(encoder_pb2_grpc.EncoderServiceServicer):
     def EncodeStream(
         self, request_iterator: Iterator[encoder_pb2.EncodeStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[encoder_pb2.EncodeStreamResponse]:
-        """Encode images as they arrive. A bad image yields an item error, and the stream continues."""
+        """Encode images as they arrive. The answer to a bad image is an item error, and the stream continues."""
         for index, request in enumerate(request_iterator):
             response = encoder_pb2.EncodeStreamResponse(index=index)
             try:
@@ -114,7 +120,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     def BatchSearch(
         self, request: search_pb2.BatchSearchRequest, context: grpc.ServicerContext
     ) -> search_pb2.BatchSearchResponse:
-        """Run several searches at once. One bad request fails them all."""
+        """Run several searches at once. One bad request fails the whole batch."""
         gallery = wire.check_batch(request.requests)
         searches = []
         for index, message in enumerate(request.requests):
@@ -153,7 +159,10 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     def AddImages(
         self, request_iterator: Iterator[gallery_pb2.AddImagesRequest], context: grpc.ServicerContext
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
-        """Add images in batches of those that arrived since the last batch. Acknowledge each once it is stored."""
+        """Add images to a gallery, and acknowledge each image once it is stored.
+
+        Images that have arrived by the time the previous batch is stored form the next batch.
+        """
         name, index = "", 0
         with closing(
             arrivals(request_iterator, LIMITS.max_stream_item_count, LIMITS.max_stream_item_bytes, _size)
@@ -170,10 +179,10 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         keys = wire.check_keys(request.keys)
         count = self._galleries.write(request.gallery, lambda writer: writer.delete(keys))
         _log.info(
-            "%s deleted %d images of gallery '%s'",
+            "%s deleted %d images from gallery '%s'",
             context.peer(),
             count,
-            request.gallery or "(the only one)",
+            request.gallery or "(the store's only gallery)",
             extra={"request_id": request_id_from(context.invocation_metadata())},
         )
         return gallery_pb2.DeleteImagesResponse(deleted_count=count)
@@ -181,7 +190,13 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
     def _add(
         self, name: str, requests: list[gallery_pb2.AddImagesRequest], first: int
     ) -> Iterator[gallery_pb2.AddImagesResponse]:
-        """Store a batch whose first image has position `first` in the stream, and yield the responses in order."""
+        """Store a batch of images, and yield their responses in order.
+
+        Args:
+            name: Name of the gallery.
+            requests: The batch.
+            first: Index of the batch's first image in the stream, from 0.
+        """
         begun = time.perf_counter()
         results: dict[int, bool | LookalikeError] = {}
         new: dict[int, NewImage] = {}

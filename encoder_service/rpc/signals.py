@@ -1,26 +1,26 @@
-"""The signals that end the service: SIGTERM, SIGINT and SIGHUP."""
+"""Handle the signals that end the service: SIGTERM, SIGINT and SIGHUP."""
 
 import signal
 import threading
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds between checks for a signal. Python runs handlers only in the main thread. If another thread receives the
-# signal, the handler does not run until the main thread executes again.
+# Seconds after which the waiting main thread wakes up. Python runs signal handlers only in the main thread. If the
+# system delivers a signal to another thread, the main thread keeps waiting, and the handler runs when it wakes up.
 _POLL_S = 0.1
 
 
 class EndingSignals:
-    """Counts the signals that end the service. Until `wait` is called, a signal raises SystemExit instead.
+    """Counts the signals that end the service. A signal that arrives before `wait` is called raises SystemExit instead.
 
-    Create it in the main thread, before starting anything that has to be closed.
+    Create this object in the main thread, before the server starts.
 
     Attributes:
         count: Signals received since `wait` was called.
     """
 
     def __init__(self) -> None:
-        """Handle the signals, except a SIGHUP that this process ignores, as `nohup` arranges."""
+        """Install the handlers. If SIGHUP is ignored, as under `nohup`, it stays ignored."""
         self.count = 0
         self._is_starting = True
         self._received = threading.Event()

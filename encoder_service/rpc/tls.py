@@ -1,4 +1,4 @@
-"""TLS: certificates and keys from files, which are tried with gRPC at startup and read again when they change."""
+"""Load TLS certificates and keys from files. They are tested at startup, and read again when they change."""
 
 import logging
 import socket
@@ -15,16 +15,17 @@ from gallery.errors import InvalidInputError, LookalikeError
 _log = logging.getLogger(__name__)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# The DER of Ed25519's object identifier. gRPC serves such certificates, but its clients reject them.
+# The DER encoding of Ed25519's object identifier. gRPC servers accept certificates with such keys, and gRPC clients
+# reject them.
 _ED25519 = b"\x06\x03\x2b\x65\x70"
-# OpenSSL's codes for a certificate that is not valid yet, and one that has expired.
+# OpenSSL's error codes for a certificate that is not valid yet, and for a certificate that has expired.
 _OUT_OF_DATE = (9, 10)
-# Timeout in seconds of the trial handshake on loopback.
+# Timeout, in seconds, for the trial handshake on loopback.
 _HANDSHAKE_S = 10
 
 
 def server_credentials(config: Config) -> grpc.ServerCredentials | None:
-    """Return credentials for the port that follow changes of their files, None without TLS.
+    """Return the server's TLS credentials, which gRPC updates when their files change; None if TLS is off.
 
     Raises:
         InvalidInputError: A file can't be read, or gRPC can't serve with it.
@@ -48,15 +49,15 @@ def server_credentials(config: Config) -> grpc.ServerCredentials | None:
             return None
 
     _try(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
-    # the stubs don't know that None means no change
+    # gRPC's type stubs don't allow `read_if_changed` to return None, which means "no change"
     return grpc.dynamic_ssl_server_credentials(read(), read_if_changed, len(files) > 2)  # type: ignore[arg-type]
 
 
 def _try(cert_file: Path, key_file: Path, authority_file: Path | None) -> None:
-    """Serve with the files briefly, on a temporary port.
+    """Test the files by serving with them briefly, on a temporary port of loopback.
 
     Raises:
-        InvalidInputError: A file can't be read, or gRPC can't serve with it. The file is named.
+        InvalidInputError: A file can't be read, or gRPC can't serve with it. The error names the file.
     """
     cert, key = WatchedFile(cert_file).content(), WatchedFile(key_file).content()
     if not _is_certificate(cert):

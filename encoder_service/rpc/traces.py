@@ -1,7 +1,7 @@
-"""OpenTelemetry traces: a span for each call, which continues the caller's trace, with a child span for each stage.
+"""Export OpenTelemetry traces: a span for each call, as part of the caller's trace, and child spans for its stages.
 
-Needs the extra `traces`. OpenTelemetry's own environment variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, configure the
-exporter.
+This needs the extra `traces`. OpenTelemetry's own environment variables configure the export, such as
+OTEL_EXPORTER_OTLP_ENDPOINT.
 """
 
 import threading
@@ -12,7 +12,7 @@ import grpc
 
 from gallery.errors import InvalidInputError
 
-# Seconds that the remaining spans may take to be exported at shutdown.
+# Maximum seconds for exporting the remaining spans at shutdown.
 _MAX_CLOSING_S = 1.0
 
 
@@ -44,12 +44,13 @@ class Traces:
         )
 
     def add_stages(self, milliseconds: Mapping[str, float]) -> None:
-        """Add a span for each of several consecutive stages to the span of this thread's call.
+        """Add a child span for each stage of the call that this thread executes.
 
-        The spans are laid out backwards from now, which is when the last stage ended.
+        The stages ran one after the other, and the last has just ended. So the spans' times are computed backwards from
+        now.
 
         Args:
-            milliseconds: Duration of each stage by its name, in the order in which they ran.
+            milliseconds: Duration of each stage by its name, in the order in which the stages ran.
         """
         end = time.time_ns()
         for stage, duration in reversed(list(milliseconds.items())):
@@ -58,7 +59,7 @@ class Traces:
             end = start
 
     def close(self) -> None:
-        """Export the remaining spans and stop. If the collector does not answer soon, they are lost."""
+        """Export the remaining spans and stop. If that takes more than a second, the spans are lost."""
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         thread.join(_MAX_CLOSING_S)

@@ -1,4 +1,4 @@
-"""Convert between protobuf messages and domain types, and check requests. Pure functions without state."""
+"""Convert between protobuf messages and the types of `encoder_service` and `gallery`, and check requests."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -24,10 +24,10 @@ _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
 def image_from_proto(message: encoder_pb2.Image) -> bytes | Image.Image:
-    """Return an image file's bytes, not decoded yet, or an image made from raw pixels.
+    """Return the bytes of an image file, not decoded yet, or an image made from raw pixels.
 
     Raises:
-        ImageError: No image is set, or the pixels don't fit the size.
+        ImageError: The message has no image, or the number of pixels does not match width and height.
         ImageTooLargeError: The raw image has more than 64 million pixels.
     """
     match message.WhichOneof("data"):
@@ -56,13 +56,13 @@ def _image_from_raw(raw: encoder_pb2.RawImage) -> Image.Image:
 
 
 def image_to_proto(image: bytes | Path | Image.Image) -> encoder_pb2.Image:
-    """Return the message for an image file's bytes, or for an image as raw pixels.
+    """Return the message for an image file, given by its bytes or path, or for a Pillow image.
 
-    A file is read here. An image of a mode other than L, RGB and RGBA is converted to RGB, or to RGBA if it has
-    transparency.
+    This function reads the file of a path. A Pillow image is sent as raw pixels. If its mode is not L, RGB or RGBA, it
+    is converted to RGB, or to RGBA if it has transparency.
 
     Raises:
-        ImageError: The image is a file that can't be read or is too large, or has another type.
+        ImageError: The file can't be read or is too large, or the argument has another type.
     """
     if isinstance(image, Path):
         image = images.read(image)
@@ -84,22 +84,25 @@ def image_to_proto(image: bytes | Path | Image.Image) -> encoder_pb2.Image:
 
 
 def code_to_proto(code: NDArray[np.float32]) -> encoder_pb2.Code:
-    """Return the message for a code, (code_size,)."""
+    """Return the message for a code of shape (code_size,)."""
     return encoder_pb2.Code(values=code.tolist())
 
 
 def code_from_proto(message: encoder_pb2.Code) -> NDArray[np.float32]:
-    """Return a code as an array, (n,) float32 for the n values sent. Galleries and decoders check n."""
+    """Return a code as an array, (n,) float32, where n is the number of values in the message.
+
+    This function does not check n: galleries and decoders do.
+    """
     return np.array(message.values, np.float32)
 
 
 def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchRequest:
-    """Return the search that a message asks for.
+    """Convert a message to a search.
 
     Raises:
         RequestError: The query is missing, or there are too many labels or keys.
         ImageError: The image field is empty or malformed.
-        InvalidQueryError: A number is out of its range.
+        InvalidQueryError: A number is out of its range, or a query by key is to be expanded.
     """
     for field, values in (("filter.labels", message.filter.labels), ("exclude_keys", message.exclude_keys)):
         if len(values) > MAX_LIMIT:
@@ -112,7 +115,7 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
         exact=message.exact,
         with_thumbnails=message.include_thumbnails,
     )
-    return SearchRequest(_subject_from_proto(message), options, message.as_is)
+    return SearchRequest(_subject_from_proto(message), options, message.as_is, message.expand)
 
 
 def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
@@ -128,14 +131,14 @@ def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
 
 
 def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.SearchRequest:
-    """Return the message for a search. A file is read here.
+    """Return the message for a search. If the subject is a path, read the file.
 
     Args:
         request: The search.
-        gallery: Name of the gallery; empty for the service's only one.
+        gallery: Name of the gallery; empty for the service's only gallery.
 
     Raises:
-        ImageError: The subject is a file that can't be read or is too large.
+        ImageError: The subject is a path, and its file can't be read or is too large.
     """
     options = request.options
     message = search_pb2.SearchRequest(
@@ -147,6 +150,7 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         exact=options.exact,
         include_thumbnails=options.with_thumbnails,
         as_is=request.as_is,
+        expand=request.expand,
     )
     match request.subject:
         case Key():
@@ -181,11 +185,12 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
         reconstruction_error=result.reconstruction_error,
         query_percentile=result.query_percentile,
         prepared=result.prepared,
+        expanded_count=result.expanded_count,
     )
 
 
 def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult:
-    """Return the result in a message."""
+    """Convert a message to a search result."""
     return SearchResult(
         hits=tuple(
             Hit(hit.key, hit.distance, hit.label, hit.thumbnail_png, _optional(hit, "distance_percentile"))
@@ -201,6 +206,7 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
         reconstruction_error=_optional(message, "reconstruction_error"),
         query_percentile=_optional(message, "query_percentile"),
         prepared=message.prepared,
+        expanded_count=message.expanded_count,
     )
 
 
@@ -221,11 +227,12 @@ def encoder_to_proto(spec: EncoderSpec) -> encoder_pb2.EncoderSpec:
         code_size=spec.code_size,
         background=spec.background,
         framing=spec.framing,
+        fit=spec.fit,
     )
 
 
 def encoder_from_proto(message: encoder_pb2.EncoderSpec) -> EncoderSpec:
-    """Return the encoder's description in a message."""
+    """Convert a message to an encoder's description."""
     return EncoderSpec(
         name=message.name,
         fingerprint=message.fingerprint,
@@ -234,6 +241,7 @@ def encoder_from_proto(message: encoder_pb2.EncoderSpec) -> EncoderSpec:
         code_size=message.code_size,
         background=message.background,
         framing=message.framing,
+        fit=message.fit or "crop",  # a service of an older release does not send it
     )
 
 
@@ -243,7 +251,7 @@ def limits_to_proto(limits: Limits) -> encoder_pb2.Limits:
 
 
 def limits_from_proto(message: encoder_pb2.Limits) -> Limits:
-    """Return the limits in a message."""
+    """Convert a message to the limits of a service."""
     return Limits(**{field.name: getattr(message, field.name) for field in fields(Limits)})
 
 
@@ -266,7 +274,7 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
 
 
 def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
-    """Return the gallery's description in a message.
+    """Convert a message to a gallery's description.
 
     Raises:
         InvalidQueryError: A newer service uses a name or a storage profile that this release does not know.
@@ -288,25 +296,25 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
 
 
 def item_error_to_proto(error: LookalikeError) -> encoder_pb2.ItemError:
-    """Return the message for the error of one item of a stream, without places of this machine."""
+    """Return the message for the error of one item of a stream, without files or addresses of this machine."""
     return encoder_pb2.ItemError(status=status_for(type(error)).name, message=error.summary or error.message)
 
 
 def item_error_from_proto(message: encoder_pb2.ItemError) -> LookalikeError:
-    """Return the error in a message."""
+    """Convert a message to an error."""
     status = grpc.StatusCode.__members__.get(message.status, grpc.StatusCode.UNKNOWN)
     return error_from_status(status, message.message)
 
 
 def check_same_gallery(name: str, requests: Sequence[gallery_pb2.AddImagesRequest]) -> str:
-    """Return the name of the gallery that a stream adds to.
+    """Check that a stream adds to a single gallery, and return the name of that gallery.
 
     Args:
         name: The name from the stream's earlier messages; empty at its beginning.
         requests: The next messages, at least one.
 
     Raises:
-        RequestError: The first message of the stream has no name, or a later message has another one.
+        RequestError: The first message of the stream has no name, or a later message has a different name.
     """
     name = name or requests[0].gallery
     if not name:
@@ -318,7 +326,7 @@ def check_same_gallery(name: str, requests: Sequence[gallery_pb2.AddImagesReques
 
 
 def check_keys(keys: Sequence[str]) -> list[str]:
-    """Return the keys of a request.
+    """Return the keys of a request after checking their number and lengths.
 
     Raises:
         RequestError: There are more than 1,000 keys, or a key has more than 1,024 characters.
@@ -332,7 +340,10 @@ def check_keys(keys: Sequence[str]) -> list[str]:
 
 
 def check_batch(requests: Sequence[search_pb2.SearchRequest]) -> str:
-    """Return the name of the gallery that all requests of a batch search; empty for the service's only one.
+    """Check a batch of searches, and return the name of the gallery that they search.
+
+    Returns:
+        The name; empty for the service's only gallery.
 
     Raises:
         RequestError: The batch is empty, has more than 256 requests, asks for more than 10,000 hits in total, or

@@ -99,7 +99,7 @@ class GetEncoderResponse(_message.Message):
     def __init__(self, encoder: _Optional[_Union[EncoderSpec, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
 
 class EncoderSpec(_message.Message):
-    __slots__ = ("name", "fingerprint", "input_height", "input_width", "input_channel_count", "code_size", "decoder_sha256", "background", "framing")
+    __slots__ = ("name", "fingerprint", "input_height", "input_width", "input_channel_count", "code_size", "decoder_sha256", "background", "framing", "fit")
     NAME_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     INPUT_HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +109,7 @@ class EncoderSpec(_message.Message):
     DECODER_SHA256_FIELD_NUMBER: _ClassVar[int]
     BACKGROUND_FIELD_NUMBER: _ClassVar[int]
     FRAMING_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
     name: str
     fingerprint: str
     input_height: int
@@ -118,7 +119,8 @@ class EncoderSpec(_message.Message):
     decoder_sha256: str
     background: int
     framing: str
-    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., input_channel_count: _Optional[int] = ..., code_size: _Optional[int] = ..., decoder_sha256: _Optional[str] = ..., background: _Optional[int] = ..., framing: _Optional[str] = ...) -> None: ...
+    fit: str
+    def __init__(self, name: _Optional[str] = ..., fingerprint: _Optional[str] = ..., input_height: _Optional[int] = ..., input_width: _Optional[int] = ..., input_channel_count: _Optional[int] = ..., code_size: _Optional[int] = ..., decoder_sha256: _Optional[str] = ..., background: _Optional[int] = ..., framing: _Optional[str] = ..., fit: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_image_bytes", "max_image_pixels", "max_hit_count", "max_batch_count", "max_message_bytes", "max_concurrent_call_count", "max_concurrent_stream_count", "max_stream_item_count", "max_batch_hit_count", "max_stream_item_bytes", "max_key_length")

@@ -71,7 +71,7 @@ class EncoderServiceServicer:
 
     def EncodeStream(self, request_iterator, context):
         """Encodes images as they arrive, and sends one response for each request, in the same order.
-        A bad image yields an item error, and the stream continues.
+        The response to a bad image has an ItemError, and the stream continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class EncoderServiceStub:
     """
     EncodeStream: _grpc.StreamStreamMultiCallable[_encoder_pb2.EncodeStreamRequest, _encoder_pb2.EncodeStreamResponse]
     """Encodes images as they arrive, and sends one response for each request, in the same order.
-    A bad image yields an item error, and the stream continues.
+    The response to a bad image has an ItemError, and the stream continues.
     """
     Decode: _grpc.UnaryUnaryMultiCallable[_encoder_pb2.DecodeRequest, _encoder_pb2.DecodeResponse]
     """Reconstructs an image from its code, as well as the decoder can.
@@ -59,7 +59,7 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     """
     EncodeStream: _aio.StreamStreamMultiCallable[_encoder_pb2.EncodeStreamRequest, _encoder_pb2.EncodeStreamResponse]  # type: ignore[assignment]
     """Encodes images as they arrive, and sends one response for each request, in the same order.
-    A bad image yields an item error, and the stream continues.
+    The response to a bad image has an ItemError, and the stream continues.
     """
     Decode: _aio.UnaryUnaryMultiCallable[_encoder_pb2.DecodeRequest, _encoder_pb2.DecodeResponse]  # type: ignore[assignment]
     """Reconstructs an image from its code, as well as the decoder can.
@@ -88,7 +88,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_encoder_pb2.EncodeStreamResponse], _abc.AsyncIterator[_encoder_pb2.EncodeStreamResponse]]:
         """Encodes images as they arrive, and sends one response for each request, in the same order.
-        A bad image yields an item error, and the stream continues.
+        The response to a bad image has an ItemError, and the stream continues.
         """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GalleryServiceStub:
-    """Lists galleries, adds images to them and removes images. A gallery stays searchable meanwhile.
+    """Describes galleries, adds images to them, and removes images. Galleries can be searched at the same time.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class GalleryServiceStub:
 
 
 class GalleryServiceServicer:
-    """Lists galleries, adds images to them and removes images. A gallery stays searchable meanwhile.
+    """Describes galleries, adds images to them, and removes images. Galleries can be searched at the same time.
     """
 
     def ListGalleries(self, request, context):
@@ -76,8 +76,9 @@ class GalleryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddImages(self, request_iterator, context):
-        """Adds images, and acknowledges each once it is stored: acknowledged images survive a crash. A bad image gets an
-        item error, and the stream continues. An image replaces the stored image of the same key, unless both are equal.
+        """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
+        bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
+        replaces it, unless content and label are the same.
         INVALID_ARGUMENT: the first message names no gallery. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -85,8 +86,8 @@ class GalleryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteImages(self, request, context):
-        """Removes images by key. Unknown keys are not an error.
-        INVALID_ARGUMENT: there are too many keys, or one is too long. NOT_FOUND: no gallery has this name.
+        """Removes images by key. Unknown keys are ignored.
+        INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,7 +125,7 @@ def add_GalleryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GalleryService:
-    """Lists galleries, adds images to them and removes images. A gallery stays searchable meanwhile.
+    """Describes galleries, adds images to them, and removes images. Galleries can be searched at the same time.
     """
 
     @staticmethod

@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class SearchServiceStub:
-    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
-    equal.
+    """Searches galleries. The distance between two images is the Euclidean distance between their codes.
     """
 
     def __init__(self, channel):
@@ -49,8 +48,7 @@ class SearchServiceStub:
 
 
 class SearchServiceServicer:
-    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
-    equal.
+    """Searches galleries. The distance between two images is the Euclidean distance between their codes.
     """
 
     def Search(self, request, context):
@@ -63,8 +61,8 @@ class SearchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchSearch(self, request, context):
-        """Runs several searches at once. Atomic: one bad request fails the call, and the message names the request by its
-        position, as in "requests[3]". Errors as for Search.
+        """Runs several searches at once. A single bad request fails the whole call, with the status that Search would return.
+        The error message begins with the position of that request, such as "requests[3]".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,8 +90,7 @@ def add_SearchServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SearchService:
-    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
-    equal.
+    """Searches galleries. The distance between two images is the Euclidean distance between their codes.
     """
 
     @staticmethod

@@ -27,9 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SearchServiceStub:
-    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
-    equal.
-    """
+    """Searches galleries. The distance between two images is the Euclidean distance between their codes."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,15 +39,13 @@ class SearchServiceStub:
     FAILED_PRECONDITION: the service does not have the encoder that made the gallery.
     """
     BatchSearch: _grpc.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]
-    """Runs several searches at once. Atomic: one bad request fails the call, and the message names the request by its
-    position, as in "requests[3]". Errors as for Search.
+    """Runs several searches at once. A single bad request fails the whole call, with the status that Search would return.
+    The error message begins with the position of that request, such as "requests[3]".
     """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
-    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
-    equal.
-    """
+    """Searches galleries. The distance between two images is the Euclidean distance between their codes."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
@@ -58,14 +54,12 @@ class SearchServiceAsyncStub(SearchServiceStub):
     FAILED_PRECONDITION: the service does not have the encoder that made the gallery.
     """
     BatchSearch: _aio.UnaryUnaryMultiCallable[_search_pb2.BatchSearchRequest, _search_pb2.BatchSearchResponse]  # type: ignore[assignment]
-    """Runs several searches at once. Atomic: one bad request fails the call, and the message names the request by its
-    position, as in "requests[3]". Errors as for Search.
+    """Runs several searches at once. A single bad request fails the whole call, with the status that Search would return.
+    The error message begins with the position of that request, such as "requests[3]".
     """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Searches galleries. The distance between two images is the Euclidean distance of their codes: smaller is nearer, 0 is
-    equal.
-    """
+    """Searches galleries. The distance between two images is the Euclidean distance between their codes."""
 
     @_abc_1.abstractmethod
     def Search(
@@ -84,8 +78,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_pb2.BatchSearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.BatchSearchResponse, _abc.Awaitable[_search_pb2.BatchSearchResponse]]:
-        """Runs several searches at once. Atomic: one bad request fails the call, and the message names the request by its
-        position, as in "requests[3]". Errors as for Search.
+        """Runs several searches at once. A single bad request fails the whole call, with the status that Search would return.
+        The error message begins with the position of that request, such as "requests[3]".
         """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

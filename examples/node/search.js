@@ -1,5 +1,5 @@
 // Print the five stored images most similar to an image file, as JSON: node search.js HOST:PORT GALLERY IMAGE
-// With --add KEY, first add the file to the gallery.
+// If --add KEY follows, add the file to the gallery under this key first.
 const fs = require("fs");
 const path = require("path");
 const grpc = require("@grpc/grpc-js");

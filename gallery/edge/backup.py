@@ -1,7 +1,7 @@
-"""A version of a gallery in one file: a .tar.gz that begins with the manifest and the manifest's SHA-256 sum.
+"""Backups: a version of a gallery in one .tar.gz file, which begins with the manifest and the manifest's SHA-256.
 
-`tar xf FILE` unpacks it anywhere. A backup is untrusted, so `unpack` reads the file in pieces, verifies
-it, and writes nothing that its manifest does not list.
+`tar xf FILE` unpacks a backup anywhere. As a backup may come from an untrusted source, `unpack` reads it in pieces,
+verifies it, and writes no file that the manifest does not list.
 """
 
 import gzip
@@ -18,14 +18,14 @@ from gallery.errors import BackupError
 from gallery.files import check_space, file_errors, replacing
 
 _SUM = f"{MANIFEST}.sha256"
-# Maximum size of a manifest in bytes. A file takes about 250 bytes, and a segment has about 50 files. So the limit
-# allows more than a thousand segments, and parsing takes less than 0.5 GB of memory.
+# Maximum size of a manifest in bytes. It has about 250 bytes for each file, and a segment has about 50 files. So the
+# limit allows more than a thousand segments, and parsing takes less than 0.5 GB of memory.
 _MAX_MANIFEST = 16 * 1024 * 1024
-# Maximum bytes of tar headers and padding for each file, and for the end of the archive.
+# Maximum bytes of tar headers and padding, for each file and for the end of the archive.
 _HEADER = 8 * 1024
 _END = 64 * 1024
-# Maximum bytes per read. `tarfile` reads a whole header at once and keeps up to a few hundred headers in memory, so
-# this bounds the size of a header too.
+# Maximum bytes per read. `tarfile` reads each header at once and keeps up to a few hundred headers in memory. So this
+# also limits the memory that a malicious backup can take up with large headers.
 _CHUNK = 64 * 1024
 
 
@@ -35,11 +35,13 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
     Args:
         folder: The version's folder.
         file: The backup.
-        replaced: Contents of files that differ from those in the folder, or that its manifest leaves out.
+        replaced: Files, by path, that the backup gets with these contents instead of those in the folder. The manifest
+            need not list them.
 
     Raises:
         StoreDamagedError: The version has no readable manifest.
-        BackupError: The version's files differ from its manifest or change meanwhile, or the backup can't be written.
+        BackupError: The version's files differ from its manifest or change during the backup, or the backup can't be
+            written.
     """
     manifest = Manifest.read(folder)
     problems = manifest.differences(folder)
@@ -60,9 +62,11 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
                         _add(archive, name, replaced[name])
                     else:
                         archive.add(folder / name, arcname=name, recursive=False)
-            # every process that modifies the version removes the manifest first
+            # processes remove the manifest before their first change, so an equal manifest means that no file changed
             if not (folder / MANIFEST).exists() or Manifest.read(folder) != manifest:
-                raise BackupError("the version was modified meanwhile: run the same command again", place=str(folder))
+                raise BackupError(
+                    "the version was modified during the backup: run the same command again", place=str(folder)
+                )
     except OSError as error:
         raise BackupError(
             f"can't be written: {error.strerror}: name a file in another folder", place=f"backup {file}"
@@ -70,11 +74,10 @@ def pack(folder: Path, file: Path, replaced: Mapping[str, bytes]) -> None:
 
 
 def unpack(file: Path, folder: Path) -> None:
-    """Unpack a backup into an empty folder, and compare every file with its sum.
+    """Unpack a backup into an empty folder, and compare every file with its checksum.
 
     Raises:
-        BackupError: The file is not a backup, is incomplete or has been altered. Files unpacked before stay in the
-            folder.
+        BackupError: The file is not a backup, is incomplete or has been altered. The folder may then have some files.
         NewerFormatError: A newer release made the backup.
         StoreError: The folder's disk is full or can't be written.
     """
@@ -94,16 +97,16 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 class _Content(io.RawIOBase):
-    """The unpacked bytes of a backup, which can only be read forward, in pieces, and up to a limit."""
+    """The decompressed bytes of a backup. They can only be read forward, in small pieces, and up to a limit."""
 
     def __init__(self, plain: IO[bytes]) -> None:
-        """Begin at the start of an open file, and expect no more than a manifest."""
+        """Begin at the start of an open file. Until `expect_files` is called, only a manifest can be read."""
         self._plain = plain
         self._limit = _MAX_MANIFEST + _END
         self._largest_piece = _MAX_MANIFEST
 
     def expect_files(self, manifest: Manifest) -> None:
-        """Expect the files of a manifest that has been read, and nothing else."""
+        """Allow reading the files that a manifest lists, and nothing beyond them."""
         self._limit = self.tell() + sum(_HEADER + file.size for file in manifest.files.values()) + _END
         self._largest_piece = _CHUNK
 
@@ -135,7 +138,7 @@ class _Content(io.RawIOBase):
         return self._plain.tell()
 
     def read_rest(self) -> None:
-        """Read to the end, which shows whether the file is complete."""
+        """Read to the end, which raises an error if the file is truncated."""
         while self.read(_CHUNK):
             pass
 

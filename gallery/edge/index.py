@@ -12,7 +12,7 @@ from pathlib import Path
 
 import qdrant_edge as qe
 
-# Option of Linux's prctl: the signal that a process gets when its parent ends (linux/prctl.h).
+# Linux's prctl option for the signal that a process gets when its parent ends (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
 
 

@@ -18,7 +18,7 @@ from gallery.journal import JOURNAL
 MANIFEST = "manifest.json"
 """Name of the manifest in a version's folder."""
 OPEN = "OPEN"
-"""Name of the lock file, whose lock is held by the process that has the version open."""
+"""Name of the lock file. The process that has the version open holds the lock."""
 GROWN = "GROWN"
 """Name of the file that marks a version as modified since it was published.
 
@@ -27,29 +27,29 @@ file and no manifest.
 """
 
 _FORMAT = 1
-# Files that a manifest leaves out. The last is Qdrant's write-ahead log, which is not needed once the shard is closed.
+# Files and folders that a manifest leaves out. The last is Qdrant's write-ahead log, which a closed shard doesn't need.
 _IGNORED = (OPEN, GROWN, JOURNAL, "shard/wal/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class FileSum:
-    """Size in bytes and SHA-256 (64 hex digits) of a file."""
+    """The size in bytes and the SHA-256 (64 hex digits) of a file."""
 
     size: int
     sha256: str
 
     @classmethod
     def of(cls, content: bytes) -> FileSum:
-        """Return the size and checksum of a file with this content."""
+        """Return the size and the SHA-256 of a file with this content."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
     @classmethod
     def from_json(cls, facts: Any) -> FileSum:
-        """Return the sum from its JSON object.
+        """Return the size and the SHA-256 that a parsed JSON object contains.
 
         Raises:
-            KeyError, TypeError, ValueError: The object is not a sum.
+            KeyError, TypeError, ValueError: The object has another form.
         """
         size, sha256 = facts["size"], facts["sha256"]
         if type(size) is not int or size < 0:
@@ -61,7 +61,7 @@ class FileSum:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of one version, by their paths in its folder."""
+    """The files of one version, by path in the version's folder."""
 
     files: Mapping[str, FileSum]
 
@@ -80,7 +80,7 @@ class Manifest:
         parsed = parse_object(content)
         check_format(parsed, _FORMAT, place)
         try:
-            files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0 wrote the files alone
+            files = parsed["files"] if FORMAT_KEY in parsed else parsed  # release 0.1.0: the object is the files
             return cls({_relative(name): FileSum.from_json(facts) for name, facts in files.items()})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a list of files ({error})") from error
@@ -118,8 +118,8 @@ class Manifest:
 
         Args:
             folder: The folder.
-            under: Compare only files whose path begins like this, such as "shard/"; empty for all files.
-            with_content: Compare contents too, which reads every file. Otherwise compare names and sizes alone.
+            under: Compare only files whose path begins with this text, such as "shard/"; empty for all files.
+            with_content: Compare contents too, which reads every file. If False, compare only names and sizes.
 
         Returns:
             One line for each file that is missing, unexpected or altered.
@@ -144,7 +144,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def _relative(name: str) -> str:
-    """Return a file's path in a version's folder unchanged, if it can't leave the folder."""
+    """Return the path of a file in a version's folder unchanged; raise ValueError if it leads out of the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
         raise ValueError(f"expected relative paths, got {name!r:.80}")

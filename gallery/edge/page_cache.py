@@ -1,4 +1,4 @@
-"""Shard files in the operating system's page cache: prefetched when a shard is opened, and kept there."""
+"""Load a shard's files into the operating system's page cache, and keep them there."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gallery.profiles import Memory, Profile
 
-# Files of a segment, by the attribute of `Profile` that sets their memory.
+# Glob patterns of a segment's files, by the attribute of `Profile` that says how far they are kept in memory.
 _FILES = {
     "codes": "vector_storage/matrix.dat",
     "shortened": "vector_storage/quantized.*",
@@ -18,7 +18,10 @@ _CHUNK = 2 * 1024 * 1024
 
 
 def prefetch(folder: Path, profile: Profile) -> None:
-    """Have the system read the files that a shard keeps in memory. Edge reads page by page, which is far slower."""
+    """Make the system read the files that the profile keeps in memory.
+
+    Without this, Edge would read them page by page when they are first used, which is far slower.
+    """
     if sys.platform != "linux":
         return
     for part in _FILES:
@@ -30,10 +33,11 @@ def prefetch(folder: Path, profile: Profile) -> None:
 
 
 def keep(folder: Path, profile: Profile) -> None:
-    """Have the system keep the files that every search reads, if the full codes compete with them for memory.
+    """Keep the quantised codes and the graph in the page cache if the full codes are read from disk.
 
-    Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So this reads the
-    quantised codes and the graph twice.
+    Every search reads the quantised codes and the graph. Full codes that searches read from disk could evict them.
+    Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So this function reads
+    the quantised codes and the graph twice.
     """
     if profile.codes is not Memory.COLD:
         return

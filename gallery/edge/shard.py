@@ -1,7 +1,7 @@
 """A gallery in an embedded Qdrant Edge shard. Only this file and `index` import `qdrant_edge`.
 
-Edge accepts NaN silently and raises a bare `Exception` for every failure. So codes are checked beforehand, and errors
-translated afterwards.
+Edge accepts NaN silently and raises a bare `Exception` for every failure. So this module checks codes before it passes
+them to Edge, and translates Edge's errors.
 """
 
 import ctypes
@@ -24,19 +24,19 @@ from gallery.profiles import Memory, Profile, Quantised, find_profile, search_pl
 from gallery.spec import GallerySpec
 from gallery.types import Entry, Hit, Query, check_comparable
 
-# Threads of one search. At the size of these galleries, handing a search to Edge's own threads takes longer than
-# the search itself.
+# Threads per search. With more than one, Edge would pass each search to its thread pool. For a gallery of the usual
+# size, that takes longer than the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
-# Segments smaller than this (in KB) are searched without a graph, which is exact and as fast.
+# Segments below this size, in KB, have no graph. A search compares all of their codes, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
-# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge maps sparse files,
-# which take up space only when written to, so a full disk would kill the process.
+# Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse
+# files that are mapped into memory. If the disk had no space for such a write, the system would kill the process.
 _HEADROOM = 64 * 1024 * 1024
 
 
 class EdgeGallery:
-    """A gallery in one shard folder. Only one process at a time may have it open."""
+    """A gallery in the folder of one Edge shard. Only one process at a time may have it open."""
 
     def __init__(self, folder: Path, spec: GallerySpec, profile: Profile | None = None) -> None:
         """Open the shard in a folder, or create one in an empty folder.
@@ -44,7 +44,7 @@ class EdgeGallery:
         Args:
             folder: The shard's folder.
             spec: Description of the gallery.
-            profile: How to store and search it; the profile that `spec` names if None.
+            profile: Storage profile; None for the one that `spec` names.
 
         Raises:
             StoreLockedError: Another process has the shard open.
@@ -55,7 +55,7 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
-        self._is_settled = False  # loading a shard after a crash defers work to the next load
+        self._is_settled = False  # after a crash, Edge may leave some recovery work for the next load; see `settle`
         with _translated(folder):
             if (folder / "edge_config.json").exists():
                 self._shard = self._load()
@@ -63,7 +63,8 @@ class EdgeGallery:
             else:
                 check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
-                # Separate links for each label would double the graph of a large gallery; see `search_plan`.
+                # Edge can add graph links for each label. They would double the graph of a large gallery, so disable
+                # them. Searches by label use ACORN instead; see `search_plan`.
                 label_index = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._profile.payload])
                 self._shard.update(qe.UpdateOperation.create_field_index("label", label_index))
 
@@ -73,7 +74,7 @@ class EdgeGallery:
         return self._spec
 
     def upsert(self, entries: Sequence[Entry]) -> None:
-        """Store entries. On return Edge's write-ahead log has them."""
+        """Store entries. On return they are in Edge's write-ahead log."""
         if not entries:
             return
         codes = check_comparable(np.stack([entry.code for entry in entries]), self._spec.code_size)
@@ -98,7 +99,7 @@ class EdgeGallery:
                 results = [self._shard.query(requests[0])]
             else:
                 results = self._shard.query_batch(qe.QueryBatchRequest(requests))
-        return [[to_hit(point.payload, point.score) for point in points] for points in results]
+        return [[to_hit(point.payload, point.score, point.vector) for point in points] for points in results]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """Return the entry of each key; None for a key without an entry."""
@@ -142,7 +143,7 @@ class EdgeGallery:
             StoreFullError: The disk has no space for the index.
             StoreDamagedError: The index could not be built.
         """
-        self._close_shard()  # while the shard is open, Edge adds and removes files
+        self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
         segments = (self._folder / "segments").rglob("*")
         check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
         if sys.platform == "linux":
@@ -165,9 +166,9 @@ class EdgeGallery:
         self._close_shard()
 
     def settle(self) -> None:
-        """Close the shard after Edge has finished its deferred work, so that its files no longer change.
+        """Close the shard and make Edge do its deferred work, so that the shard's files no longer change.
 
-        Edge does this work when it loads a shard.
+        Edge does deferred work when it loads a shard. So this method loads the shard once more, if needed.
         """
         self._close_shard()
         if not self._is_settled:
@@ -194,6 +195,7 @@ class EdgeGallery:
             score_threshold=exclusive_threshold(query.options),
             params=self._search_params(query),
             with_payload=payload_fields(query.options),
+            with_vector=query.with_codes,
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:
@@ -252,7 +254,10 @@ def _filter(query: Query) -> qe.Filter | None:
 
 @contextmanager
 def _translated(folder: Path) -> Iterator[None]:
-    """Raise Edge's errors as errors of this project. Only the text distinguishes one error of Edge from another."""
+    """Translate Edge's errors in the block into errors of this project.
+
+    All of Edge's errors have the same class, so the translation depends on their text.
+    """
     try:
         yield
     except LookalikeError:

@@ -1,4 +1,4 @@
-"""A version in a read-only store. Edge can't open its shard there, so a temporary copy is searched instead."""
+"""A version in a read-only store. Edge can't open a shard in a read-only folder, so searches use a temporary copy."""
 
 import shutil
 import tempfile
@@ -15,7 +15,7 @@ from gallery.types import Entry
 
 
 class Snapshot(EdgeGallery):
-    """A temporary copy of a live version, for searches only. It is removed when it is closed."""
+    """A temporary copy of a live version, for searches only. `close` removes the copy."""
 
     def __init__(self, folder: Path, spec: GallerySpec) -> None:
         """Copy the shard of a version and open the copy.

@@ -58,8 +58,8 @@ _LOADING = "LOADING"
 # Maximum bytes read from CURRENT: enough for a version's name, or for an error to quote any other content.
 _CURRENT_BYTES = 40
 _SCRATCH = ".restoring-"
-# Seconds after which a scratch folder without a lock can't belong to a running restore. A restore takes the lock first,
-# and older releases, which took no lock, needed less time to unpack.
+# Age in seconds at which a scratch folder without a lock file counts as abandoned. Restores create the lock file at
+# once, except those of older releases, which create no lock file but take less time than this.
 _SCRATCH_S = 3600.0
 
 
@@ -93,7 +93,7 @@ class EdgeStore:
         return [folder.name for folder in folders if _is_gallery(folder)]
 
     def list(self) -> list[GallerySpec]:
-        """Return the descriptions of all live galleries that can be read, by name. Log the others."""
+        """Return the description of each gallery's live version, sorted by name. Log and skip unreadable galleries."""
         specs = []
         for name in self.names():
             try:
@@ -111,7 +111,7 @@ class EdgeStore:
         return version_number(self._live(name))
 
     def open(self, name: str) -> Gallery:
-        """Open a gallery's live version. No other process can then open it.
+        """Open a gallery's live version. No other process can open it until it is closed.
 
         If this process may not write the version's files, open a temporary copy, which can only be searched.
         """
@@ -177,7 +177,7 @@ class EdgeStore:
             return spec
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
-        """Unpack a backup and make it the live version, beside the previous one."""
+        """Unpack a backup and make it the live version. The previous version stays until `clean`."""
         self._clear_scratch()
         with file_errors(self._place), self._scratch_folder() as unpacked:
             unpack(file, unpacked)
@@ -202,7 +202,7 @@ class EdgeStore:
             locks.callback(_loading_lock(home).close)
             for path in home.glob(f"v*/{OPEN}"):
                 locks.callback(open_lock(path.parent, name).close)
-            # remove CURRENT first, so that the rest of an interrupted removal is not served
+            # remove CURRENT first, so that no process opens the gallery if the removal is interrupted
             current = home / _CURRENT
             if current.is_dir():
                 shutil.rmtree(current)
@@ -214,7 +214,7 @@ class EdgeStore:
 
         Raises:
             GalleryNotFoundError: No gallery has this name.
-            StoreDamagedError: No version with a description is known to be live.
+            StoreDamagedError: CURRENT does not name a version, or that version has no description.
             StoreUnusableError: The files can't be read.
         """
         home = self._root / check_name(name)
@@ -258,7 +258,10 @@ class EdgeStore:
         return Version(folder, spec)
 
     def _live_or_complete(self, home: Path) -> Path | None:
-        """Return the live version; or the newest complete one, if a load died before it could make that live."""
+        """Return the folder of the live version; None if the gallery has no complete version.
+
+        If a load died before it wrote CURRENT, the newest complete version counts as live.
+        """
         with file_errors(self._place):
             if not os.path.lexists(home / _CURRENT):
                 return next((folder for folder in reversed(_versions(home)) if is_complete(folder)), None)
@@ -299,7 +302,7 @@ class EdgeBuild:
         self._modified_before = modified_by_service(version.folder)
         self._was_as_published = is_complete(version.folder) and not self._modified_before
         if isinstance(version, LiveVersion):
-            version.mark()  # its files are about to change, at least its ledger
+            version.mark()  # every load changes files of the version, at least the ledger
 
     @property
     def local_folder(self) -> Path:
@@ -308,7 +311,7 @@ class EdgeBuild:
 
     @property
     def modified_by_service(self) -> bool:
-        """True if the version had been modified since it was published when this build began."""
+        """True if the version had been modified between its publication and the beginning of this build."""
         return self._modified_before
 
     def index(self) -> None:
@@ -324,7 +327,10 @@ class EdgeBuild:
         return spec
 
     def close(self) -> None:
-        """Close the version and release the loading lock. A live version is recorded as the build has left it."""
+        """Close the version and release the loading lock.
+
+        The count and the manifest of a live version are recorded, as in `LiveVersion.close`.
+        """
         folder = self.gallery.folder
         try:
             self.gallery.close()
@@ -359,7 +365,7 @@ def _read_current(home: Path) -> str | None:
             return file.read(_CURRENT_BYTES).decode(errors="backslashreplace").strip()
     except IsADirectoryError:
         return None
-    except NotADirectoryError as error:  # a file has the gallery's name
+    except NotADirectoryError as error:  # `home` is a file
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(home)) from error
 
 
@@ -370,7 +376,7 @@ def _is_gallery(home: Path) -> bool:
         return _CURRENT in os.listdir(home) or any(map(is_complete, _versions(home)))  # noqa: PTH208 (names suffice)
     except (InvalidQueryError, FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:  # it can't be read; opening it reports why
+    except OSError:  # the folder can't be read: opening the gallery reports why
         return True
 
 
@@ -383,20 +389,20 @@ def _restored_spec(folder: Path, place: str) -> GallerySpec:
     """Return the description in an unpacked backup, and check that the gallery can be opened.
 
     Raises:
-        BackupError: It can't be opened, or holds another number of images than described.
+        BackupError: The gallery can't be opened, or its number of images is not the one in the description.
         NewerFormatError: A newer release made the backup.
     """
     try:
         content = parse_object((folder / SPEC).read_bytes())
         spec = GallerySpec.from_json(content, place)
         if FORMAT_KEY not in content:
-            (folder / GROWN).touch()  # backups of release 0.1.0 do not say whether a service had modified the gallery
+            (folder / GROWN).touch()  # a backup of release 0.1.0 does not say whether a service modified the gallery
         problems = lost_files(folder)
         if not problems:
             with closing(Version(folder, spec)) as version:
                 count = version.count()
             if count != spec.count:
-                problems = [f"expected {spec.count:,} images, as it says itself, got {count:,}"]
+                problems = [f"expected {spec.count:,} images, as in its {SPEC}, got {count:,}"]
     except (OSError, ValueError, StoreDamagedError) as error:
         problems = [error.message if isinstance(error, StoreDamagedError) else str(error)]
     if problems:

@@ -1,14 +1,15 @@
-"""One version of a gallery: a folder with a shard, the gallery's description, and the state of both.
+"""One version of a gallery: a folder with an Edge shard, the gallery's description, and files that track changes.
 
 v2/gallery.json     the description, see `GallerySpec`
 v2/manifest.json    the files with their sums; missing while the version is being built or modified
 v2/GROWN            exists if the version has been modified since it was published; see `manifest.GROWN`
-v2/ADDED            keys that have been added and deleted since the version was published; see `gallery.journal`
+v2/ADDED            keys that a service has added or deleted since the publication; see `gallery.journal`
 v2/OPEN             lock of the one process that may have the version open
 v2/shard/           Qdrant Edge's own files
 
-A process that modifies a live version marks it before the first change, and records the new count and files when it
-closes the version. If it dies instead, the next process that opens the version records them.
+A process that modifies a live version marks it as modified before the first change. When it closes the version, it
+records the new number of entries and the new manifest. If it dies before that, the next process that opens the version
+records them.
 """
 
 import json
@@ -52,7 +53,7 @@ class Version(EdgeGallery):
             raise
 
     def publish(self, spec: GallerySpec) -> None:
-        """Close the version and describe it as complete, whatever has modified it before."""
+        """Close the version, write its description and manifest, and remove all traces of earlier modifications."""
         with file_errors(str(self.folder)):
             self.settle()
             write_spec(self.folder, spec)
@@ -67,7 +68,7 @@ class Version(EdgeGallery):
         self._open_lock.close()
 
     def _check_files(self) -> None:
-        """Do nothing, because a version that is being built may lack any file."""
+        """Do nothing, because any file may be missing in a version that is being built."""
 
 
 class LiveVersion(Version):
@@ -83,7 +84,8 @@ class LiveVersion(Version):
         Args:
             folder: The version's folder.
             spec: Its description.
-            keeps_journal: Record the keys that are added and deleted. A service must; a load has its ledger.
+            keeps_journal: Record added and deleted keys in the journal. True for services. Loads use their ledger
+                instead.
 
         Raises:
             StoreLockedError: Another process has the version open.
@@ -114,7 +116,7 @@ class LiveVersion(Version):
         """Mark the version as modified, and build the search index."""
         self._begin_modification()
         with file_errors(str(self.folder)):
-            (self.folder / GROWN).write_bytes(b"")  # the index replaces files that the previous manifest names
+            (self.folder / GROWN).write_bytes(b"")  # drop the old manifest: indexing replaces files that it lists
         super().index()
 
     def mark(self) -> None:
@@ -128,12 +130,12 @@ class LiveVersion(Version):
             self._must_record = True
 
     def publish(self, spec: GallerySpec) -> None:
-        """Close the version and describe it as complete, whatever has modified it before."""
+        """Close the version, write its description and manifest, and remove all traces of earlier modifications."""
         super().publish(spec)
         self._must_record = False
 
     def close(self) -> None:
-        """Close the shard, record the count and the files if they may have changed, and release the lock."""
+        """Close the shard and release the lock. If the version was modified, record its count and manifest."""
         try:
             if self._must_record and not self._closed:
                 self._must_record = False
@@ -159,7 +161,7 @@ class LiveVersion(Version):
 
 
 def check_not_lost(folder: Path) -> None:
-    """Check that no file of a live version's shard is missing. Edge itself would silently create an empty shard.
+    """Check that no file of a live version's shard is missing. Edge itself may silently create an empty shard instead.
 
     Raises:
         StoreDamagedError: A file is missing, unexpected or of another size.
@@ -173,9 +175,10 @@ def check_not_lost(folder: Path) -> None:
 
 
 def lost_files(folder: Path) -> list[str]:
-    """Compare the files of a version's shard with its records, by name and size. This takes milliseconds.
+    """Compare the names and sizes of a shard's files with those last recorded. This takes milliseconds.
 
-    After an unrecorded modification the sizes are unknown, and while an index is built the names are too.
+    If a process died while it modified the version, the recorded sizes are outdated, so only names are compared. If it
+    died while it built the index, the names are outdated too, so this only checks that the shard has a segment.
 
     Returns:
         One line for each file that is missing, unexpected or of another size.
@@ -209,7 +212,7 @@ def open_lock(folder: Path, name: str) -> Lock:
     """Take the lock of the one process that may have a version of the named gallery open.
 
     Raises:
-        StoreLockedError: Another process holds it.
+        StoreLockedError: Another process holds the lock.
     """
     with file_errors(str(folder)):
         return Lock(folder / OPEN, f"gallery '{name}'")
@@ -221,7 +224,7 @@ def modified_by_service(folder: Path) -> bool:
 
 
 def has_unrecorded_changes(folder: Path) -> bool:
-    """Return whether a version is being modified, or its modifying process has died."""
+    """Return whether a process is modifying a version, or died while it did."""
     return (folder / GROWN).exists() and not (folder / MANIFEST).exists()
 
 
@@ -231,7 +234,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def record_changes(folder: Path) -> None:
-    """Record the count and the files of a live version whose modifying process has died.
+    """Record the count and the manifest of a live version if a process died while it modified the version.
 
     Raises:
         StoreLockedError: The process that modifies the version is still running.
@@ -243,9 +246,10 @@ def record_changes(folder: Path) -> None:
 
 
 def check_unaltered(folder: Path, name: str) -> None:
-    """Check that a version's shard is as it was built, before a load writes a new manifest.
+    """Check that a version's shard is as it was built. Otherwise, a load would hide the damage with a new manifest.
 
-    Files outside the shard, such as the ledger, can be made again. So can a missing manifest.
+    Files outside the shard, such as the ledger, are not checked, because a load can make them again. A version without
+    a manifest can't be checked.
 
     Raises:
         StoreDamagedError: A file of the shard is missing, unexpected or altered.
@@ -271,11 +275,11 @@ def version_number(folder: Path) -> int:
 
 
 def read_spec(folder: Path) -> GallerySpec:
-    """Read the description of a version. Name and number come from the folders, which may have been copied and renamed.
+    """Read the description of a version. Its name and number are those of the folders, which users may have renamed.
 
     Raises:
         StoreDamagedError: The description can't be read.
-        NewerFormatError: A newer release wrote it.
+        NewerFormatError: A newer release wrote the description.
     """
     place = str(folder / SPEC)
     try:

@@ -18,7 +18,7 @@ from gallery.types import Entry, Hit, Query, check_comparable
 _UPSERT_BATCH = 256
 # Seconds between two checks of the server's status while it builds an index.
 _STATUS_EVERY_S = 0.5
-# Checks in a row that must find nothing left to index.
+# Number of consecutive checks that must report nothing left to index before the index counts as complete.
 _GREEN_CHECKS = 3
 
 
@@ -85,10 +85,11 @@ class RemoteGallery:
                 limit=query.options.limit,
                 score_threshold=request.score_threshold,
                 with_payload=payload_fields(query.options),
+                with_vectors=query.with_codes,
                 timeout=timeout_s,
             )
         )
-        return [to_hit(point.payload, point.score) for point in response.points]
+        return [to_hit(point.payload, point.score, point.vector) for point in response.points]
 
     def search_batch(self, queries: Sequence[Query]) -> list[list[Hit]]:
         """Return the hits of each query, in the order of the queries."""
@@ -99,7 +100,9 @@ class RemoteGallery:
             lambda client, timeout_s: client.query_batch_points(self.collection, requests, timeout=timeout_s),
             SLOW_CALL_S,
         )
-        return [[to_hit(point.payload, point.score) for point in response.points] for response in responses]
+        return [
+            [to_hit(point.payload, point.score, point.vector) for point in response.points] for response in responses
+        ]
 
     def get(self, keys: Sequence[str]) -> list[Entry | None]:
         """Return the entry of each key; None for a key without an entry."""
@@ -162,7 +165,7 @@ class RemoteGallery:
         return int(response.count)
 
     def index(self) -> None:
-        """Have the server build the graph, and wait until it has.
+        """Make the server build the graph, and wait until it is complete.
 
         Raises:
             StoreError: The server could not build the graph.
@@ -221,6 +224,7 @@ class RemoteGallery:
             limit=query.options.limit,
             score_threshold=exclusive_threshold(query.options),
             with_payload=payload_fields(query.options),
+            with_vector=query.with_codes,
         )
 
     def _search_params(self, query: Query) -> models.SearchParams:

@@ -1,8 +1,9 @@
 """A connection to a Qdrant server or cluster: its collections, their metadata, and aliases.
 
-Every call waits for its effect and has a timeout. A call that fails for a passing reason is retried a few times, after
-the pause that the server asks for or else after growing random pauses, and never beyond the caller's deadline. A
-patient connection retries for longer, so that a load survives a restart of its server.
+Every call has a timeout, and a write returns only when the server has applied it. A call with a transient failure is
+retried a few times, but not beyond the caller's deadline. Between attempts it pauses for as long as the server asks, or
+else for a random time that grows. With `patience_s`, a connection retries for longer, so that a load survives a restart
+of its server.
 """
 
 import logging
@@ -21,7 +22,7 @@ from qdrant_client import QdrantClient, models
 
 from gallery.deadline import check_wanted, may_wait, seconds_left
 from gallery.errors import InvalidQueryError, LookalikeError, StoreBusyError, StoreRefusedError
-from gallery.remote.failures import is_passing, pause_s, translated
+from gallery.remote.failures import is_transient, pause_s, translated
 
 T = TypeVar("T")
 
@@ -34,9 +35,9 @@ SLOW_CALL_S = 300
 
 _EXPECTED_URL = "expected edge:DIR, http://HOST:6333 or https://HOST:6333"
 _ATTEMPTS = 4
-# Seconds between checks, during a pause, whether the caller still agrees to wait.
+# Seconds between two checks of `may_wait` during a pause.
 _TICK_S = 0.1
-# Longest pause between attempts to reconnect to a lost server, in ms. gRPC's own is two minutes.
+# Longest pause between attempts to reconnect to a lost server, in ms. gRPC's default is two minutes.
 _RECONNECT_MS = 1000
 
 
@@ -54,9 +55,9 @@ class QdrantConnection:
         Args:
             client: A client whose own timeout is `CALL_S`.
             url: The server's URL.
-            slow_client: A client whose own timeout is `SLOW_CALL_S`: over gRPC, some of the client's methods ignore the
-                timeout of a call and use their client's. `client` if None.
-            patience_s: Seconds to wait in a call for a server that can't be reached or is overloaded.
+            slow_client: A client for slow calls, whose own timeout is `SLOW_CALL_S`; `client` if None. It is needed
+                because over gRPC some methods ignore the timeout that they are given, and use the client's own.
+            patience_s: Seconds for which a call retries while the server can't be reached or is overloaded.
         """
         self.url = url
         self.patience_s = patience_s
@@ -66,18 +67,19 @@ class QdrantConnection:
 
     @classmethod
     def connect(cls, url: str, patience_s: float = 0) -> "QdrantConnection":
-        """Connect over gRPC, on the port after the URL's, and check that the server can be used.
+        """Connect over gRPC, on the URL's port plus 1, and check that the server can be used.
 
-        The check does not wait, because at startup an unreachable server is usually a configuration mistake.
+        The check ignores `patience_s`, because at startup an unreachable server is usually a configuration mistake.
 
         Args:
             url: The server's URL.
-            patience_s: Seconds to wait in a later call for a server that can't be reached or is overloaded.
+            patience_s: Seconds for which a later call retries while the server can't be reached or is overloaded.
 
         Environment:
-            QDRANT_API_KEY: The key; or QDRANT_API_KEY_FILE, a file that holds it.
+            QDRANT_API_KEY: The API key.
+            QDRANT_API_KEY_FILE: File that holds the API key, instead of QDRANT_API_KEY.
             QDRANT_CA_FILE: PEM file of a private certificate authority, for https.
-            QDRANT_GRPC_PORT: The port of gRPC, if it is not the one after the URL's.
+            QDRANT_GRPC_PORT: The port of gRPC, if it is not the URL's port plus 1.
 
         Raises:
             InvalidQueryError: The URL or a setting is invalid.
@@ -116,11 +118,10 @@ class QdrantConnection:
         return connection
 
     def call(self, method: Callable[[QdrantClient, int], T], within_s: int = CALL_S) -> T:
-        """Call the client, retry if that may help, and raise its errors as errors of this project.
+        """Call the client, retry transient failures, and translate the client's errors into errors of this project.
 
         Args:
-            method: Makes the call, given the client to use and the timeout to pass to it, in seconds. It must be safe
-                to repeat.
+            method: Makes the call. It gets the client to use and the timeout in seconds, and must be safe to repeat.
             within_s: Timeout of each attempt in seconds, unless the caller's deadline is nearer.
 
         Raises:
@@ -128,7 +129,7 @@ class QdrantConnection:
             GalleryNotFoundError: The server has no collection of this name.
         """
         attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(is_passing),
+            retry=tenacity.retry_if_exception(is_transient),
             stop=self._is_hopeless,
             wait=pause_s,
             sleep=self._sleep,
@@ -171,12 +172,12 @@ class QdrantConnection:
             time.sleep(min(pause_s, _TICK_S))
 
     def check(self) -> None:
-        """Check that the server answers, accepts our key and is recent enough.
+        """Check that the server answers, accepts the configured API key and is recent enough.
 
         Raises:
-            StoreRefusedError: The key is wrong, or the server is older than the client supports.
+            StoreRefusedError: The API key is wrong, or the server is older than the client supports.
         """
-        self.aliases()  # needs the API key, unlike `info`
+        self.aliases()  # fails if the API key is wrong; `info` below does not
         client_major, client_minor = _major_minor(version("qdrant-client"))
         server_version = self.call(lambda client, _: client.info()).version
         if _major_minor(server_version) < (client_major, client_minor - 1):
@@ -238,7 +239,7 @@ def _api_key() -> str | None:
 
 
 def _read_setting(variable: str) -> bytes | None:
-    """Return the content of the file that an environment variable names; None if it is not set."""
+    """Return the content of the file that an environment variable names; None if the variable is not set."""
     file = os.environ.get(variable)
     if not file:
         return None

@@ -1,4 +1,4 @@
-"""Failures of the Qdrant client: when to retry, and the corresponding errors of this project."""
+"""Failures of the Qdrant client: decide when to retry, and translate them into errors of this project."""
 
 import grpc
 import tenacity
@@ -14,16 +14,16 @@ from gallery.errors import (
     StoreUnusableError,
 )
 
-# Pauses between attempts, in seconds: random, up to 0.1, 0.2, 0.4 s.
+# Random pauses between attempts, in seconds: up to 0.1 before the first retry, then up to 0.2, 0.4 and so on.
 _PAUSE = tenacity.wait_random_exponential(multiplier=0.1, max=5)
 # Maximum characters of a server's message that an error quotes.
 _QUOTED = 200
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether a retry may succeed."""
     code = _code(error)
-    # A cluster that has just lost a node fails with INTERNAL and asks for a retry in the text: there is no other sign.
+    # A cluster that has just lost a node fails with INTERNAL. Only the error's text asks for a retry.
     retry_requested = code is grpc.StatusCode.INTERNAL and "retry" in str(error).lower()
     return retry_requested or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 

@@ -1,4 +1,4 @@
-"""The collection of a gallery: its configuration, from the gallery's profile, and its payload indexes."""
+"""Create a gallery's collection, configured by the gallery's storage profile, and the indexes of its payload."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ _MEMORY = {
 def create_collection(
     connection: QdrantConnection, collection: str, spec: GallerySpec, placement: Placement, metadata: Mapping[str, Any]
 ) -> None:
-    """Create a collection for a gallery. Its graph is not built before `RemoteGallery.index`."""
+    """Create a collection for a gallery. `RemoteGallery.index` builds its graph later."""
     profile = find_profile(spec.profile)
     connection.call(
         lambda client, timeout_s: client.create_collection(
@@ -47,7 +47,7 @@ def create_collection(
 
 
 def index_payload(connection: QdrantConnection, collection: str, spec: GallerySpec) -> None:
-    """Have the server index keys and labels. Repeating it changes nothing."""
+    """Make the server index keys and labels. It is safe to repeat this."""
     schema = models.KeywordIndexParams(
         type=models.KeywordIndexType.KEYWORD, memory=_MEMORY[find_profile(spec.profile).payload], enable_hnsw=False
     )

@@ -1,7 +1,7 @@
-"""Galleries by name on a Qdrant server: each version a collection `NAME@v2`, the live one behind the alias `NAME`.
+"""Galleries on a Qdrant server: version 2 is the collection `NAME@v2`, and the alias `NAME` points to the live version.
 
-The description of a version, its `GallerySpec`, is in the collection's metadata. Files that belong to this machine,
-such as a version's ledger, are in the user's data folder.
+The description of a version, its `GallerySpec`, is in the collection's metadata. Files that stay on this machine, such
+as a version's ledger, are in the user's data folder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RemoteStore:
 
         Args:
             connection: Connection to the server.
-            folder: Folder for this machine's files; a subfolder of the user's data folder if None.
+            folder: Folder for files that stay on this machine; a subfolder of the user's data folder if None.
         """
         self.url = connection.url
         self._place = f"store {self.url}"
@@ -55,7 +55,7 @@ class RemoteStore:
         self._folder = folder or user_data_folder() / "servers" / folder_name
 
     def check(self) -> None:
-        """Check that the server answers, accepts our key and is recent enough."""
+        """Check that the server answers, accepts the configured API key and is recent enough."""
         self._connection.check()
 
     def names(self) -> Sequence[str]:
@@ -63,7 +63,7 @@ class RemoteStore:
         return sorted(name for name, collection in self._connection.aliases().items() if _version(name, collection))
 
     def list(self) -> list[GallerySpec]:
-        """Return the descriptions of all live galleries that can be read, by name. Log the others."""
+        """Return the description of each gallery's live version, sorted by name. Log and skip unreadable galleries."""
         specs = []
         for name, collection in sorted(self._connection.aliases().items()):
             if _version(name, collection):
@@ -104,7 +104,7 @@ class RemoteStore:
             raise
 
     def local_folder(self, name: str) -> Path:
-        """Return this machine's folder for the files of a gallery's live version."""
+        """Return the folder on this machine for files that loads keep with a gallery's live version."""
         return self._version_folder(name, self.live_version(name))
 
     def modified_by_service(self, name: str) -> bool:
@@ -117,7 +117,7 @@ class RemoteStore:
         return []
 
     def clean(self, name: str) -> Sequence[int]:
-        """Remove the versions that are not live. Services stop using them within two seconds of a swap."""
+        """Remove the versions that are not live. Services switch to a new live version within two seconds."""
         live = self.live_version(name)
         with closing(self._loading_lock(name)):
             old = [version for version in self._versions(name) if version != live]
@@ -127,7 +127,7 @@ class RemoteStore:
         return old
 
     def backup(self, name: str, file: Path) -> GallerySpec:
-        """Reject every call, because the files are on another machine."""
+        """Reject every call, because the gallery's files are on the server."""
         raise BackupError(
             f"gallery '{name}' is on a server: copy it with `ingest copy {name} --from http://HOST:6333 --to edge:DIR` "
             "and back that up, or take a snapshot on the server",
@@ -157,8 +157,8 @@ class RemoteStore:
         collections = self._connection.collections()
         if spec.name in collections or (live and not live_version):
             raise InvalidQueryError(
-                f"gallery name '{spec.name}': expected a free name, got that of a collection or an alias of another "
-                "program: choose another with --gallery",
+                f"gallery name '{spec.name}': expected a free name, got the name of another program's collection or "
+                "alias: choose another with --gallery",
                 place=self._place,
             )
         if live and not rebuild:
@@ -191,7 +191,10 @@ class RemoteStore:
         return collection
 
     def _spec(self, collection: str) -> GallerySpec:
-        """Return the description of a version. Name and number come from the collection, which may be a copy."""
+        """Return the description of a version. Its name and number are those in the collection's name.
+
+        If the collection is a copy, its metadata may have the name and the number of the original.
+        """
         content = self._connection.metadata(collection).get(_SPEC)
         spec = GallerySpec.from_json(content, f"collection {collection} in {self.url}")
         name = collection.rpartition("@v")[0]
@@ -201,7 +204,7 @@ class RemoteStore:
         return sorted(filter(None, (_version(name, collection) for collection in self._connection.collections())))
 
     def _loading_lock(self, name: str) -> Lock:
-        """Take the lock of the one process of this machine that may build a gallery."""
+        """Take the lock that keeps other processes on this machine from building a gallery."""
         return Lock(self._home(name) / _LOADING, f"gallery '{name}'")
 
     def _home(self, name: str) -> Path:
@@ -239,11 +242,11 @@ class RemoteBuild:
         return _modified_by_service(self._connection, self.gallery.collection)
 
     def index(self) -> None:
-        """Have the server build the graph, and wait until it has."""
+        """Make the server build the graph, and wait until it is complete."""
         self.gallery.index()
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
-        """Record the description, and point the alias at this version."""
+        """Record the description, and point the alias to this version."""
         spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
         self._connection.update_metadata(self.gallery.collection, {_SPEC: spec.to_json()})
         self._connection.swap(spec.name, self.gallery.collection)
@@ -268,6 +271,6 @@ def _collection(name: str, version: int) -> str:
 
 
 def _version(name: str, collection: str) -> int:
-    """Return the number of the gallery's version that a collection holds, 0 if it belongs to something else."""
+    """Return the number of the gallery's version in a collection, 0 if the collection is not a version of it."""
     lead, _, digits = collection.rpartition("@v")
     return int(digits) if lead == name and digits.isdecimal() else 0

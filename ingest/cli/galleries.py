@@ -14,8 +14,8 @@ from gallery.profiles import PROFILES
 GalleryArgument = Annotated[str, typer.Argument(help="Name of the gallery.")]
 
 DEFAULT_PATIENCE_S = 60.0
-"""Seconds for which a load waits for a lost server. A Qdrant server with large galleries takes about half of it to
-restart."""
+"""Seconds for which a load waits for a server that can't be reached. A Qdrant server with large galleries restarts in
+about half this time."""
 PatienceOption = Annotated[
     float,
     typer.Option(
@@ -83,7 +83,8 @@ def backup(
 ) -> None:
     """Write a gallery into one file.
 
-    The file has checksums of all its content. A service may have the gallery open meanwhile.
+    The file has checksums of all its content. A service may have the gallery open, but must not modify it during the
+    backup.
     """
     from ingest.progress import Stages
 
@@ -114,7 +115,7 @@ def restore(
 def copy_gallery(
     gallery: GalleryArgument,
     source: Annotated[
-        str, typer.Option("--from", metavar="URL", help="Store of the gallery: edge:DIR or http://HOST:6333.")
+        str, typer.Option("--from", metavar="URL", help="Store that has the gallery: edge:DIR or http://HOST:6333.")
     ],
     target: Annotated[str, typer.Option("--to", metavar="URL", help="Store that receives the copy.")],
     profile: Annotated[

@@ -68,7 +68,7 @@ def load(
     labels: Annotated[Path | None, typer.Option(help="CSV or JSONL file with the labels.")] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB", help="Leave out files and folders of this name or path. Can be repeated."),
+        typer.Option(metavar="GLOB", help="Leave out files and folders with a matching name or path. Can be repeated."),
     ] = None,
     large_images: Annotated[
         bool, typer.Option("--large-images", help="Also load image files of up to 256 MiB and 512 megapixels.")
@@ -85,7 +85,7 @@ def load(
         bool,
         typer.Option(
             "--keep-added",
-            help="With --rebuild, keep images that were added through a service or loaded from elsewhere.",
+            help="With --rebuild, keep images that were added through a service or loaded from other sources.",
         ),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if any image is bad.")] = False,
@@ -94,7 +94,7 @@ def load(
         typer.Option(
             parser=_percent,
             metavar="PERCENT",
-            help="Maximum share of bad images; above it, replace and remove no image, and exit with 3.",
+            help="Maximum share of bad images. Above it, the load replaces and removes no image, and exits with 3.",
         ),
     ] = 10.0,
     profile: Annotated[
@@ -104,7 +104,7 @@ def load(
         ),
     ] = "",
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of processes that load. More than 1 needs a Qdrant server.")
+        int, typer.Option(min=1, help="Number of loading processes. More than 1 needs a Qdrant server.")
     ] = 1,
     shards: Annotated[
         int | None, typer.Option(min=1, help="Shards of a new gallery on a cluster. Default: the server's setting.")
@@ -116,7 +116,8 @@ def load(
         int | None, typer.Option(min=1, help="Nodes that must acknowledge a write. Default: the server's setting.")
     ] = None,
     service: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Add to a gallery of a running service, which encodes and stores.")
+        str,
+        typer.Option(metavar="HOST:PORT", help="Send the images to a running service, which encodes and stores them."),
     ] = "",
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
@@ -166,7 +167,7 @@ def load(
         with rejected.open(encoding="utf-8") as lines:
             rows = map(json.loads, lines)
             _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
-    check_rejected(summary, options.max_rejected, "new images are loaded, and none was replaced or removed")
+    check_rejected(summary, options.max_rejected, "new images are loaded, and no stored image was replaced or removed")
     check_pruned(summary)
 
 
@@ -201,13 +202,13 @@ def _plan(
     rebuild: bool,
     options: "LoadOptions",
 ) -> tuple[GallerySpec, "LoadOptions"]:
-    """Return the gallery to build, and the options of the load into it.
+    """Return the description of the gallery to build, and the options of the load into it.
 
     Args:
         gallery: Name of the gallery.
         source: Name of the source.
-        encoder: Encoder of the load.
-        profile: Storage profile that the user named; "" for none.
+        encoder: Description of the encoder.
+        profile: Storage profile that the user named; "" if the user named no profile.
         live: The live version; None if there is no gallery of this name.
         rebuild: Whether to build a new version.
         options: The options as the user gave them.
@@ -223,7 +224,7 @@ def _plan(
         sources=(source,),
     )
     if rebuild:
-        # a new version holds what the source has, and does not replace the live one if too many images are bad
+        # the new version has only images of the source, and replaces a live version only if few images are bad
         options = replace(options, prune=True, publish_anyway=live is None)
     return spec, options
 
@@ -238,7 +239,7 @@ def _load_here(
     encoder: "Encoder",
     options: "LoadOptions",
 ) -> tuple[GallerySpec, "LoadSummary"]:
-    """Encode in this process, or in its workers, and store in a store that this process opens."""
+    """Load without a service: encode the images in this process or its workers, and store them."""
     from ingest.loading.build import load_and_publish
     from ingest.loading.rebuild import live_version
     from ingest.progress import Stages
@@ -289,7 +290,7 @@ def _print_summary(spec: GallerySpec, summary: "LoadSummary", store: str, as_jso
     if summary.held:
         print(f"{summary.held:,} changed images not replaced")
     if summary.kept or summary.kept_labels:
-        print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the version before")
+        print(f"{summary.kept:,} images and {summary.kept_labels:,} labels kept from the previous version")
     seconds_by_stage = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary.seconds.items())
     print(f"{spec.count:,} in all, encoder {spec.encoder}, {store} ({seconds_by_stage})")
 

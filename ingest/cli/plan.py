@@ -15,15 +15,16 @@ def plan(
     images: Annotated[str, typer.Option(help="Number of images, such as 60000, 100M or 1B.")],
     profile: Annotated[str, typer.Option(help=f"Storage profile, one of {', '.join(PROFILES)}.")] = DEFAULT_PROFILE,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of Qdrant nodes. Default: the fewest with enough memory.")
+        int | None, typer.Option(min=1, help="Number of Qdrant nodes. Default: the smallest number with enough memory.")
     ] = None,
     ram: Annotated[str, typer.Option(help="Memory of a node.")] = "16GB",
-    replicas: Annotated[int, typer.Option(min=1, help="Number of nodes that hold each code.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="Number of nodes that hold each image.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate the machines a gallery needs.
+    """Estimate the machines that a gallery needs.
 
-    Prints its memory, disk space, nodes, and the time to load and index it, from measured coefficients.
+    Prints the number of nodes, their memory and disk space, and the time to load and index the images. The estimates
+    come from measured coefficients.
     """
     from ingest import plan as planning
 
@@ -43,7 +44,7 @@ def plan(
         print(line)
     if result.nodes < result.fewest_nodes:
         print(
-            f"note: {result.nodes:,} of these nodes have too little memory, so searches would wait for the disk: "
-            f"expected at least {result.fewest_nodes:,} nodes, or more --ram",
+            f"note: too little memory, so searches would wait for the disk: expected at least {result.fewest_nodes:,} "
+            f"nodes or more --ram, got --nodes {result.nodes}",
             file=sys.stderr,
         )

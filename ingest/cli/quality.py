@@ -1,4 +1,4 @@
-"""The commands that judge a gallery: `ingest check` and `ingest evaluate`."""
+"""The commands that assess a gallery: `ingest check` and `ingest evaluate`."""
 
 import json
 from contextlib import closing
@@ -22,8 +22,8 @@ def check(
 ) -> None:
     """Check a gallery for damage.
 
-    Compares its files with their checksums, its images with its ledger, and a sample of its codes with new codes of the
-    same images. Exits with 3 if something is wrong.
+    Compares the gallery's files with their checksums, and its images with its ledger. Encodes a sample of the images
+    again, and compares the codes with the stored ones. Exits with 3 if there is a problem.
     """
     from ingest.loading import verify
     from ingest.progress import Stages
@@ -53,16 +53,16 @@ def evaluate(
         typer.Option(metavar="SOURCE", help="Labelled images, such as mnist/test. Default: the gallery's own images."),
     ] = "",
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of queries, spread evenly over all. Default: all.")
+        int | None, typer.Option(min=1, help="Maximum number of queries, spread evenly over the images. Default: all.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write a report with pictures to this HTML file.")] = None,
     store: StoreOption = DEFAULT_STORE,
     encoder: EncoderOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how well a gallery answers.
+    """Measure how well searches of a gallery work.
 
-    Searches for labelled images, and counts the hits with the same label. An image never finds itself.
+    Searches for labelled images, and counts the hits with the same label. An image's own entry does not count as a hit.
     """
     from encoder_service.encoder import load_encoder
     from ingest.evaluate import evaluate as run_evaluation
@@ -74,7 +74,7 @@ def evaluate(
 
     galleries = open_store(store)
     spec = galleries.spec(gallery)
-    loaded_encoder = load_encoder(encoder or spec.encoder)
+    loaded_encoder = load_encoder(encoder or spec.encoder, "" if encoder else spec.fingerprint)
     spec.check_encoder(loaded_encoder.spec.name, loaded_encoder.spec.fingerprint)
     source = open_source(queries) if queries else None
     if source and (galleries.local_folder(gallery) / FILE).exists():

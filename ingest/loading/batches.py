@@ -1,4 +1,4 @@
-"""A load's summary, and its batches on their way from the source to the gallery: one type for each stage."""
+"""The summary of a load, and the batches that its stages hand on: `Read`, then `Prepared`, then `Encoded`."""
 
 import time
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from ingest.loading.ledger import Row
 from ingest.sources import Item
 
-# A batch ends at this many images or bytes, whichever comes first. Each stage holds up to three batches, so the bytes
-# bound a loader's memory. The images bound the work that a killed load has to repeat.
+# Largest size of a batch, in images and in bytes. The limit on images bounds the work that a killed load has to repeat.
+# The limit on bytes bounds the memory of a load, in which each stage holds up to three batches.
 BATCH_COUNT = 1024
 _BATCH_BYTES = 32 * 1024 * 1024
-# Bytes of images that one thread prepares at a time. With fewer, threads that decode small images wait for each other.
+# Bytes of images in a chunk, which one thread prepares. With smaller chunks, threads that decode small images would
+# often wait for each other.
 _CHUNK_BYTES = 1024 * 1024
 
 _COUNTS = ("added", "unchanged", "duplicates", "rejected", "pruned", "held", "unpruned", "kept", "left_out")
@@ -31,15 +32,16 @@ class LoadSummary:
         duplicates: Images left out because the gallery has the same content under another key.
         rejected: Images that could not be read or decoded, in this load or an earlier one.
         pruned: Images removed because the source no longer has them.
-        held: Changed images whose stored content has not, or not yet, been replaced.
+        held: Changed images that have not replaced the stored ones, because too many images were bad or the load was
+            stopped.
         unpruned: Images that the source no longer has, kept because they are more than half of its images.
-        kept: Images that a rebuild has taken over from the live version, though the source does not have them.
-        left_out: Images of the live version that came in other ways, and that a rebuild has left out.
+        kept: Images, added by services or loaded from other sources, that a rebuild has copied from the live version.
+        left_out: Images, added by services or loaded from other sources, that the rebuilt version lacks.
         kept_labels: Images whose labels a rebuild has taken over from the live version.
-        stopped: The user stopped the load before the source's end.
+        stopped: Whether the user stopped the load before the source's end.
         samples: SHA-256 and input, (h, w, c), of a few of the encoded images, by key, for the verification.
-        notes: Lines on what the source left out or found.
-        seconds: Time by stage: "read", "prepare", "encode", "store". The stages overlap.
+        notes: Lines for the user; see `Source.notes`.
+        seconds: Seconds by stage: "read", "prepare", "encode", "store". The stages overlap.
     """
 
     added: int = 0
@@ -61,7 +63,7 @@ class LoadSummary:
         """Add the summary of a worker that loaded another share of the source at the same time."""
         for name in (*_COUNTS, "kept_labels"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.notes = other.notes  # every worker reads the whole source
+        self.notes = other.notes  # the same for all workers, as each reads the whole source
         self.stopped |= other.stopped
         self.samples |= other.samples
         for stage, seconds in other.seconds.items():
@@ -77,7 +79,7 @@ class LoadSummary:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def counts(self) -> dict[str, int]:
-        """Return the counts by name, in the order above."""
+        """Return all counts except `kept_labels`, by name."""
         return {name: getattr(self, name) for name in _COUNTS}
 
     @property
@@ -99,7 +101,7 @@ class Read:
 
     Attributes:
         keys: Keys of all its images.
-        known: Rows of the images that the ledger has unchanged.
+        known: Rows of the images that are unchanged since the ledger recorded them.
         new: The other images, each with the SHA-256 of its content.
     """
 
@@ -114,7 +116,7 @@ class Prepared:
 
     Attributes:
         keys: Keys of all its images.
-        known: Rows of the images that the ledger has unchanged.
+        known: Rows of the images that are unchanged since the ledger recorded them.
         bad: Rows of the images that could not be decoded.
         rows: Rows of the n images that were decoded.
         inputs: (n, h, w, c), their inputs, values in [0, 1].
@@ -135,7 +137,7 @@ class Encoded:
 
     Attributes:
         keys: Keys of all its images.
-        known: Rows of the images that the ledger has unchanged.
+        known: Rows of the images that are unchanged since the ledger recorded them.
         bad: Rows of the images that could not be decoded.
         rows: Rows of the n images that were encoded, some with their reconstruction error.
         codes: (n, code_size), their codes.
@@ -163,7 +165,7 @@ def take_batch(items: Iterator[Item]) -> tuple[list[Item], bool]:
 
 
 def chunks(items: list[tuple[Item, str]]) -> Iterator[list[tuple[Item, str]]]:
-    """Yield the items in chunks for one thread each."""
+    """Yield the items in chunks, each for one thread."""
     chunk: list[tuple[Item, str]] = []
     size = 0
     for item, sha256 in items:

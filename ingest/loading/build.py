@@ -1,4 +1,4 @@
-"""Building a version of a gallery: load, index, verify, publish."""
+"""Build a version of a gallery: load, index, verify and publish it."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from ingest.progress import Stages
 from ingest.sources import Source
 
 REJECTED = "rejected.jsonl"
-"""The file of a version that names the bad images, with one JSON object per line."""
+"""Name of a version's file that lists the bad images, with one JSON object per line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,13 @@ class LoadOptions:
     Attributes:
         dedupe: Leave out images whose content the gallery has under another key.
         prune: Remove images that the source no longer has.
-        prune_most: Let a prune or a rebuild remove more than half of the source's images.
+        prune_most: Allow a prune or a rebuild to remove more than half of the source's images.
         max_rejected: Maximum share of bad images, in percent of the source's images, 0 to 100. Above it, stored images
             are neither replaced nor removed.
         workers: Number of processes that load.
         publish_anyway: Publish the version even if the share of bad images is above the maximum.
-        keep_added: Copy the images of the live version that are not the source's into the rebuilt version.
+        keep_added: In a rebuild, copy the live version's images that were added by services or loaded from
+            other sources.
 
     Raises:
         InvalidInputError: The options exclude each other.
@@ -69,7 +70,7 @@ class LoadOptions:
 def check_exclusive_options(
     options: LoadOptions, *, limit: int | None = None, rebuild: bool = False, through_service: bool = False
 ) -> None:
-    """Refuse options of `ingest load` that exclude each other.
+    """Check that options of `ingest load` do not exclude each other.
 
     Args:
         options: The options as the user gave them.
@@ -101,20 +102,20 @@ def load_and_publish(
     """Load a source into a version of a gallery, verify the version and make it live.
 
     Args:
-        build: The version. It stays open.
+        build: The version to load into. The caller closes it.
         source: The images.
         encoder: Encodes them.
         stages: Displays the progress.
         options: Options of the load.
-        live: The version that a rebuild replaces; None if it is not a rebuild, or there is nothing to replace.
+        live: The version that a rebuild replaces; None if the load is not a rebuild, or no version is live.
 
     Returns:
         The spec of the published version, and the summary of the load.
 
     Raises:
-        StoppedError: The user stopped the load. The same load resumes it.
-        RejectedError: Too many images are bad, and `publish_anyway` is not set; or the source has lost more than half
-            of the images that the live version has of it, and `prune_most` is not set.
+        StoppedError: The user stopped the load. Loading the same source again resumes it.
+        RejectedError: Too many images are bad, and `publish_anyway` is False. Or the rebuilt version lacks more than
+            half of the source's images in the live version, and `prune_most` is False.
         SourceError: The source has no image, or changed while it was read.
         StoreDamagedError: The verification failed. The version does not go live.
     """
@@ -134,7 +135,7 @@ def load_and_publish(
             raise SourceError(f"{source.name}: expected images, got none")
         if not build.gallery.count():
             raise SourceError(
-                f"{source.name}: expected images, got {summary.seen:,} files that are not; {_first_bad(ledger)}"
+                f"{source.name}: expected images, got {summary.seen:,} files that are not images; {_first_bad(ledger)}"
             )
         if not options.publish_anyway:
             check_rejected(summary, options.max_rejected, "the live version stays as it is")
@@ -154,11 +155,11 @@ def load_and_publish(
                 raise StoreDamagedError(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
-            # a rebuilt ledger has no sampled errors; then keep the calibration stored with the gallery
+            # a ledger that `match` has filled has no errors; then keep the gallery's calibration
             calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
-        # a service may have added images up to this point
+        # count again, because a service may have added images to the live version until it was replaced
         live.refresh()
         with closing(Ledger(build.local_folder)) as ledger:
             summary.left_out = live.count_left_out(ledger, source, stages.say, said=summary.left_out)
@@ -174,7 +175,7 @@ def _load(
     options: LoadOptions,
     live: Ledger | None,
 ) -> LoadSummary:
-    """Store the new images; then, unless too many images are bad, replace the changed ones and prune."""
+    """Store the new images. Then replace the changed ones and prune, unless too many images are bad."""
     with (
         stop_on_signal(stages.say) as stop,
         waits_end_with(stop),
@@ -205,7 +206,7 @@ def _run(first: LoadPass, build: Build, options: LoadOptions, *, is_rebuild: boo
         if options.prune:
             _prune(build, first.source, first.ledger, options, summary, is_rebuild=is_rebuild)
     if first.ledger.has_orphans():
-        # the originals of these duplicates have changed or been removed: one duplicate of each is now stored
+        # some originals have changed or been removed: a second pass stores one of the duplicates in place of each
         summary.add_second_pass(replace(first, summary=LoadSummary()).run())
     return summary
 
@@ -231,12 +232,12 @@ def _stored_inputs(ledger: Ledger, summary: LoadSummary) -> dict[str, NDArray[np
 
 
 def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> None:
-    """Refuse a load with too many bad images.
+    """Raise an error if too many images of a load are bad.
 
     Args:
         summary: Summary of the load.
         max_percent: Maximum share of bad images, in percent of the source's images, 0 to 100.
-        outcome: State of the gallery after the load, for the message.
+        outcome: State of the gallery after the load, for the error.
 
     Raises:
         RejectedError: The share of bad images is larger.
@@ -249,14 +250,14 @@ def check_rejected(summary: LoadSummary, max_percent: float, outcome: str) -> No
 
 
 def check_pruned(summary: LoadSummary) -> None:
-    """Raise an error if images were kept because most of the source's images have disappeared from it.
+    """Raise an error if a load refused to prune, because it would have removed most of the source's images.
 
     Raises:
-        RejectedError: Such images have been kept.
+        RejectedError: The load refused to prune.
     """
     if summary.unpruned:
         raise RejectedError(
-            f"--prune would remove {summary.unpruned:,} images, more than half of the source's: they stay: if the "
+            f"--prune would remove {summary.unpruned:,} images, more than half of the source's, so they stay: if the "
             "source is complete, remove them with --prune --yes"
         )
 

@@ -1,22 +1,22 @@
-"""Calibration: measure the usual reconstruction errors and neighbour distances in a gallery."""
+"""Calibration: measure the typical reconstruction errors and neighbour distances of a gallery's images."""
 
 from collections.abc import Sequence
 from itertools import islice
 
 from gallery import Calibration, Gallery, Query, SearchOptions
 
-# Images searched for at once.
+# Images per batch of searches.
 _BATCH_COUNT = 1024
-# Images whose nearest neighbour is measured. With fewer, the 99th percentile would be noise.
+# Number of images whose distance to the nearest neighbour is measured. With fewer, the 99th percentile would be noise.
 _SAMPLE_COUNT = 5 * _BATCH_COUNT
 
 
 def calibrate(errors: Sequence[float], gallery: Gallery) -> Calibration | None:
-    """Measure the usual errors and distances in a gallery.
+    """Measure the typical errors and distances of a gallery's images.
 
     Args:
         errors: Reconstruction errors of a sample of its images, mean squared, 0 or more.
-        gallery: The gallery, with its index built. A sample of its images is searched for their nearest neighbours.
+        gallery: The gallery, with its index built. The nearest neighbours of a sample of its images are searched for.
 
     Returns:
         The calibration; None if `errors` is empty or the gallery has fewer than two images.

@@ -1,7 +1,7 @@
-"""Keys, which have a prefix for each source, so that two folders of one name never replace each other's images.
+"""Give the keys of each source their own prefix, so that folders of the same name never replace each other's images.
 
-A source proposes keys such as `images/7.png` for the folder /home/ada/images. The first source of a gallery keeps them.
-For another source, at /home/bob/images, they become `bob/images/7.png`.
+The folder /home/ada/images proposes keys such as `images/7.png`, and keeps them if no other source in the gallery uses
+the prefix `images`. If the folder /home/bob/images is loaded later, its keys become `bob/images/7.png`.
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -18,10 +18,10 @@ from ingest.sources import Item, Source
 from ingest.sources.base import DerivedSource
 from ingest.sources.names import path_of
 
-# Number of a source's first images that are compared to detect that it was loaded before from another place. Cameras
-# and datasets number their images, so sources whose keys collide collide from the start.
+# Number of a source's first images that are compared to detect that the source was loaded before from another place.
+# They suffice, because cameras and datasets number their images: if the keys of two sources collide, the first ones do.
 _COMPARED = 32
-# Hits in which to look for the same content, which a gallery may have under several keys.
+# Number of hits in which to look for an image's key. A gallery may have the same content under several keys.
 _LIKELY_DUPLICATES = 100
 # Distance below which two codes count as codes of the same image.
 _SAME_DISTANCE = 1e-3
@@ -29,7 +29,7 @@ _SAME_DISTANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Prefixed(DerivedSource):
-    """A source whose keys begin with another prefix than the source proposes."""
+    """A source whose keys begin with a given prefix instead of the one that the source proposes."""
 
     prefix: str
 
@@ -42,8 +42,8 @@ class Prefixed(DerivedSource):
 def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None]) -> Source:
     """Return a source with the keys that it has in a gallery, and record their prefix in the gallery's ledger.
 
-    A source that is new to the gallery gets the shortest prefix that no other source has. If its images are those of a
-    source whose place no longer exists, it counts as that source after a move, and keeps its keys.
+    A source that is new to the gallery gets the shortest prefix that no other source uses. But if its images are those
+    of a loaded source whose place no longer exists, it counts as that source, moved to a new place, and keeps its keys.
 
     Args:
         source: The source as it was opened.
@@ -54,7 +54,7 @@ def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None])
     if prefix is None:
         sample = list(islice(source, _COMPARED))
         if len({own_prefix(item) for item in sample if "/" in item.key}) != 1:
-            return source  # it has no images, or belongs to a program that makes its own keys
+            return source  # the source has no images, or its keys have no common prefix
         prefix, previous_place = own_prefix(sample[0]), ""
         if _is_path(source.place):  # a dataset has the same keys in every gallery
             prefix, previous_place = _choose(source, sample, ledger)
@@ -67,7 +67,7 @@ def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None])
 
 
 def with_known_keys(source: Source, ledger: Ledger) -> Source:
-    """Return a source with the keys that it has in a gallery, unless it was never loaded into the gallery."""
+    """Return a source with the keys that it has in a gallery. If it was never loaded, return it unchanged."""
     prefix = ledger.prefix(source.place)
     return Prefixed(source, prefix) if prefix and _is_path(source.place) else source
 
@@ -89,12 +89,12 @@ def candidates(base: Path, own: str) -> Iterator[str]:
 
 
 def own_prefix(item: Item) -> str:
-    """Return the prefix that a source proposes for its keys."""
+    """Return the prefix that a source proposes for its keys, given one of its items."""
     return item.key.partition("/")[0]
 
 
 def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str, str]:
-    """Return the prefix of a new source, and its former place; "" if it was not moved."""
+    """Return the prefix of a source that is new at its place, and its former place; "" if it was not moved."""
     own = own_prefix(sample[0])
     base = _base(source.place, own, [item.key for item in sample])
     for prefix in candidates(base, own):
@@ -115,12 +115,12 @@ def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str
 
 
 def _base(place: str, prefix: str, keys: Container[str]) -> Path:
-    """Return the folder or file to which a source's keys are relative. For a single image, this is its folder.
+    """Return the folder or file to which a source's keys are relative. If the source is one image, this is its folder.
 
     Args:
         place: The source's place.
         prefix: The prefix of its keys.
-        keys: Some of its keys. A single image has one.
+        keys: Some of its keys.
     """
     path = Path(place)
     is_single = path.name != prefix.rpartition("/")[2] and f"{prefix}/{path.name}" in keys
@@ -146,8 +146,8 @@ def _with_prefix(key: str, prefix: str) -> str:
 def with_service_keys(source: Source, client: Client, gallery: str, say: Callable[[str], None]) -> Source:
     """Return a source with keys that replace no image of another source in a service's gallery.
 
-    A service does not know where its images come from, so the first images are compared. The source gets the shortest
-    prefix under which the gallery has either no such keys or the same images.
+    A service does not know the source of its images. So the keys of the source's first images are looked up in the
+    gallery. The source gets the shortest prefix with which these keys are either unused or belong to the same images.
 
     Args:
         source: The source as it was opened.
@@ -179,7 +179,7 @@ def _has_key(client: Client, gallery: str, key: str) -> bool:
 
 
 def _is_stored(client: Client, gallery: str, item: Item, key: str) -> bool:
-    """Return whether a gallery has an image under a key."""
+    """Return whether a gallery has the image under this key."""
     try:
         picture = item.content if isinstance(item.content, bytes) else item.image()
         hits = client.search(picture, gallery, SearchOptions(limit=_LIKELY_DUPLICATES)).hits
@@ -189,4 +189,4 @@ def _is_stored(client: Client, gallery: str, item: Item, key: str) -> bool:
 
 
 def _other_prefix(first: Item, source: Source, prefix: str) -> str:
-    return f"note: another source has keys like {first.key}: those of {source.place} begin with {prefix}/"
+    return f"note: another source has keys like {first.key}, so the keys of {source.place} begin with {prefix}/"

@@ -1,7 +1,7 @@
-"""The ledger: the outcome of each image of a gallery's sources, in an SQLite file beside the gallery's version.
+"""The ledger: an SQLite file in a version's folder with the outcome of each image that was loaded.
 
-A row is written only after the store has acknowledged the image, so every image that the ledger calls ok is stored. A
-load that died between the two stores that image again, which changes nothing.
+The ledger records an image only after the store has acknowledged it, so every image with status ok is stored. If a
+load dies between the acknowledgement and the record, the next load stores the image again, which changes nothing.
 """
 
 import sqlite3
@@ -19,12 +19,12 @@ from ingest.loading.sqlite_errors import sqlite_errors
 from ingest.sources import Source
 
 FILE = "ledger.sqlite"
-# Format of the file, in SQLite's `user_version`. Format 0, of release 0.1.0, and format 1 are the same: they identify a
-# source by its name, from which the prefix of its keys follows.
+# Format of the file, in SQLite's `user_version`. Release 0.1.0 wrote format 0, which is the same as format 1. In both,
+# a source is identified by its name and has no recorded prefix; see `PlacesTable.upgrade`.
 _FORMAT = 2
-# Rows that `prune` removes at once: enough that each request to the store is worth it, few enough to hold in memory.
-_PRUNE_COUNT = 1024
-# Seconds that a process waits for the write lock, which the workers of a load take in turn. Each write takes far less.
+# Rows per batch of `prune` and `stored`: enough for few requests to the store, few enough to hold in memory.
+_BATCH_COUNT = 1024
+# Maximum seconds that a process waits for the write lock, which the workers of a load share. A write takes far less.
 _LOCK_S = 60
 
 _SCHEMA = """
@@ -50,10 +50,10 @@ class Row(NamedTuple):
         key: Key of the image.
         status: Its outcome.
         sha256: SHA-256 of its content, 64 hex digits; "" if the content could not be read.
-        label: Name of what it shows; "" for no label.
+        label: Name of what the image shows; "" for no label.
         reason: The reason why a bad image is bad, or why an ok image could not be read again; for a duplicate, the key
             of its original.
-        error: Mean squared error of its reconstruction, 0 or more; None unless it was sampled.
+        error: Mean squared error of its reconstruction, 0 or more; None if it was not measured.
     """
 
     key: str
@@ -75,8 +75,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         """Open the ledger in a version's folder, or create one.
 
-        The file of an older release is upgraded when it is written to, not before, because the version's manifest has
-        its checksum.
+        Opening does not upgrade a file of an older release, because the version's manifest has the file's checksum. The
+        first write upgrades it.
 
         Raises:
             NewerFormatError: A newer release wrote the file.
@@ -97,11 +97,14 @@ class Ledger:
                 raise
 
     def look_up(self, keys: Sequence[str]) -> dict[str, Row]:
-        """Return the rows of the keys that have one, by key."""
+        """Return the rows with these keys, by key. Keys without a row are left out."""
         return {row.key: row for row in self._select("key", keys)}
 
     def originals(self, sha256s: Sequence[str]) -> dict[str, str]:
-        """Return the key under which the gallery has each content, by SHA-256; the first of several keys."""
+        """Return the keys of images in the gallery that have these contents, by SHA-256.
+
+        If several images have the same content, the first key in sorted order is returned.
+        """
         if not sha256s:
             return {}
         with self._errors():
@@ -110,18 +113,18 @@ class Ledger:
         return {row.sha256: row.key for row in sorted(rows, key=lambda row: row.key, reverse=True)}
 
     def record(self, rows: Iterable[Row], source: Source) -> None:
-        """Write the rows of images of a source, replacing rows with the same keys, in one transaction."""
+        """Write rows of images of one source in one transaction. They replace rows with the same keys."""
         with self._transaction():
             number = self._places.number(source)
             self._write((*row, number) for row in rows)
 
     def see(self, keys: Iterable[str]) -> None:
-        """Note that the source still has these keys. Closing the ledger discards the notes."""
+        """Mark keys that the source still has, so that `prune` keeps their images. `close` discards the marks."""
         with self._errors(), self._rows:
             self._rows.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((key,) for key in keys))
 
     def count_prunable(self, source: Source) -> tuple[int, int]:
-        """Return how many images of a source `prune` would remove from the gallery, and how many the gallery has."""
+        """Count a source's images in the gallery: return how many `prune` would remove, and how many there are."""
         with self._errors():
             prunable, total = self._rows.execute(
                 f"SELECT COUNT(*) FILTER (WHERE {_PRUNABLE}), COUNT(*) FROM items "
@@ -131,13 +134,13 @@ class Ledger:
         return prunable, total
 
     def prune(self, source: Source, delete: Callable[[Sequence[str]], None]) -> int:
-        """Remove the images of a source whose keys have not been seen, or whose files are no longer images.
+        """Remove a source's images whose keys were not passed to `see`, or whose files are no longer images.
 
         Files that are no longer images stay in the ledger as bad images.
 
         Args:
             source: The source.
-            delete: Removes keys from the gallery. Called before their rows are changed.
+            delete: Removes images from the gallery, given their keys. Called before the ledger changes.
 
         Returns:
             The number of images that were removed from the gallery.
@@ -160,7 +163,7 @@ class Ledger:
     def match(self, entries: Iterable[Sequence[Entry]]) -> None:
         """Reconcile the ledger with a gallery that another machine or a service has modified.
 
-        Entries that are new to the ledger have no known source until a load finds them in its source.
+        The source of entries that are new to the ledger is unknown until `adopt` records it.
 
         Args:
             entries: All entries of the gallery, in batches.
@@ -179,14 +182,14 @@ class Ledger:
             self._rows.execute("DROP TABLE stored")
 
     def has_unknown_source(self) -> bool:
-        """Return whether the source of an image is unknown."""
+        """Return whether the source of any image is unknown."""
         with self._errors():
             return bool(
                 self._rows.execute("SELECT 1 FROM items WHERE source = ? LIMIT 1", (UNKNOWN_SOURCE,)).fetchone()
             )
 
     def adopt(self, keys: Sequence[str], source: Source) -> None:
-        """Assign to a source those of the given keys whose source is unknown."""
+        """Record the source of these keys, if it is unknown so far."""
         with self._transaction():
             number = self._places.number(source)
             self._rows.executemany(
@@ -195,7 +198,7 @@ class Ledger:
             )
 
     def prefix(self, place: str) -> str | None:
-        """Return the first part of the keys of the source at a place; None if no source was ever loaded from there."""
+        """Return the prefix of the keys of the source at a place; None if no source was ever loaded from there."""
         with self._errors():
             return self._places.prefixes().get(place)
 
@@ -205,7 +208,7 @@ class Ledger:
         Args:
             place: The source's place.
             name: The source's name.
-            prefix: The first part of its keys.
+            prefix: The prefix of the source's keys.
             previous_place: The source's place before it was moved; "" for a new source.
         """
         with self._transaction():
@@ -214,15 +217,24 @@ class Ledger:
             self._places.put([(name, place, prefix)])
 
     def claimants(self, prefix: str) -> dict[str, str]:
-        """Return the prefixes, by place, of the sources whose keys may collide with keys under a prefix.
+        """Return the sources that already use a prefix, so that new keys may collide with theirs.
 
-        The place is "" for images whose source is unknown.
+        Args:
+            prefix: The prefix of new keys.
+
+        Returns:
+            A dictionary from each such source's place to its prefix. The place is "" for images whose source is
+            unknown.
         """
         with self._errors():
             return self._places.overlapping(prefix)
 
     def match_keys(self, written: Mapping[str, bool]) -> None:
-        """Record the keys that a service has written to the gallery since: True if added, False if deleted."""
+        """Reconcile the ledger with a gallery that a service has modified, given the service's journal.
+
+        Args:
+            written: The journal's keys, each with True if it was last added, False if it was last deleted.
+        """
         with self._transaction():
             self._rows.executemany(
                 "INSERT INTO items (key, source, status, sha256, label, reason) VALUES (?, ?, 'ok', '', '', '') "
@@ -239,7 +251,7 @@ class Ledger:
 
         Args:
             source: A source.
-            own: Yield the images of this source; if False, those of all other sources.
+            own: True for the images of this source, False for those of all other sources.
         """
         with self._errors():
             selected = self._rows.execute(
@@ -247,7 +259,7 @@ class Ledger:
                 "AND (source = COALESCE((SELECT id FROM sources WHERE place = ?), -1)) = ? ORDER BY key",
                 (source.place, own),
             )
-            while batch := selected.fetchmany(_PRUNE_COUNT):
+            while batch := selected.fetchmany(_BATCH_COUNT):
                 yield [(_row(values), place or "") for *values, place in batch]
 
     def take_over(self, rows: Iterable[tuple[Row, str]]) -> None:
@@ -257,7 +269,7 @@ class Ledger:
             self._write((*row, numbers.get(place, UNKNOWN_SOURCE)) for row, place in rows)
 
     def inherit_sources(self, other: "Ledger") -> None:
-        """Take over the sources of the ledger of another version, so that their images keep their keys."""
+        """Copy the sources and their prefixes from another version's ledger, so that images keep their keys."""
         with other._transaction():  # a transaction upgrades the file
             sources = other._places.all()
         with self._transaction():
@@ -269,7 +281,7 @@ class Ledger:
             self._rows.backup(target)
 
     def has_orphans(self) -> bool:
-        """Return whether a duplicate's original is no longer in the gallery."""
+        """Return whether the original of any duplicate is no longer in the gallery."""
         with self._errors():
             return bool(
                 self._rows.execute(
@@ -284,7 +296,7 @@ class Ledger:
             return Counter(dict(self._rows.execute("SELECT status, COUNT(*) FROM items GROUP BY status")))
 
     def bad(self) -> Iterator[tuple[str, Row]]:
-        """Yield each image that is bad or could not be read again, with its source's name, in the order of the keys."""
+        """Yield the row of each image that is bad or could not be read again, with its source's name, sorted by key."""
         with self._errors():
             for *values, source in self._rows.execute(
                 f"SELECT {_COLUMNS}, (SELECT name FROM sources WHERE id = source) FROM items "
@@ -293,7 +305,7 @@ class Ledger:
                 yield source, _row(values)
 
     def errors(self) -> list[float]:
-        """Return the sampled reconstruction errors."""
+        """Return the reconstruction errors that have been measured."""
         with self._errors():
             return [value for (value,) in self._rows.execute("SELECT error FROM items WHERE error IS NOT NULL")]
 
@@ -314,7 +326,7 @@ class Ledger:
             return rows
 
     def close(self) -> None:
-        """Close the file. It then contains everything, without SQLite's log beside it."""
+        """Close the file. SQLite then merges its write-ahead log into the file and removes the log."""
         self._rows.close()
 
     def _write(self, rows: Iterable[tuple[object, ...]]) -> None:
@@ -325,7 +337,7 @@ class Ledger:
             selected = self._rows.execute(
                 f"SELECT {_COLUMNS} FROM items WHERE source = (SELECT id FROM sources WHERE place = ?) "
                 f"AND {_PRUNABLE} LIMIT ?",
-                (source.place, _PRUNE_COUNT),
+                (source.place, _BATCH_COUNT),
             )
             return [_row(values) for values in selected]
 

@@ -1,4 +1,4 @@
-"""The pipeline of a load: reading, preparing, encoding and storing overlap, batch by batch."""
+"""The pipeline of a load: its stages read, prepare, encode and store run at the same time, each on another batch."""
 
 import os
 import random
@@ -24,9 +24,9 @@ from ingest.loading.staging import Staging
 from ingest.progress import Stages
 from ingest.sources import Item, Source
 
-# Codes of each batch that are decoded again, to sample the usual reconstruction error.
+# Number of codes per batch that are decoded to measure the reconstruction error.
 _RECONSTRUCTED_COUNT = 128
-# Inputs kept for the verification of the version, which encodes each of them again.
+# Number of inputs kept for the verification of the version, which encodes them again.
 _SAMPLE_COUNT = 64
 
 
@@ -49,13 +49,15 @@ def load(
         gallery: Stores the codes.
         ledger: The gallery's ledger.
         stages: Displays the progress.
-        staging: Keeps the changed images; None to replace the stored ones at once.
+        staging: Holds changed images until `LoadPass.replace_staged`; None to replace the stored images at once.
         live: Ledger of the version that a rebuild replaces, whose labels are kept; None if there is no such version.
-        stop: When it is set, the load stores the batches in flight and ends. It no longer waits for a lost server.
+        stop: When this is set, the load stores the batches in flight and ends. It no longer waits for a server that
+            can't be reached.
 
     Raises:
         SourceError: The source changed or disappeared while it was read.
-        LookalikeError: A part failed. The batches stored before stay stored, and the next load resumes after them.
+        LookalikeError: The source, the encoder or the gallery failed. Stored batches stay stored, and the next load
+            resumes after them.
     """
     stop = stop or threading.Event()
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare") as pool, waits_end_with(stop):
@@ -64,7 +66,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class LoadPass:
-    """One pass through a source in four stages, `read`, `prepare`, `encode` and `store`, which `run` lets overlap.
+    """One pass through a source. `run` runs the stages `read`, `prepare`, `encode` and `store` at the same time.
 
     Attributes:
         source, encoder, gallery, ledger, stages, stop, staging, live: The arguments of `load`.
@@ -86,10 +88,10 @@ class LoadPass:
     summary: LoadSummary = field(default_factory=LoadSummary)
 
     def run(self, *, mark_seen: bool = False) -> LoadSummary:
-        """Go through the source once.
+        """Load the new and changed images of the source.
 
         Args:
-            mark_seen: Mark the keys in the ledger, so that it can prune the others.
+            mark_seen: Pass all keys of the source to `Ledger.see`, so that `Ledger.prune` can remove all other images.
         """
         batches = prefetch(map(self.encode, prefetch(map(self.prepare, prefetch(self.read())))))
         adopt = self.ledger.has_unknown_source()
@@ -119,7 +121,7 @@ class LoadPass:
         self.summary.stopped = True
 
     def _compare(self, items: list[Item]) -> Read:
-        """Separate the images that are new or have changed from those that the ledger knows."""
+        """Separate images that are new or have changed from those that are unchanged since the ledger recorded them."""
         keys = [item.key for item in items]
         rows = self.ledger.look_up(keys)
         live_rows = self.live.look_up([key for key in keys if key not in rows]) if self.live else {}
@@ -128,7 +130,7 @@ class LoadPass:
         new: list[tuple[Item, str]] = []
         for item in items:
             sha256, row = item.sha256, rows.get(item.key)
-            if item.label is None:  # the source has no labels: keep the one in the gallery
+            if item.label is None:  # the source has no labels: keep the stored label
                 stored = row or live_rows.get(item.key)
                 item = replace(item, label=stored.label if stored else "")
                 self.summary.kept_labels += bool(item.label and not row)
@@ -175,7 +177,7 @@ class LoadPass:
         return inputs, rows, thumbnails, bad
 
     def encode(self, batch: Prepared) -> Encoded:
-        """Encode the inputs, and measure the reconstruction error of some."""
+        """Encode the inputs, and measure the reconstruction errors of some of them."""
         rows = list(batch.rows)
         codes = np.empty((0, self.encoder.spec.code_size), np.float32)
         with self.summary.timed("encode"):
@@ -190,7 +192,7 @@ class LoadPass:
         return Encoded(batch.keys, batch.known, batch.bad, rows, codes, batch.thumbnails)
 
     def _sample(self, row: Row, values: NDArray[np.float32]) -> None:
-        """Keep an input for the verification, in place of a random earlier one if there are enough."""
+        """Keep an input for the verification. If there are already `_SAMPLE_COUNT`, it replaces a random one."""
         samples = self.summary.samples
         if len(samples) == _SAMPLE_COUNT:
             samples.pop(random.choice(list(samples)))
@@ -199,7 +201,7 @@ class LoadPass:
     def store(self, batch: Encoded) -> None:
         """Store the new images, stage the changed ones, and record the bad ones.
 
-        The live version loses nothing, because an image that has become bad keeps its entry.
+        If the file of a stored image has become bad, the stored image stays.
         """
         rows = self.ledger.look_up([row.key for row in (*batch.rows, *batch.bad)])
         stored = {row.key: row for row in rows.values() if row.status is Status.OK}
@@ -231,7 +233,7 @@ class LoadPass:
             self.summary.held = 0
 
     def _store(self, rows: Sequence[Row], codes: Iterable[NDArray[np.float32]], thumbnails: Iterable[bytes]) -> None:
-        """Store images in the gallery, and when the gallery has acknowledged them, in the ledger."""
+        """Store images in the gallery, and record them in the ledger once the gallery has acknowledged them."""
         duplicates = self._duplicates(rows) if self.dedupe else {}
         entries, recorded = [], []
         for row, code, thumbnail in zip(rows, codes, thumbnails, strict=True):
@@ -248,7 +250,7 @@ class LoadPass:
         self.summary.duplicates += len(duplicates)
 
     def _duplicates(self, rows: Sequence[Row]) -> dict[str, str]:
-        """Return the key of the original of each duplicate, by the duplicate's key."""
+        """Return the keys of images that are duplicates, each with the key of its original."""
         originals = self.ledger.originals([row.sha256 for row in rows])
         duplicates = {}
         for row in rows:

@@ -1,4 +1,4 @@
-"""The table of a ledger that names the sources of its images, one for each place, with the prefix of its keys."""
+"""The ledger's table of sources. A source has a name, a place (see `Source.place`) and the prefix of its keys."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -15,14 +15,18 @@ class PlacesTable:
     """The table `sources`. The caller opens the transaction and translates SQLite's errors."""
 
     def __init__(self, rows: sqlite3.Connection) -> None:
-        """Create the table unless the file has it. In formats 0 and 1, the table has one source for each name."""
+        """Create the table if it is missing.
+
+        An existing table of format 0 or 1 has one row for each name of a source. Newer tables have one row for
+        each place.
+        """
         self._rows = rows
         rows.execute(f"CREATE TABLE IF NOT EXISTS sources {_COLUMNS}")
         columns = rows.execute("SELECT name FROM pragma_table_info('sources')").fetchall()
         self._has_prefixes = ("prefix",) in columns
 
     def number(self, source: Source) -> int:
-        """Return the id of a source, and record its current name."""
+        """Add a source if it is new, record its current name, and return its id."""
         self._rows.execute(
             "INSERT INTO sources (name, place) VALUES (?1, ?2) "
             "ON CONFLICT (place) DO UPDATE SET name = ?1 WHERE name IS NOT ?1",
@@ -32,17 +36,17 @@ class PlacesTable:
         return number
 
     def prefixes(self) -> dict[str, str]:
-        """Return the prefix of each source's keys, by the source's place."""
+        """Return a dictionary from each source's place to the prefix of its keys.
+
+        Sources whose prefix is unknown are left out.
+        """
         if self._has_prefixes:
             return dict(self._rows.execute("SELECT place, prefix FROM sources WHERE prefix IS NOT NULL"))
         places = self._rows.execute("SELECT place, MIN(id) FROM sources GROUP BY place").fetchall()
         return {place: prefix for place, number in places if (prefix := self._first_prefix(number))}
 
     def overlapping(self, prefix: str) -> dict[str, str]:
-        """Return the prefixes, by place, of the sources whose keys may collide with keys under a prefix.
-
-        The place is "" for images whose source is unknown.
-        """
+        """Return the sources that already use a prefix; see `Ledger.claimants`."""
         overlapping = {
             place: other
             for place, other in self.prefixes().items()
@@ -61,7 +65,7 @@ class PlacesTable:
         self._rows.execute("UPDATE sources SET place = ? WHERE place = ?", (new_place, place))
 
     def all(self) -> list[tuple[str, str, str | None]]:
-        """Return the name, the place and the prefix of all known sources."""
+        """Return the name, the place and the prefix of each known source."""
         return self._rows.execute("SELECT name, place, prefix FROM sources WHERE place != ''").fetchall()
 
     def put(self, sources: Iterable[tuple[str, str, str | None]]) -> None:
@@ -73,7 +77,7 @@ class PlacesTable:
         )
 
     def upgrade(self) -> None:
-        """Upgrade the table to the newest format. Sources with several names and the same place become one."""
+        """Upgrade the table to the newest format. Sources at the same place become one source."""
         if not self._has_prefixes:
             prefixes = self.prefixes()
             self._rows.execute(
@@ -94,6 +98,6 @@ class PlacesTable:
         self._rows.execute("INSERT OR IGNORE INTO sources VALUES (?, '', '', NULL)", (UNKNOWN_SOURCE,))
 
     def _first_prefix(self, number: int) -> str:
-        """Return the first part of the key of any image of a source."""
+        """Return the prefix of a source, taken from the key of any of its images; "" if it has no image."""
         row = self._rows.execute("SELECT key FROM items WHERE source = ? LIMIT 1", (number,)).fetchone()
         return row[0].partition("/")[0] if row and number != UNKNOWN_SOURCE else ""

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Items computed ahead of the caller. Two keep both sides busy when their speeds vary, and bound the memory.
+# Number of items computed ahead of the caller. With two, the caller and the thread rarely wait for each other, even
+# if their speeds vary.
 _DEPTH = 2
 
 
@@ -19,7 +20,8 @@ class _End(Enum):
 def prefetch(items: Iterable[T]) -> Iterator[T]:
     """Yield items in their order while one thread computes the next ones, at most two ahead.
 
-    An error of the items is raised here. If the caller stops early, the thread ends after the item that it computes.
+    An error that occurs in the thread is raised in the caller. If the caller stops early, the thread ends after its
+    current item.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(1, "prefetch") as thread:

@@ -1,4 +1,7 @@
-"""The live version that a rebuild is about to replace. The rebuild keeps its labels and prefixes, and counts losses."""
+"""The live version that a rebuild is about to replace.
+
+The rebuild takes over its labels and key prefixes, and reports the images that the rebuilt version lacks.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -17,11 +20,11 @@ class LiveVersion:
     """The version of a gallery that is live when a rebuild begins. Use `live_version` to open it.
 
     Attributes:
-        ledger: A copy of its ledger, which also knows the images that services and other machines have added.
+        ledger: A copy of its ledger. `refresh` reconciles the copy with changes by services and other machines.
     """
 
     def __init__(self, store: Store, name: str, ledger: Ledger, stack: ExitStack) -> None:
-        """Take the parts. The stack closes the gallery."""
+        """Use a store and the copy of the ledger. `stack` closes the gallery that `open` opens."""
         self.ledger = ledger
         self.folder = store.local_folder(name)
         self._store = store
@@ -33,14 +36,14 @@ class LiveVersion:
         """Open the version.
 
         Raises:
-            StoreLockedError: Another process has it open, and only one may.
+            StoreLockedError: Another process has the version open, and the store allows only one.
             LookalikeError: The version can't be read.
         """
         if self._gallery is None:
             self._gallery = self._stack.enter_context(closing(self._store.open(self._name)))
 
     def refresh(self) -> None:
-        """Bring the copy of the ledger up to date with what services have written since it was made."""
+        """Update the copy of the ledger with the images that services have added or deleted since it was made."""
         if self._gallery is None and self._is_live() and self._store.modified_by_service(self._name):
             with suppress(StoreLockedError):
                 self.open()
@@ -50,15 +53,15 @@ class LiveVersion:
             self.ledger.match(self._gallery.scroll())
 
     def check_lost(self, rebuilt: Ledger, source: Source, *, most: bool) -> None:
-        """Check that a rebuilt version has at least half of the images that this one has of the source.
+        """Check that a rebuilt version has at least half of the images that this version has of a source.
 
         Args:
             rebuilt: The ledger of the rebuilt version.
             source: The source.
-            most: Whether the rebuilt version may have less than half.
+            most: Allow the loss of more than half of the images.
 
         Raises:
-            RejectedError: The rebuilt version has less than half of the images.
+            RejectedError: The rebuilt version lacks more than half of the images, and `most` is False.
         """
         total = sum(map(len, self.ledger.stored(source, own=True)))
         lost = sum(map(len, self._missing(rebuilt, source, own=True)))
@@ -69,13 +72,15 @@ class LiveVersion:
             )
 
     def count_left_out(self, rebuilt: Ledger, source: Source, say: Callable[[str], None], said: int = 0) -> int:
-        """Count and report the images of other origin that a rebuilt version lacks.
+        """Count the images that a rebuilt version lacks although the live version has them, and report their number.
+
+        Only images that were added by services or loaded from other sources count.
 
         Args:
             rebuilt: The ledger of the rebuilt version.
-            source: The source.
+            source: The source of the rebuilt version.
             say: Prints a line for the user.
-            said: The number that was reported last.
+            said: The number in the previous report. Only a larger number is reported again.
         """
         batches = self._missing(rebuilt, source, own=False)
         first = next(batches, [])
@@ -88,7 +93,7 @@ class LiveVersion:
         return count
 
     def copy_left_out(self, build: Build, rebuilt: Ledger, source: Source) -> int:
-        """Copy the images of other origin that a rebuilt version lacks, and return their number."""
+        """Copy into the build the images that `count_left_out` counts, and return their number."""
         self.open()
         assert self._gallery
         count = 0
@@ -104,7 +109,7 @@ class LiveVersion:
         return self._store.local_folder(self._name) == self.folder
 
     def _missing(self, rebuilt: Ledger, source: Source, *, own: bool) -> Iterator[list[tuple[Row, str]]]:
-        """Yield in batches the rows that a rebuilt version lacks, of the source or of all other sources."""
+        """Yield the rows that a rebuilt version lacks, in batches: those of the source, or those of all others."""
         for batch in self.ledger.stored(source, own=own):
             known = rebuilt.look_up([row.key for row, _ in batch])
             if missing := [(row, place) for row, place in batch if row.key not in known]:
@@ -119,17 +124,17 @@ def live_version(
 
     Args:
         store: The store of the gallery.
-        spec: The gallery as it will be.
+        spec: Description of the rebuilt version.
         say: Prints a note for the user.
-        must_copy: Whether its images will be copied.
+        must_copy: Whether the rebuild will copy images from the live version.
 
     Yields:
-        The version; None if it can't be read.
+        The live version; None if it can't be read and `must_copy` is False.
 
     Raises:
-        EncoderMismatchError: Images are to be copied, and their codes are another encoder's.
-        StoreLockedError: Images are to be copied, and another process has the gallery open.
-        LookalikeError: Images are to be copied, and the version can't be read.
+        EncoderMismatchError: `must_copy` is True, and another encoder made the live version.
+        StoreLockedError: `must_copy` is True, and another process has the gallery open.
+        LookalikeError: `must_copy` is True, and the live version can't be read.
     """
     with ExitStack() as stack:
         try:

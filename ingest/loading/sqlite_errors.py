@@ -1,4 +1,4 @@
-"""SQLite's errors as errors of this project."""
+"""Translate SQLite's errors into errors of this project."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from gallery.errors import StoreDamagedError, StoreFullError, StoreUnusableError
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Raise SQLite's errors in the block as errors of this project.
+    """Translate SQLite's errors in the block into errors of this project.
 
     Args:
-        path: The file.
+        path: The SQLite file, for the errors.
 
     Raises:
         StoreFullError: The disk is full.

@@ -1,4 +1,7 @@
-"""Changed images, staged until the end of a load's pass. They replace stored images only if few images are bad."""
+"""A staging file for images that have changed since they were stored.
+
+The load replaces the stored images only after it has read the whole source, and only if few of the images are bad.
+"""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,17 +15,17 @@ from ingest.loading.ledger import Row, Status
 from ingest.loading.sqlite_errors import sqlite_errors
 
 FILE = "staged.sqlite"
-# Images per batch, the same number as in a batch of the load.
+# Images per batch, the same number as in `ingest.loading.batches`.
 _BATCH_COUNT = 1024
-# Timeout in seconds for the write lock, which the workers of a load share. Each write takes far less.
+# Maximum seconds that a process waits for the write lock, which the workers of a load share. A write takes far less.
 _LOCK_S = 60
 
 
 class Staging:
-    """Encoded images in a file beside the gallery's version, kept until the load ends. Safe to use from threads.
+    """Encoded images in a file in the version's folder, kept until the load ends. Safe to use from several threads.
 
-    Several processes may open it at the same time. The first uses it in a `with` block, which begins with an empty file
-    and ends by removing it; the others close it.
+    Several processes may have the file open. The main process uses a `with` block, which empties the file at its start
+    and removes it at its end. Worker processes use no `with` block, and call `close` when they have added their images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +45,7 @@ class Staging:
             )
 
     def __enter__(self) -> "Staging":
-        """Discard what a killed load has left."""
+        """Discard images that a killed load left in the file."""
         self.clear()
         return self
 
@@ -53,7 +56,7 @@ class Staging:
             path.unlink(missing_ok=True)
 
     def add(self, rows: Sequence[Row], codes: Sequence[NDArray[np.float32]], thumbnails: Sequence[bytes]) -> None:
-        """Keep images, each with its code, (code_size,), and its thumbnail, replacing images with the same keys."""
+        """Add images, each with its code, (code_size,), and its thumbnail. They replace images with the same keys."""
         if not rows:
             return
         with sqlite_errors(self._path), self._rows:

@@ -19,7 +19,7 @@ from ingest.sources import Source
 def load_through_service(client: Client, gallery: str, source: Source, stages: Stages) -> tuple[LoadSummary, list[Row]]:
     """Send a source to a service, which stores the images that are new or have changed.
 
-    Loading again resumes an interrupted load, as the service skips the images that it has unchanged.
+    The same call resumes an interrupted load, because the service skips images that it already has.
 
     Args:
         client: A connection to the service.
@@ -31,9 +31,9 @@ def load_through_service(client: Client, gallery: str, source: Source, stages: S
         The summary of the load, and the rows of the bad images.
 
     Raises:
-        LookalikeError: The service or the source failed. The images acknowledged before are stored.
+        LookalikeError: The service or the source failed. All images that the service acknowledged are stored.
     """
-    client.gallery(gallery)  # fails if it does not exist
+    client.gallery(gallery)  # raises an error if the service has no such gallery
     source = with_service_keys(source, client, gallery, stages.say)
     summary, bad = LoadSummary(), list[Row]()
     sent_keys: deque[str] = deque()

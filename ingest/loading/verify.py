@@ -19,14 +19,15 @@ from ingest.loading.ledger import Ledger, Status
 from ingest.progress import Advance, Stages
 from ingest.sources import open_source
 
-# Relative distance between two codes of one image that still counts as rounding: batch sizes and processors differ.
+# Largest rounding difference between two codes of the same image, relative to the code's norm. The rounding depends on
+# the size of the batch and on the processor.
 _ROUNDING = 1e-3
 # Maximum number of notes on changed images that are printed. The rest are only counted.
 _NOTE_COUNT = 5
 
 
 def count_problems(gallery: Gallery, ledger: Ledger) -> list[str]:
-    """Compare the number of images in a gallery with the number in its ledger."""
+    """Compare the number of images in a gallery with the number in its ledger. Return a line if they differ."""
     count, expected = gallery.count(), ledger.counts()[Status.OK]
     return [] if count == expected else [f"expected {expected:,} images, as in its ledger, got {count:,}"]
 
@@ -74,7 +75,7 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
 
     Raises:
         GalleryNotFoundError: No gallery has this name.
-        EncoderMismatchError: The installed encoder of the recorded name did not make the gallery.
+        EncoderMismatchError: The installed encoder with the recorded name has another fingerprint than the gallery's.
         StoreDamagedError: The gallery's files can't be read.
         StoreLockedError: Another process has the gallery open.
     """
@@ -83,7 +84,7 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
         problems = store.differences(name)
     if problems:
         return problems, 0
-    encoder = load_encoder(spec.encoder)
+    encoder = load_encoder(spec.encoder, spec.fingerprint)
     spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
     with closing(store.open(name)) as gallery, _current_ledger(store, name, gallery, stages) as ledger:
         wrong_counts = count_problems(gallery, ledger)
@@ -98,7 +99,7 @@ def check(store: Store, name: str, sample: int, stages: Stages) -> tuple[Sequenc
 
 @contextmanager
 def _current_ledger(store: Store, name: str, gallery: Gallery, stages: Stages) -> Iterator[Ledger]:
-    """Yield the gallery's ledger, or if a service has modified the gallery since, a reconciled copy."""
+    """Yield the gallery's ledger. If a service has modified the gallery, yield a copy that is reconciled with it."""
     with closing(Ledger(store.local_folder(name))) as ledger, TemporaryDirectory() as scratch:
         if not store.modified_by_service(name):
             yield ledger
@@ -116,8 +117,8 @@ def _sampled_inputs(
     """Read the sampled images from their sources again, and normalise them.
 
     Args:
-        ledger: The ledger that names the images and their sources.
-        count: Number of images.
+        ledger: The gallery's ledger, which names the images and their sources.
+        count: Number of images to sample.
         encoder: Normalises the images.
         advance: Called for every image that is read.
 

@@ -1,4 +1,4 @@
-"""Loading in several processes, each with its own share of the keys, into a store that accepts several writers."""
+"""Load in several processes, each with a share of the source's images. The store must allow several writers."""
 
 import multiprocessing
 import queue
@@ -23,13 +23,13 @@ from ingest.progress import Advance, Stages
 from ingest.sources import Item, Source
 from ingest.sources.base import DerivedSource
 
-# Seconds between two checks for a worker that was killed and so sends no message.
+# Seconds between two checks for killed workers, which can't send a message.
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Share(DerivedSource):
-    """The share of a source's keys that one of several workers loads."""
+    """The share of a source's images that one of several workers loads, chosen by a hash of the key."""
 
     index: int
     workers: int
@@ -66,16 +66,16 @@ class _Job:
 
 
 def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_seen: bool = False) -> LoadSummary:
-    """Run a pass in several processes.
+    """Run a `LoadPass` in several processes.
 
     Args:
         workers: Number of processes. Each reads all images and encodes its share.
-        load_pass: The pass. Its own summary stays as it is.
+        load_pass: The pass to run. Its own summary does not change.
         build: The version that stores the codes.
-        mark_seen: Mark the keys as seen in the ledger, so that the ledger can prune the rest.
+        mark_seen: Pass all keys of the source to `Ledger.see`, so that `Ledger.prune` can remove all other images.
 
     Returns:
-        The summary of all processes.
+        The sum of the processes' summaries.
 
     Raises:
         InvalidInputError: The store accepts only one writer.
@@ -85,7 +85,7 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
         raise InvalidInputError("--workers: expected a server, which accepts several writers: --store http://HOST:6333")
     source, stages, live = load_pass.source, load_pass.stages, load_pass.live
     context = multiprocessing.get_context("spawn")
-    # an int is a number of images just stored; a summary or an error is a worker's last message
+    # a worker sends the number of images after each batch, and at the end its summary or an error
     messages: Any = context.Queue()
     processes = []
     for index in range(workers):
@@ -103,7 +103,7 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
         summary = _collect(processes, messages, source, stages)
     finally:
         for process in processes:
-            process.terminate()  # does nothing to a process that has ended; the others finish their batches
+            process.terminate()  # SIGTERM: a worker that still runs finishes the batches in flight, then ends
             process.join()
     if mark_seen and summary.seen and not summary.stopped:
         _mark_seen(source, load_pass.ledger)
@@ -133,7 +133,7 @@ def _collect(processes: Sequence[BaseProcess], messages: Any, source: Source, st
 
 
 def _mark_seen(source: Source, ledger: Ledger) -> None:
-    """Read all keys of the source, and mark them in the ledger."""
+    """Pass all keys of the source to `Ledger.see`."""
     keys: list[str] = []
     for item in source:
         keys.append(item.key)
@@ -168,7 +168,7 @@ class _SentStages(Stages):
 
     @contextmanager
     def stage(self, name: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-        """Yield a function that sends the number of images just done."""
+        """Yield a function that tells the main process how many more images are done."""
 
         def advance(count: int, total: int | None = None) -> None:
             self._messages.put(count)

@@ -39,8 +39,8 @@ def _open_path(path: Path, options: Options) -> Source:
     """Open what is at a path.
 
     Raises:
-        SourceNotFoundError: It does not exist, or is of no known kind.
-        SourceError: It can't be read.
+        SourceNotFoundError: The path does not exist, or no kind of source matches it.
+        SourceError: The path can't be read.
     """
     try:
         kind = next((kind for kind in _KINDS if kind.matches(path)), None)
@@ -99,7 +99,7 @@ class SourceName:
 
     Attributes:
         text: The name as the user wrote it.
-        path: The path that the name is, unless it names a dataset.
+        path: The name as a path. It has no meaning for a dataset.
         dataset: The dataset; None if the name is a path.
         split: Split of the dataset; "" for a path.
     """
@@ -124,7 +124,7 @@ class SourceName:
 
     @property
     def origin(self) -> str:
-        """The images' origin for people, without the folder it is in: "mnist/train" or "photos.tar"."""
+        """Short name of the source for people: "mnist/train", or the last part of a path such as "photos.tar"."""
         return f"{self.dataset.name}/{self.split}" if self.dataset else text_of(self.path.resolve().name)
 
     @property
@@ -158,15 +158,15 @@ class SourceName:
         """Open the source.
 
         Args:
-            options: Options of the reading.
+            options: How to read the source.
             label_from_folders: Label each image with the name of its folder, instead of the source's own labels.
             labels: CSV or JSONL file of labels, instead of the source's own; None for no such file.
 
         Raises:
-            InvalidInputError: The labels are given twice, the dataset has labels of its own, or the source has no
-                files to exclude.
+            InvalidInputError: `label_from_folders` and `labels` are both given, or one of them is given for a dataset,
+                which has its own labels. Or `options` excludes files, and the source is not a folder or an archive.
             SourceNotFoundError: No dataset, file or folder has this name.
-            SourceError: The split does not exist, there is no image, or the file is damaged.
+            SourceError: The split does not exist, the source has no image, or a file is damaged.
             SourceUnavailableError: The dataset could not be fetched.
         """
         if label_from_folders and labels:

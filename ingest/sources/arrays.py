@@ -1,4 +1,4 @@
-"""Images as the rows of an array in a file, the base of IDX, NPY and NPZ."""
+"""The base of sources whose images are the rows of an array in a file: IDX, NPY and NPZ."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ class Rows:
         array: Name of the array in the file; "" if the file has one array.
         layout: Number of images and their axes.
         open: Opens the file at the start of the first row. Picklable.
-        labels: (n,); None if the file has no labels.
+        labels: The n labels; None if the file has no labels.
         dtype: Type of the values.
         scale: The value that is white.
     """
@@ -49,10 +49,10 @@ class Rows:
             raise SourceError(f"{name}: expected {self.layout.count:,} labels, got {len(self.labels):,}")
 
     def scaled(self) -> "Rows":
-        """Return a copy with the scale of the values. Unless the values are bytes, all of them are read.
+        """Return a copy whose `scale` fits the values. To find the scale, read all values, unless they are bytes.
 
         Raises:
-            ValueError: The values are not those of pixels.
+            ValueError: The values can't be pixels.
             SourceError: The file is truncated or damaged.
         """
         return replace(self, scale=full_scale(self._values(), self.dtype))

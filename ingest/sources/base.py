@@ -1,4 +1,4 @@
-"""The contract of every source of images, and one image of it."""
+"""`Source`, the protocol that every source of images implements, and `Item`, one image of a source."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,8 @@ from encoder_service.limits import LIMITS
 from ingest.sources.names import text_of
 
 LARGE_LIMITS = replace(LIMITS, max_image_bytes=256 * 1024 * 1024, max_image_pixels=512_000_000)
-"""Limits of an image with `--large-images`: stitched panoramas and scans of posters, in at most 2 GB of memory."""
+"""Limits of an image with `--large-images`, for stitched panoramas and scans of posters. Decoding such an image takes
+at most 2 GB of memory."""
 
 
 def _hint(limit: int) -> str:
@@ -32,8 +33,9 @@ class Options:
 
     Attributes:
         limit: Maximum number of images to read; None for all.
-        exclude: Patterns of paths in the source, such as "*.gif" or "raw", that are left out with all below them.
-        complete: Reject the source if a part of it can't be listed, instead of skipping that part.
+        exclude: Patterns of names or paths to leave out, such as "*.gif" or "raw". A folder is left out with all that
+            it contains.
+        complete: Reject the source if one of its folders can't be listed, instead of skipping that folder.
         large_images: Read images up to `LARGE_LIMITS`.
     """
 
@@ -48,7 +50,7 @@ class Options:
         return (LARGE_LIMITS if self.large_images else LIMITS).max_image_bytes
 
     def too_large(self, size: int) -> str:
-        """Return the problem text for an image file that is too large."""
+        """Return the text of `Item.problem` for an image file of `size` bytes, which is above the limit."""
         hint = "" if self.large_images else _hint(LARGE_LIMITS.max_image_bytes)
         return f"expected at most {self.max_image_bytes:,} bytes, got {size:,}{hint}"
 
@@ -66,7 +68,7 @@ class Item:
         content: Bytes of an image file, or pixels, (h, w) or (h, w, channels) uint8.
         label: Name of what the image shows; "" for no label, None if the source has no labels.
         problem: The reason why the content could not be read; "" if it was read.
-        large: Whether to decode with `LARGE_LIMITS`.
+        large: Whether `LARGE_LIMITS` apply to the image.
     """
 
     key: str
@@ -88,7 +90,9 @@ class Item:
         return len(self.content) if isinstance(self.content, bytes) else self.content.nbytes
 
     def image(self) -> Image.Image:
-        """Decode the image to mode L, RGB or RGBA. An image above the usual pixel limit is scaled down to it.
+        """Decode the image to mode L, RGB or RGBA.
+
+        If `large` is set, an image above the usual limit on pixels is decoded, and then scaled down to that limit.
 
         Raises:
             ImageError: The content could not be read, is not an image, or is too large.
@@ -103,7 +107,7 @@ class Item:
             if not self.large:
                 raise ImageTooLargeError(f"{error.message}{_hint(LARGE_LIMITS.max_image_pixels)}") from error
         with _one_large_image:
-            Image.MAX_IMAGE_PIXELS = LARGE_LIMITS.max_image_pixels  # Pillow's own limit, which is lower
+            Image.MAX_IMAGE_PIXELS = LARGE_LIMITS.max_image_pixels  # raise Pillow's own limit
             image = images.decode(self.content, LARGE_LIMITS)
             factor = 1
             while image.width * image.height > LIMITS.max_image_pixels * factor**2:
@@ -116,22 +120,22 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """The images that are read, such as "mnist/train" or "photos.tar[:1000]". A gallery records this name."""
+        """Name of the source and its limit, such as "mnist/train" or "photos.tar[:1000]". A gallery records this."""
         ...
 
     @property
     def place(self) -> str:
-        """The name by which `open_source` finds the images from any folder: "mnist/train", or an absolute path."""
+        """A name with which `open_source` finds the source from any folder: "mnist/train", or an absolute path."""
         ...
 
     @property
     def count(self) -> int | None:
-        """Number of images. An estimate while a stream is read; None if nothing is known yet."""
+        """Number of images, which may be an estimate until the source has been read; None if unknown."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """Lines for the user about the last complete reading: what it left out, and facts such as missing labels."""
+        """Lines for the user about the last time that the source was read to its end, such as files left out."""
         ...
 
     def __iter__(self) -> Iterator[Item]:
@@ -145,7 +149,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DerivedSource:
-    """Base of sources that yield the items of another source in part or changed, and describe themselves as it does."""
+    """Base of sources that yield some or all items of another source, perhaps changed, and keep its name and place."""
 
     source: Source
 
@@ -171,7 +175,7 @@ class DerivedSource:
 
 
 class Notes:
-    """Counts the items that a reading leaves out, by reason, and keeps the first name for each reason."""
+    """Counts the items that a source leaves out, by reason, and keeps the first name for each reason."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -195,5 +199,5 @@ class Notes:
 
 
 def limited_name(name: str, limit: int | None) -> str:
-    """Return the name of a source of which at most `limit` images are read: "photos.tar[:1000]"."""
+    """Return the name of a source with its limit on the number of images, such as "photos.tar[:1000]"."""
     return name if limit is None else f"{name}[:{limit}]"

@@ -16,19 +16,20 @@ from ingest.sources.tar_stream import TarStream
 
 _LAYOUT = Layout(1, (3, 32, 32), (1, 2, 0))
 _EXPECTED = "CIFAR's binary version as a .tar.gz"
-# Files with the names of the classes, and bytes before the pixels of a record. The last of these is the class's number.
+# Files with the names of the classes, each with the number of bytes before the pixels of a record. The last of these
+# bytes is the number of the record's class.
 _CLASSES = {"batches.meta.txt": 1, "fine_label_names.txt": 2}
 
 
 class CifarSource:
-    """The images of CIFAR. A key is the tar's name, the file's and the row: `cifar-10-binary/data_batch_1/7`."""
+    """The images of CIFAR. A key is made of tar, file and row: `cifar-10-binary/data_batch_1/7`."""
 
     def __init__(self, path: Path, options: Options) -> None:
         """Count the images and read the names of the classes.
 
         Args:
             path: The tar.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: The file is damaged, or has no records of CIFAR's binary version.

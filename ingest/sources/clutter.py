@@ -1,4 +1,4 @@
-"""Classify files of a folder or archive by name alone. Files that may be images are then judged by their content."""
+"""Classify files of a folder or archive by their names, without opening them."""
 
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -11,7 +11,7 @@ _CLUTTER = frozenset(
         "#snapshot", "$recycle.bin", "system volume information",
     }
 )  # fmt: skip
-# Suffixes of files without images that the table of media types lacks.
+# Suffixes of files that are not images, in addition to those in Python's table of media types.
 _NO_IMAGES = frozenset(
     {
         ".7z", ".aae", ".bz2", ".cbz", ".db", ".gz", ".ini", ".jsonl", ".lnk", ".log", ".lrv", ".md", ".mkv",
@@ -23,16 +23,16 @@ _NO_IMAGES = frozenset(
 class Kind(Enum):
     """The kind of a file, by its name."""
 
-    IMAGE = "an image, or unknown"
+    IMAGE = "an image, or an unknown kind, which decoding tells apart"
     LABEL = "a file that may label the images beside it"
     OTHER = "a text, a video or another file that is not an image"
-    CLUTTER = "hidden, or made by a program for itself"
+    CLUTTER = "hidden, or made by the system or by a program for its own use"
     EXCLUDED = "excluded by the user"
 
 
 def _kinds() -> dict[str, Kind]:
     """Return the kind of each suffix that does not belong to images. A file with any other suffix may be an image."""
-    types = MimeTypes(filenames=()).types_map[True]  # not this machine's table, so that a source is the same everywhere
+    types = MimeTypes(filenames=()).types_map[True]  # Python's own table, the same on every machine
     others = {suffix for suffix, name in types.items() if not name.startswith("image/")} - {".bin"}
     return dict.fromkeys(others | _NO_IMAGES, Kind.OTHER) | dict.fromkeys((".cls", ".json"), Kind.LABEL)
 

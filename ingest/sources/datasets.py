@@ -23,7 +23,7 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-# The parts of each split that a user may name.
+# Splits that a user may name, and the splits of `FILES` that each consists of.
 SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
 
 
@@ -32,7 +32,7 @@ class Dataset:
     """A dataset in MNIST's format of four files.
 
     Attributes:
-        name: Name of the dataset, with which the keys of its images begin.
+        name: Name of the dataset. The keys of its images begin with it.
         sums: SHA-256 of each uncompressed file, 64 hex digits.
         labels: Name of each class, by its number.
         encoder: Name of the encoder that was trained on the dataset.
@@ -105,7 +105,7 @@ def cache_folder(name: str) -> Path:
 
 
 class DatasetSource:
-    """The images of a dataset, of one split or of both."""
+    """The images of one split of a dataset, or of both splits."""
 
     def __init__(self, dataset: Dataset, split: str = "train", limit: int | None = None) -> None:
         """Fetch and read the files.
@@ -132,7 +132,7 @@ class DatasetSource:
         self.count = total if limit is None else min(limit, total)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the arguments and not the images, which another process reads from the cache."""
+        """Pickle only the arguments. Another process reads the images from the cache."""
         return _open_dataset, (self._dataset.name, self._split, self._limit)
 
     def __iter__(self) -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""Fetching files of known content, from the cache or from the first source on the network that has them."""
+"""Fetch files whose SHA-256 is known, from the cache or from the first place on the network that has them."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ from gallery.files import replace_file
 from ingest.errors import SourceUnavailableError
 from ingest.sources.streams import ERRORS
 
-# Seconds to wait for a mirror to connect, and then for each read. A slower mirror counts as down.
+# Maximum seconds to connect to a mirror, and then for each read. A slower mirror counts as unavailable.
 _CONNECT_S = 10.0
 
 Read = Callable[[str], bytes]
@@ -25,8 +25,9 @@ class Way:
     """One way to get a dataset's files.
 
     Attributes:
-        name: Name of the way, for the message when no way works.
-        open: Takes an empty scratch folder, and returns a function that reads a file by name. Both may raise OSError.
+        name: Name of the way, for the error if no way works.
+        open: Function that takes an empty scratch folder, and returns a function that reads a file by name. Both
+            functions may raise OSError.
     """
 
     name: str
@@ -34,16 +35,16 @@ class Way:
 
 
 def fetch(cache: Path, sums: Mapping[str, str], ways: Sequence[Way]) -> dict[str, bytes]:
-    """Return files by name, from the cache, or else from the first way that has the right content.
+    """Return files by name, each from the cache or from the first way that gives the expected content.
 
     Args:
-        cache: Folder that keeps the files for the next time.
+        cache: Folder that keeps fetched files.
         sums: SHA-256 of each uncompressed file, 64 hex digits.
         ways: Ways to get the files, in the order to try them.
 
     Raises:
-        SourceUnavailableError: No way has a file. The message says what was tried, why each way failed, and where to
-            put the files by hand.
+        SourceUnavailableError: A file could not be fetched in any way. The message says why each way failed, and where
+            to put the files by hand.
     """
     files: dict[str, bytes] = {}
     failures = [f"cache {cache}: {_take(lambda name: _uncompressed((cache / name).read_bytes()), sums, files)}"]
@@ -67,7 +68,7 @@ def fetch(cache: Path, sums: Mapping[str, str], ways: Sequence[Way]) -> dict[str
 
 
 def mirror(url: str) -> Way:
-    """Return a way that downloads each file from a folder on the web, as NAME.gz."""
+    """Return a `Way` that downloads each file from a folder on the web, as NAME.gz."""
 
     def read(name: str) -> bytes:
         with urllib.request.urlopen(f"{url}/{name}.gz", timeout=_CONNECT_S) as response:
@@ -78,7 +79,7 @@ def mirror(url: str) -> Way:
 
 
 def folder(path: Path) -> Way:
-    """Return a way that reads each file from a folder of this machine, as NAME.gz or as NAME."""
+    """Return a `Way` that reads each file from a folder of this machine, as NAME.gz or as NAME."""
 
     def read(name: str) -> bytes:
         compressed = path / f"{name}.gz"
@@ -88,7 +89,10 @@ def folder(path: Path) -> Way:
 
 
 def _take(read: Read, sums: Mapping[str, str], files: dict[str, bytes]) -> str:
-    """Add each file with the right sum to `files`, and return why the first other one was not added."""
+    """Read files and add them to `files`. Stop at the first one that fails, and return the reason.
+
+    A file fails if it can't be read or its SHA-256 differs from the expected one.
+    """
     for name, sha256 in sums.items():
         try:
             content = read(name)

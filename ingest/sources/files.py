@@ -1,4 +1,4 @@
-"""Images as the files of a tree, the base of folders, tars and zips."""
+"""The base of sources whose images are files in a tree: folders, tars and zips."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,15 +15,16 @@ from ingest.sources.streams import reason_of
 
 # Maximum bytes read from a label file beside an image. Such a file has a number or a few fields.
 _MAX_LABEL_BYTES = 1024 * 1024
-# Maximum bytes of images of one name that wait for their label file. Further images are yielded without a label.
+# Maximum bytes of images with the same name that are kept in memory until their label file comes. Beyond this, they are
+# yielded without a label.
 _MAX_WAITING_BYTES = 32 * 1024 * 1024
 
 REPLACED = "files that a later file of the same name replaces"
-"""Reason to leave out a file of an archive."""
+"""Reason why a file of an archive is left out."""
 LINKED_FOLDER = "links to folders"
-"""Reason to leave out a link in an archive. In a folder, such links are followed."""
+"""Reason why a link in an archive is left out. Folders follow such links."""
 DANGLING = "expected a file, got a link to {!r}, which the archive does not have"
-"""Problem of a link in an archive."""
+"""`File.problem` of a link in an archive whose target is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class File:
     Attributes:
         name: Path in the tree, with slashes.
         size: Size in bytes.
-        open: Opens the file. It must be called before the next file is asked for.
+        open: Opens the file. Call this before advancing to the next file.
         problem: The reason why the file can't be opened; "" if it can be.
     """
 
@@ -44,22 +45,24 @@ class File:
 
 
 class FilesSource:
-    """The images in a tree of files. A key is the tree's name and the path inside: `photos/cat.jpg`.
+    """The images in a tree of files, which is a folder, a tar or a zip.
 
-    Every file counts as an image unless its name says that it is something else. `1.cls` or `1.json` beside `1.jpg`
-    labels it, as in WebDataset's shards.
+    A key is the tree's name and the path in it: `photos/cat.jpg`.
+
+    Every file counts as an image unless its name says otherwise; see `kind_of`. A file `1.cls` or `1.json` beside
+    `1.jpg` contains the label of `1.jpg`, as in WebDataset's shards.
     """
 
     file_errors: ClassVar[tuple[type[Exception], ...]] = ()
-    """Errors that affect only one file. All other errors end the reading."""
+    """Errors after which the other files can still be read. All other errors are raised."""
 
     def __init__(self, path: Path, stem: str, options: Options) -> None:
-        """Set the attributes that all trees share.
+        """Set the attributes that sources of folders, tars and zips share.
 
         Args:
             path: The folder or archive.
-            stem: Name of the tree, with which each key begins.
-            options: Options of the reading.
+            stem: The first part of all keys, such as `photos` in `photos/cat.jpg`.
+            options: How to read the source.
         """
         self.name = limited_name(text_of(path.name), options.limit)
         self.place = text_of(path.resolve())
@@ -83,7 +86,7 @@ class FilesSource:
         self.notes = notes.lines()
 
     def _read(self, notes: Notes) -> Iterator[tuple[str, Item | str]]:
-        """Yield the name of each file with its image or the label in it."""
+        """Yield the name of each image with the image, and the name of each label file with the label."""
         for file in self.files(notes):
             kind = kind_of(file.name, self._options.exclude)
             if kind is Kind.IMAGE:
@@ -126,9 +129,10 @@ class FilesSource:
 
 
 def _label_by_neighbours(read: Iterator[tuple[str, Item | str]]) -> Iterator[Item]:
-    """Label each image by the file beside it whose name has the same beginning, up to the first dot.
+    """Label each image by the label file whose name is the same up to the first dot.
 
-    Only neighbours in the order of the files are compared, which is how folders are sorted and shards are written.
+    An image and its label file must follow each other, as they do in folders, which are read in sorted order, and in
+    WebDataset's shards.
     """
     sample, label, waiting = "", "", list[Item]()
     for name, content in read:

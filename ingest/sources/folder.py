@@ -16,9 +16,9 @@ from ingest.sources.names import text_of
 
 
 class FolderSource(FilesSource):
-    """The images below a folder. A key is the folder's name and the path inside: `photos/cat.jpg`.
+    """The images in a folder and its subfolders. A key is the folder's name and the path in it: `photos/cat.jpg`.
 
-    A link to a folder elsewhere is followed, once for each such folder.
+    Links to folders outside the folder are followed. If several links lead to the same folder, only one is followed.
     """
 
     file_errors = (OSError,)
@@ -28,7 +28,7 @@ class FolderSource(FilesSource):
 
         Args:
             folder: The folder.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: The folder has no image, or can't be listed.
@@ -82,10 +82,10 @@ class FolderSource(FilesSource):
                     else:
                         subfolders.append(name)
         except OSError as error:
-            self._pass_over(folder, error, notes)
+            self._skip(folder, error, notes)
         return files, subfolders, links
 
-    def _pass_over(self, folder: str, error: OSError, notes: Notes) -> None:
+    def _skip(self, folder: str, error: OSError, notes: Notes) -> None:
         """Record a folder that can't be listed, or raise an error if the source must be complete."""
         place = text_of(self._folder / folder)
         if not folder:
@@ -114,7 +114,7 @@ class FolderSource(FilesSource):
     def _file(self, name: str) -> File:
         path = f"{self._folder}/{name}"
         try:
-            status = os.stat(path)  # noqa: PTH116  # twice as fast as a `Path`
+            status = os.stat(path)  # noqa: PTH116  # twice as fast as `Path.stat`
         except OSError as error:
             self._check_exists(error)
             return File(name, 0, partial(self._open, path), f"can't be read: {error.strerror}")

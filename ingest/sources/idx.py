@@ -1,4 +1,4 @@
-"""IDX, the file format of MNIST: a magic number, big-endian sizes, then the bytes.
+"""IDX, the file format of MNIST: a magic number, the size of each axis in big-endian order, then the values.
 
 The format is described at the end of http://yann.lecun.com/exdb/mnist/.
 """
@@ -50,10 +50,11 @@ def is_idx(path: Path) -> bool:
 
 
 def open_idx(path: Path, options: Options) -> ArraySource:
-    """Open the images of an IDX file, plain or compressed, with the labels from the other file of the pair.
+    """Open an IDX file of images, plain or compressed, and the IDX file of their labels if it exists.
 
-    The labels' file is in the same folder and has the images' name, with "labels" for "images" and "idx1" for "idx3".
-    EMNIST's files, which begin with "emnist", have the rows and columns of each image swapped. They are swapped back.
+    The file of labels is in the same folder. Its name is that of the images with "labels" instead of "images" and
+    "idx1" instead of "idx3". Files of EMNIST, whose names begin with "emnist", have the rows and columns of each image
+    swapped. They are swapped back.
 
     Raises:
         SourceError: The file is not an IDX file of unsigned bytes, has no images, or does not have one label per image.

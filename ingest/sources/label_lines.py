@@ -1,4 +1,4 @@
-"""Read files of labels: CSV, with other separators too, and JSONL."""
+"""Read files of labels: JSONL, or CSV with any of several separators."""
 
 import codecs
 import csv
@@ -24,9 +24,10 @@ def label_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Read the names and the labels of images, "" for no label.
 
     Args:
-        path: A .csv whose header has a column such as `file` or `key` and one such as `label`; or a .csv without a
-            header, with the columns in this order; or a .jsonl of objects with these names. Columns are separated by
-            commas, tabs, semicolons or blanks. The text is UTF-8, UTF-16 with its mark, or else Windows-1252.
+        path: A .csv or a .jsonl file. The header of a CSV file names a column such as `file` or `key`, and a column
+            such as `label`. Without a header, the file comes first and the label second. Columns are separated by
+            commas, tabs, semicolons or blanks. Each line of a JSONL file is an object with the same names. The encoding
+            is UTF-8, UTF-16 with a byte order mark, or otherwise Windows-1252.
 
     Raises:
         SourceError: The file can't be read, or a line lacks the file or the label.
@@ -40,7 +41,7 @@ def label_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def label_in(fields: Any) -> str:
-    """Return the label in a JSON object, as text; "" if it is missing or not a plain value."""
+    """Return the label in a JSON object, as text; "" if it is missing, or is a list or an object."""
     value = next((fields[name] for name in LABEL_COLUMNS if name in fields), None) if isinstance(fields, dict) else None
     return "" if value is None or isinstance(value, dict | list) else str(value).strip()
 
@@ -78,7 +79,7 @@ def _csv(path: Path, text: io.TextIOBase) -> Iterator[tuple[str, str]]:
 
 
 def _fits(lines: list[str], separator: str) -> bool:
-    """Return whether the header names the columns, or else whether every line has as many columns, two or more."""
+    """Return whether a separator fits: the header names the columns, or all lines have the same two or more columns."""
     rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
     if not rows or _columns([cell.strip().lower() for cell in rows[0]]):
         return True

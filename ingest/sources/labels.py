@@ -1,4 +1,4 @@
-"""Labels for sources without their own: from the names of folders, or from a file."""
+"""Labels from the names of folders or from a file, instead of the labels of the source."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from ingest.sources.names import comparable, text_of
 
 
 class Labelled:
-    """A source whose images get their labels by key. Its notes give the number of labelled images.
+    """A source whose images get labels by their keys. Its notes include the number of labelled images.
 
-    Reading it raises SourceError at the end if a file of labels names no image.
+    If the labels are from a file that names none of the images, reading the source raises SourceError at the end.
     """
 
     def __init__(self, source: Source, label_of: "Callable[[str], str] | LabelFile") -> None:
@@ -37,7 +37,7 @@ class Labelled:
 
     @property
     def notes(self) -> list[str]:
-        """The notes of the source, and how many images have a label."""
+        """The notes of the source, and a line with the number of images that have a label."""
         return [*self._source.notes, *self._notes]
 
     def __iter__(self) -> Iterator[Item]:
@@ -68,7 +68,7 @@ def label_from_folder(key: str) -> str:
 
 
 class LabelFile:
-    """The labels of a CSV or JSONL file, by path in the source or by key. Kept on disk, as there may be millions."""
+    """The labels in a CSV or JSONL file, by path in the source or by key. They are kept on disk, not in memory."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -101,7 +101,11 @@ class LabelFile:
         return row[0] if row else ""
 
     def notes(self, labelled: int) -> list[str]:
-        """Return a line on the labels that name no image, given the number of labelled images."""
+        """Return a line about labels whose image was not read, if there are any.
+
+        Args:
+            labelled: The number of labelled images.
+        """
         unused = self._count - labelled
         name = text_of(self.path.name)
         return (

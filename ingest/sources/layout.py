@@ -1,4 +1,4 @@
-"""Interpret the numbers of an array as pixels: the order of its axes, and its values of black and white."""
+"""Interpret an array as images: find the order of its axes, and the value that is white."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CHANNELS = (1, 3, 4)
-# Minimum side, in pixels, of images in flat rows. Shorter rows are more likely features or one-hot labels.
+# Minimum width, in pixels, of a square image that is stored as one flat row. Shorter rows are more likely features or
+# one-hot labels.
 _MIN_FLAT_SIDE = 8
-# Values of white in integers: masks, and cameras with 8 to 16 bits.
+# Possible values of white in arrays of integers: 1 for masks, and the largest values of 8, 10, 12, 14 and 16 bits.
 _INTEGER_SCALES = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 # Tolerance for rounding: values may lie outside 0…1 or 0…255 by this fraction of the range. Values further outside
 # are rejected, not clipped.
 _ROUNDING = 0.01
-# Largest value above 1 that can't be the brightest of an array with values up to 255.
+# An array of floats counts as one with values from 0 to 255 only if its largest value is at least this. Otherwise, all
+# of its images would be almost black.
 _TOO_DARK = 16.0
 
 
@@ -26,7 +28,7 @@ class Layout:
     Attributes:
         count: Number of images.
         shape: Shape of one image as it is in the array.
-        axes: Order in which the axes of `shape` are (h, w) or (h, w, channels).
+        axes: The axes of `shape` in the order (h, w) or (h, w, channels).
     """
 
     count: int
@@ -35,7 +37,7 @@ class Layout:
 
     @property
     def length(self) -> int:
-        """Number of values of one image."""
+        """Number of values in one image."""
         return prod(self.shape)
 
     def arrange(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -44,14 +46,14 @@ class Layout:
 
 
 def layout_of(shape: tuple[int, ...]) -> Layout | None:
-    """Return the layout of an array with many images or, where the last axis can only be channels, with one.
+    """Return the layout of an array of images. An array of shape (h, w, channels) counts as one image.
 
     Args:
         shape: (n, h, w), (n, h, w, channels), (n, channels, h, w), (h, w, channels), or (n, h·w) or (n, channels·h·w)
             with square images; 1, 3 or 4 channels.
 
     Returns:
-        None if arrays of this shape are not images.
+        The layout; None if an array of this shape has no images.
     """
     count, *rest = shape or (0,)
     match rest:
@@ -72,17 +74,18 @@ def layout_of(shape: tuple[int, ...]) -> Layout | None:
 
 
 def full_scale(values: Iterator[NDArray[np.generic]], dtype: np.dtype[np.generic]) -> float:
-    """Return the value that is white in an array; 0 is black.
+    """Return the value that is white in an array. Black is 0.
 
     Args:
         values: All values of the array, in parts of any shape.
         dtype: Type of the values.
 
     Returns:
-        1 for booleans and floats up to 1, 255 for bytes, and the white of the fewest bits that other integers need.
+        255 for bytes, 1 for booleans, and 1 or 255 for floats. For other integers, the smallest of `_INTEGER_SCALES`
+        that no value exceeds.
 
     Raises:
-        ValueError: The values are not those of pixels. The message says what they are.
+        ValueError: The values can't be pixels. The message describes them.
     """
     if dtype == np.uint8:
         return 255.0

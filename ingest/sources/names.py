@@ -1,4 +1,4 @@
-"""Names of files: as text, for comparison, and without the ending of their format."""
+"""Names of files: convert them to text, compare them, follow links, and remove the ending of the file format."""
 
 import os
 import posixpath
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ARCHIVE = re.compile(r"(\.tar(\.(gz|bz2|xz|zst))?|\.(tgz|tbz2?|txz|tzst|zip|cbz))$", re.IGNORECASE)
-# Endings of the other formats whose files hold many images; an IDX file may be compressed.
+# Endings of other formats whose files hold many images, and of compressed IDX files.
 _OTHER_ENDING = re.compile(r"\.(npz|npy|parquet|gz|bz2|xz|zst)$", re.IGNORECASE)
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
@@ -22,7 +22,7 @@ def text_of(path: Path | str) -> str:
 
 
 def path_of(text: str) -> Path:
-    """Return the path of which `text_of` returned the text, or that the user typed."""
+    """Return the path for a text that `text_of` has returned or that the user has typed."""
     path = Path(text)
     if "\\x" in text and not os.path.lexists(path):
         return Path(os.fsdecode(_ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), os.fsencode(text))))
@@ -30,9 +30,10 @@ def path_of(text: str) -> Path:
 
 
 def comparable(name: str) -> str:
-    """Return a path in the form in which labels and images are compared.
+    """Return a path in a normal form, so that a path in a file of labels equals the path of its image.
 
-    Windows writes backslashes, macOS decomposes letters with accents, and `tar` and `find` begin each path with `./`.
+    Without it they may differ: Windows writes backslashes, macOS decomposes letters with accents, and `tar` and `find`
+    begin each path with `./`.
     """
     name = unicodedata.normalize("NFC", name).replace("\\", "/").strip()
     while name.startswith("./"):
@@ -47,19 +48,20 @@ def stem_of(path: Path) -> str:
 
 
 def linked_name(name: str, target: str, is_symbolic: bool) -> str:
-    """Return the comparable path in an archive to which a link in it leads.
+    """Return the path in an archive of the file or folder to which a link leads, in the form of `comparable`.
 
     Args:
         name: Path of the link in the archive.
-        target: Path in the link: relative to the link's folder if the link is symbolic, else to the archive.
-        is_symbolic: Whether the link is symbolic, not hard.
+        target: The link's content: a path relative to the link's folder if the link is symbolic, and relative to the
+            top of the archive if it is a hard link.
+        is_symbolic: Whether the link is symbolic.
     """
     path = posixpath.join(posixpath.dirname(comparable(name)), target) if is_symbolic else target
     return comparable(posixpath.normpath(comparable(path)))
 
 
 def follow_links(name: str, targets: Mapping[str, str]) -> str:
-    """Return the path at the end of a chain of links, or any link of the chain if it is circular."""
+    """Return the path at the end of a chain of links. If the chain is circular, return any of its links."""
     for _ in range(len(targets)):
         if name not in targets:
             break

@@ -1,4 +1,4 @@
-"""NPZ and NPY, NumPy's files of arrays, read row by row: no array of images is ever in memory as a whole."""
+"""NPZ and NPY, NumPy's files of arrays. They are read row by row, because an array may be larger than the memory."""
 
 import tempfile
 import zipfile
@@ -17,7 +17,8 @@ from ingest.sources.layout import Layout, layout_of
 from ingest.sources.names import text_of
 from ingest.sources.streams import open_stream, reading
 
-# Prefixes of the name of an array of images, and of the name of its labels: `x_train` has its labels in `y_train`.
+# Pairs of prefixes: the name of an array of images begins with the first, the name of its labels with the second. For
+# example, `x_train` has its labels in `y_train`.
 _LABELS = (("x", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"), ("data", "target"))
 _EXPECTED = "expected numbers of shape (n, h, w), (n, h, w, channels), (n, channels, h, w) or (h, w, channels)"
 
@@ -42,9 +43,9 @@ class _Header(NamedTuple):
 def open_npz(path: Path, options: Options) -> ArraySource:
     """Open the arrays of images in an NPZ or NPY file, each with its labels if the file has them.
 
-    `layout_of` says which shapes are images, and `full_scale` which values. `x_train` has its labels in `y_train`,
-    `images` in `labels`. If the file has one array of images and one of labels, they belong together whatever their
-    names. Notes name the arrays that are neither.
+    `layout_of` decides by its shape whether an array contains images, and `full_scale` by its values. `x_train` has its
+    labels in `y_train`, and `images` in `labels`. If the file has one array of images and one of labels, they belong
+    together whatever their names. The source's notes list the arrays that contain neither images nor labels.
 
     Raises:
         SourceError: The file is not an NPZ or NPY file, or has no array of images.
@@ -52,7 +53,7 @@ def open_npz(path: Path, options: Options) -> ArraySource:
     with reading(path, "an NPZ or NPY file"):
         try:
             headers = _headers(path)
-        except (ValueError, RuntimeError) as error:  # not an NPZ or NPY file, or an encrypted one
+        except (ValueError, RuntimeError) as error:  # another kind of file, or an encrypted zip
             raise SourceError(f"{text_of(path)}: expected an NPZ or NPY file, got another ({error})") from error
         images = {name: layout for name, header in headers.items() if (layout := _layout(name, header, headers))}
         labels = {name: _labels_of(name, images, headers) for name in images}
@@ -86,7 +87,7 @@ def _layout(name: str, header: _Header, headers: Mapping[str, _Header]) -> Layou
 
 
 def _labels_of(name: str, images: Mapping[str, Layout], headers: Mapping[str, _Header]) -> str:
-    """Return the name of the array that holds the labels for an image array; "" if there is none."""
+    """Return the name of the array with the labels of an array of images; "" if the file has no such array."""
     flat = [name for name, (shape, _, _) in headers.items() if len(shape) == 1 or shape[1:] == (1,)]
     candidates = [name.replace(prefix, label_prefix, 1) for prefix, label_prefix in _LABELS if name.startswith(prefix)]
     names = [label for label in candidates if label in flat] or (flat if len(images) == len(flat) == 1 else [])
@@ -130,7 +131,7 @@ def _open(path: Path, name: str, header: _Header) -> IO[bytes]:
 
 
 def _rows_first(file: IO[bytes], header: _Header) -> IO[bytes]:
-    """Convert an array from Fortran order to rows. The temporary files need disk space for two copies of it."""
+    """Convert an array from Fortran order to rows. Temporary files need disk space for two copies of the array."""
     with tempfile.TemporaryFile() as stored:
         while content := file.read(1024 * 1024):
             stored.write(content)

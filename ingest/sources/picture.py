@@ -1,4 +1,4 @@
-"""One image file."""
+"""A single image file as a source."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +12,16 @@ from ingest.sources.streams import reading
 
 
 class PictureSource(FilesSource):
-    """One image file. Its key is the same as in its folder: `photos/cat.jpg`."""
+    """A single image file. Its key is the one that it has when its folder is loaded: `photos/cat.jpg`."""
 
     file_errors = (OSError,)
 
     def __init__(self, path: Path, options: Options) -> None:
-        """Take the path.
+        """Make a source of the file.
 
         Args:
             path: The file.
-            options: Options of the reading.
+            options: How to read the source.
         """
         super().__init__(path, text_of(path.resolve().parent.name), options)
         self._path = path

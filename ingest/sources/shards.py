@@ -1,4 +1,4 @@
-"""Several archives or Parquet files of one data set, as one source: a folder of shards, or `shard-{000..009}.tar`."""
+"""Several archives or Parquet files of one dataset, as one source: a folder of shards, or `shard-{000..009}.tar`."""
 
 import os
 import re
@@ -29,8 +29,8 @@ class ShardsSource:
         Args:
             path: The folder, or a path with braces.
             shards: Paths of the shards.
-            open_shard: Opens one of them. Picklable.
-            options: Options of the reading.
+            open_shard: Opens one shard. Picklable.
+            options: How to read the source.
 
         Raises:
             SourceError: A shard is missing, can't be read or is damaged.
@@ -71,7 +71,7 @@ class ShardsSource:
 
 
 def shards_of(path: Path) -> list[Path]:
-    """Return the shards of a folder without images, or of a path with numbers in braces; [] for any other path."""
+    """Return the shards at a path: a folder of shards, or a path with numbers in braces; [] for any other path."""
     if match := _BRACES.search(path.name):
         if path.exists():
             return []
@@ -82,7 +82,7 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Return the archives, or else the Parquet files, of a folder that has no folder or image beside them."""
+    """Return a folder's archives, or its Parquet files if it has no archives; [] if it has images or subfolders."""
     archives, tables = list[Path](), list[Path]()
     try:
         with os.scandir(folder) as entries:
@@ -95,5 +95,5 @@ def _in_folder(folder: Path) -> list[Path]:
                 elif kind is not Kind.CLUTTER and (kind is Kind.IMAGE or entry.is_dir()):
                     return []
     except OSError:
-        return []  # reading it as a folder of images reports the error
-    return sorted(archives or tables)  # img2dataset writes a Parquet file of captions for each tar
+        return []  # the folder is then read as a folder of images, which reports the error
+    return sorted(archives or tables)  # Parquet files beside tars have captions: img2dataset writes one for each tar

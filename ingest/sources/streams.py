@@ -1,4 +1,4 @@
-"""Compressed files, opened by their content, with one error for the failures of every decompressor."""
+"""Open compressed files, whatever their names, and translate the errors of all decompressors into SourceError."""
 
 import bz2
 import gzip
@@ -17,14 +17,14 @@ from ingest.errors import SourceError
 from ingest.sources.names import text_of
 
 ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-"""The errors of files that can't be read or are damaged. LZMAError and zlib.error are not OSErrors."""
+"""Errors of files that can't be read or are damaged. Some of them are not OSErrors."""
 
 ZIP_ERRORS = (*ERRORS, RuntimeError, ValueError)
-"""The errors of one member of a zip, including encryption and compressions that Python does not support."""
+"""Errors of one member of a zip, including those for encryption and for compression that Python does not support."""
 
 
 def open_stream(path: Path) -> IO[bytes]:
-    """Open a file for reading, decompressed if its content is gzip, bzip2, xz or Zstandard, whatever its name.
+    """Open a file for reading. If its first bytes are those of gzip, bzip2, xz or Zstandard, decompress it.
 
     Raises:
         OSError: The file can't be opened.
@@ -40,7 +40,7 @@ def open_stream(path: Path) -> IO[bytes]:
 
 @contextmanager
 def reading(path: Path, expected: str) -> Iterator[None]:
-    """Raise the errors of reading and decompressing in the block as `SourceError`.
+    """Translate errors of reading and decompressing in the block into SourceError.
 
     Args:
         path: The file.

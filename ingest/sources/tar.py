@@ -1,4 +1,4 @@
-"""A tar of images, plain or compressed, read as a stream. Nothing is unpacked, and paths in it only serve as keys."""
+"""A tar of images, plain or compressed, read as a stream. Its paths become keys and are never opened on the disk."""
 
 import io
 import tarfile
@@ -17,14 +17,14 @@ _EXPECTED = "a complete .tar or .zip of images"
 
 
 class TarSource(FilesSource):
-    """The images in a tar. A link to a file of the tar is an image too, read together with that file."""
+    """The images in a tar. A link to a file in the tar counts as one more image, and is read with that file."""
 
     def __init__(self, path: Path, options: Options) -> None:
         """Open the tar and read its headers.
 
         Args:
             path: The tar.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: The file is not a tar, or is damaged.
@@ -53,7 +53,7 @@ class TarSource(FilesSource):
 
 
 class _Content:
-    """The content of a member, read once for the member and all links to it."""
+    """The content of a member. It is read only once, even if links lead to the member."""
 
     def __init__(self, path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         self._path, self._archive, self._member = path, archive, member

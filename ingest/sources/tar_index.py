@@ -1,4 +1,4 @@
-"""Index of a tar's headers, read before any image: replaced members, and the targets of links."""
+"""Index a tar's headers, before any image is read, to find the members that are replaced and the targets of links."""
 
 import tarfile
 from array import array
@@ -14,14 +14,14 @@ from ingest.sources.tar_stream import TarStream
 
 @dataclass(slots=True)
 class TarIndex:
-    """The members of a tar that are not simply images. Members are numbered from 0 in their order.
+    """The members of a tar that need special treatment. Members are numbered from 0 in their order.
 
     Attributes:
         count: Number of images.
-        left_out: The reason why a member is not an image, by its number: a later member replaces it, or it is a link to
-            a folder.
+        left_out: The reason why a member is left out, by its number: a later member replaces it, or it is a link to a
+            folder.
         dangling: Numbers of the links whose targets the tar does not have.
-        links: Names of the links to each file, by the file's comparable name.
+        links: Names of the links to each file, by the file's name in the form of `comparable`.
     """
 
     count: int = 0
@@ -31,7 +31,7 @@ class TarIndex:
 
 
 def read_index(stream: TarStream, is_image: Callable[[str], bool], limit: int | None) -> TarIndex:
-    """Read the headers of a tar, up to the limit of images; without a limit, to the end of the file.
+    """Read the headers of a tar until `limit` images are found. Without a limit, read the file to its end.
 
     Args:
         stream: The tar, at its beginning.
@@ -42,7 +42,7 @@ def read_index(stream: TarStream, is_image: Callable[[str], bool], limit: int | 
         TarError: The tar is truncated or damaged.
         OSError: The file can't be read.
     """
-    hashes, are_files, are_images = array("q"), bytearray(), bytearray()  # no names: there may be millions
+    hashes, are_files, are_images = array("q"), bytearray(), bytearray()  # instead of names, as there may be millions
     links: dict[int, tarfile.TarInfo] = {}
     folders = {""}
     count = 0

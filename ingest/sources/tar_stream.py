@@ -1,4 +1,4 @@
-"""A tar, plain or compressed, read forward only, because seeking back in a compressed file is slow."""
+"""Read a tar, plain or compressed, from its start to its end: seeking back in a compressed file is slow."""
 
 import tarfile
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _SKIPPED_BYTES = 1024 * 1024
 
 
 class TarStream:
-    """The bytes of a tar: a context manager with the file methods that `tarfile` needs."""
+    """The decompressed bytes of a tar: a context manager with the methods of a file that `tarfile` needs."""
 
     def __init__(self, path: Path) -> None:
         """Open the file.
@@ -63,7 +63,7 @@ class TarStream:
             pass
 
     def members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-        """Yield each member with its tar, including the members of further tars appended to the first with `cat`.
+        """Yield each member with the tar that contains it. `cat` may have appended further tars to the first one.
 
         Raises:
             TarError: The tar is truncated or damaged.
@@ -76,18 +76,18 @@ class TarStream:
                 archive.members.clear()  # otherwise tarfile keeps every member in memory
                 count += 1
                 yield archive, member
-            # tarfile takes a damaged or missing header as the end; the real end is a block of zeros
+            # tarfile also ends at a damaged or missing header, but only a block of zeros is the real end
             if self._last != _ZEROS:
                 raise tarfile.ReadError(f"truncated or damaged after {count:,} files")
             has_more = self._next_header()
 
     def skip_to_end(self) -> None:
-        """Read what is left. The checksum of a compressed file is at its end."""
+        """Read the rest of the file, so that its checksum, which is at the end of a compressed file, is verified."""
         while self.read(_SKIPPED_BYTES):
             pass
 
     def _next_header(self) -> bool:
-        """Skip the zeros that end a tar, and return whether another tar follows. Ignore other trailing bytes."""
+        """Skip the zeros that end a tar, and return whether another tar follows. Bytes that are no tar are ignored."""
         while self.read(tarfile.BLOCKSIZE) == _ZEROS:
             pass
         try:

@@ -1,4 +1,4 @@
-"""A zip of images. Nothing is unpacked, and paths in it only serve as keys."""
+"""A zip of images, read without unpacking it. The paths in it become keys and are never opened on the disk."""
 
 import io
 import stat
@@ -17,7 +17,7 @@ _EXPECTED = "a complete .tar or .zip of images"
 
 
 class ZipSource(FilesSource):
-    """The images in a zip. A link to a file of the zip is an image, too."""
+    """The images in a zip. A symbolic link to a file in the zip counts as one more image, with the link's name."""
 
     file_errors = ZIP_ERRORS
 
@@ -26,7 +26,7 @@ class ZipSource(FilesSource):
 
         Args:
             path: The zip.
-            options: Options of the reading.
+            options: How to read the source.
 
         Raises:
             SourceError: The file is not a zip, or has no list of files at its end.

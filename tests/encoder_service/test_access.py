@@ -351,7 +351,7 @@ def test_refused_calls_and_deletions_are_logged_with_the_caller_s_address(
     assert "DeleteImages from ipv4:127.0.0.1" in texts[0]
     assert texts[0].endswith("was rejected: UNAUTHENTICATED")
     assert "DeleteImages from ipv4:127.0.0.1" in texts[1]
-    assert "deleted 2 images of gallery 'digits'" in texts[2]
+    assert "deleted 2 images from gallery 'digits'" in texts[2]
     assert "mistyped" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Sharing turns and memory among calls."""
+"""Sharing execution slots and memory among calls."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from encoder_service import capacity, images
-from encoder_service.capacity import PixelBudget, Turns, decoded
+from encoder_service.capacity import ExecutionSlots, PixelBudget, decoded
 from encoder_service.client import Client
 from encoder_service.errors import ImageError
 from encoder_service.rpc.server import Server
@@ -19,15 +19,15 @@ from gallery.errors import LookalikeError, TooLateError
 from tests.digits import png
 
 
-def test_turns_are_handed_out_in_order() -> None:
-    turns = Turns(1)
+def test_slots_are_handed_out_in_order() -> None:
+    slots = ExecutionSlots(1)
     order: list[int] = []
 
     def execute(number: int) -> None:
-        with turns.turn():
+        with slots.slot():
             order.append(number)
 
-    with turns.turn():
+    with slots.slot():
         threads = [threading.Thread(target=execute, args=(number,)) for number in range(5)]
         for thread in threads:
             thread.start()
@@ -38,16 +38,16 @@ def test_turns_are_handed_out_in_order() -> None:
 
 
 def test_between_two_images_a_call_lets_others_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns(1)
+    slots = ExecutionSlots(1)
     order: list[str] = []
     queued = threading.Event()
 
     def other() -> None:
         queued.set()
-        with turns.turn():
+        with slots.slot():
             order.append("other")
 
-    with turns.turn():
+    with slots.slot():
         thread = threading.Thread(target=other)
         for number in range(3):
             with decoded(Image.new("L", (9, 9))):
@@ -86,21 +86,21 @@ def test_small_images_do_not_wait() -> None:
         pass
 
 
-def test_waiting_for_the_budget_ends_with_the_caller_s_time_and_gives_up_the_turn() -> None:
-    budget, turns = PixelBudget(100, 10), Turns(1)
+def test_waiting_for_the_budget_ends_with_the_caller_s_time_and_gives_up_the_slot() -> None:
+    budget, slots = PixelBudget(100, 10), ExecutionSlots(1)
     with budget.hold(90), ThreadPoolExecutor(1) as pool:
 
         def wait() -> None:
-            with deadline(0.5), turns.turn(), budget.hold(20):
+            with deadline(0.5), slots.slot(), budget.hold(20):
                 pass
 
         waiting = pool.submit(wait)
         time.sleep(0.1)
-        with turns.turn():  # it is free
+        with slots.slot():  # it is free
             assert not waiting.done()
         with pytest.raises(TooLateError):
             waiting.result(5)
-    with budget.hold(100), turns.turn():
+    with budget.hold(100), slots.slot():
         pass
 
 

@@ -56,7 +56,7 @@ def test_a_file_is_searched_without_a_service(
     answer = json.loads(done.stdout)
     assert set(answer) == {
         *("gallery", "version", "encoder", "encode_ms", "search_ms", "hits"),
-        *("reconstruction_error", "query_percentile", "prepared"),
+        *("reconstruction_error", "query_percentile", "prepared", "expanded_count"),
     }
     assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
     assert len(answer["hits"]) == 5
@@ -95,6 +95,18 @@ def test_an_inverted_digit_is_prepared_and_the_table_says_so(
     assert json.loads(prepared)["prepared"] == "inverted"
     assert keys(prepared) == keys(answer(queries[0], "--json"))
     assert keys(prepared) != keys(answer(inverted, "--json", "--as-is"))
+
+
+def test_an_expanded_search_says_so(command: Command, store_url: str, queries: list[Image.Image]) -> None:
+    def answer(*options: str) -> str:
+        done = command("encoder-service", "search", "-", "--store", store_url, *options, stdin=png(queries[0]))
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert "expanded with its 4 nearest: ranked by the mean, distances are to the query\n" in answer("--expand", "4")
+    assert "expanded" not in answer()
+    assert json.loads(answer("--expand", "4", "--json"))["expanded_count"] == 4
+    assert json.loads(answer("--json"))["expanded_count"] == 0
 
 
 # Runs the command as a user whose id is in no list of users, which takes the right to change the id.
@@ -236,6 +248,8 @@ def test_a_missing_key_and_a_missing_gallery_are_told_apart(command: Command, st
         (("mnist/test/7", "--gallery", "none"), 4, "no gallery 'none'"),
         (("mnist/test/7", "--encoder", "none"), 4, "no encoder 'none'"),
         (("mnist/test/7", "--limit", "1001"), 2, "'--limit': Input should be less than or equal to 1000"),
+        (("mnist/test/7", "--expand", "9"), 2, "'--expand': Input should be less than or equal to 8"),
+        (("digits/train/0", "--expand", "4"), 3, "expand: expected an image or a code, got the key 'digits/train/0'"),
         (("digits/train/0", "--address", "127.0.0.1:1"), 5, "start it with `encoder-service serve`"),
         (("digits/train/0", "--address", "127.0.0.1"), 3, "service '127.0.0.1': expected HOST:PORT"),
     ],

@@ -224,13 +224,51 @@ def test_heic_is_decoded_or_the_extra_is_named() -> None:
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40))
 
 
+@pytest.mark.parametrize("fit", ["crop", "squeeze"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (3000, 7), (28, 29), (640, 480)])
 @pytest.mark.parametrize("shape", [GREY, (16, 24, 3)])
-def test_any_size_becomes_an_input(size: tuple[int, int], shape: tuple[int, int, int]) -> None:
-    inputs = normalise([decode(saved(Image.new("L", size, 128), "PNG"))], shape)
+def test_any_size_becomes_an_input(size: tuple[int, int], shape: tuple[int, int, int], fit: str) -> None:
+    inputs = normalise([decode(saved(Image.new("L", size, 128), "PNG"))], shape, fit=fit)
     assert inputs.shape == (1, *shape)
     assert inputs.dtype == np.float32
     np.testing.assert_allclose(inputs, 128 / 255, atol=0.005)
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    noise = np.random.default_rng(1).integers(60, 200, (6, 8, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+SQUEEZED = (64, 64, 3)
+
+
+def test_all_of_a_wide_image_is_seen_when_squeezed_and_only_its_middle_when_cropped() -> None:
+    wide = photograph(400, 200)
+    changed = wide.copy()
+    changed.paste("red", (0, 0, 60, 200))
+    changed.putpixel((0, 0), (0, 0, 255))  # not a bar
+    for fit, same in (("crop", True), ("squeeze", False)):
+        first, second = (normalise([image], SQUEEZED, fit=fit) for image in (wide, changed))
+        assert np.array_equal(first, second) == same, fit
+
+
+@pytest.mark.parametrize("colour", ["black", "white"])
+@pytest.mark.parametrize("bars", [(0, 150), (90, 0), (20, 20)], ids=["above and below", "beside", "border"])
+def test_bars_and_borders_do_not_change_what_is_seen(bars: tuple[int, int], colour: str) -> None:
+    image = photograph(240, 180)
+    framed = Image.new("RGB", (240 + 2 * bars[0], 180 + 2 * bars[1]), colour)
+    framed.paste(image, bars)
+    alone, inside = (
+        normalise([decode(saved(x, "JPEG", quality=85))], SQUEEZED, fit="squeeze") for x in (image, framed)
+    )
+    assert np.abs(alone - inside).mean() < 0.02
+    assert np.abs(alone - normalise([framed], SQUEEZED)).mean() > 0.03
+
+
+def test_a_small_drawing_on_empty_ground_keeps_its_place() -> None:
+    drawing = Image.new("RGB", (64, 64), "white")
+    drawing.paste("black", (30, 30, 34, 34))
+    np.testing.assert_array_equal(normalise([drawing], SQUEEZED, fit="squeeze"), normalise([drawing], SQUEEZED))
 
 
 def test_one_white_pixel_is_a_white_input() -> None:

@@ -153,6 +153,10 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
         (SearchMessage(code=ZERO_CODE, gallery="../etc"), INVALID, "gallery name"),
         (SearchMessage(key="digits/train/400"), NOT_FOUND, "no image 'digits/train/400' in gallery 'digits'"),
         (SearchMessage(key=""), NOT_FOUND, "no image ''"),
+        (SearchMessage(code=ZERO_CODE, expand=-1), INVALID, "expand: expected 0 to 8, got -1"),
+        (SearchMessage(code=ZERO_CODE, expand=9), INVALID, "expand: expected 0 to 8, got 9"),
+        (SearchMessage(key="digits/train/0", expand=4), INVALID,
+         "expand: expected an image or a code, got the key 'digits/train/0': search with the image itself"),
     ],
 )  # fmt: skip
 def test_a_bad_request_gets_its_status_and_the_reason(

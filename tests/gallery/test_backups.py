@@ -261,7 +261,7 @@ def test_a_backup_with_another_count_than_it_says_is_rejected(store: Store, file
     files = json.loads(contents["manifest.json"])
     files["files"]["gallery.json"] = sum_of(contents["gallery.json"])
     rest = [(name, content) for name, content in contents.items() if not name.startswith("manifest.json")]
-    with pytest.raises(BackupError, match="expected 51 images, as it says itself, got 50"):
+    with pytest.raises(BackupError, match=r"expected 51 images, as in its gallery\.json, got 50"):
         store.restore(forge(file, manifest(files, *rest)))
     assert store.spec("g").version == 1
 

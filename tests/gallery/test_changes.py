@@ -98,7 +98,7 @@ def test_a_backup_during_which_a_service_modifies_the_gallery_is_not_made(
             add(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(backup, "_add", add_and_modify)
-        with pytest.raises(BackupError, match="was modified meanwhile: run the same command again"):
+        with pytest.raises(BackupError, match="was modified during the backup: run the same command again"):
             edge.backup("g", tmp_path / "g.tar.gz")
     assert not list(tmp_path.glob("g.tar.gz*"))
 

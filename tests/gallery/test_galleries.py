@@ -79,6 +79,16 @@ def test_thumbnails_come_only_when_asked_for(full: Gallery) -> None:
     assert full.search(Query(CODES[3], SearchOptions(with_thumbnails=True)))[0].thumbnail_png == b"png3"
 
 
+def test_codes_come_only_when_asked_for(full: Gallery) -> None:
+    assert full.search(Query(CODES[3]))[0].code is None
+    queries = [Query(CODES[3], with_codes=True), Query(CODES[4]), Query(CODES[5], with_codes=True)]
+    with_code, without, with_code_too = full.search_batch(queries)
+    assert without[0].code is None
+    for hits in (full.search(queries[0]), with_code, with_code_too):
+        for hit in hits:
+            np.testing.assert_array_equal(hit.code, CODES[int(hit.key[1:])])
+
+
 def test_an_empty_gallery_has_no_hits(empty: Gallery) -> None:
     assert empty.search(Query(CODES[0])) == []
 

@@ -239,7 +239,7 @@ def test_most_images_are_pruned_only_if_the_user_says_so(command: Command, store
     prune = ("ingest", "load", str(photos), "--prune", "--store", store_url)
     done = command(*prune)
     assert done.returncode == 3
-    assert "--prune would remove 3 images, more than half of the source's: they stay" in done.stderr
+    assert "--prune would remove 3 images, more than half of the source's, so they stay" in done.stderr
     assert [spec.count for spec in open_store(store_url).list()] == [5]
     assert command(*prune, "--yes").returncode == 0
     assert [spec.count for spec in open_store(store_url).list()] == [2]
@@ -255,7 +255,7 @@ def test_an_unmounted_source_takes_nothing(command: Command, store_url: str, tmp
         done = command("ingest", "load", str(photos), *options, "--store", store_url)
         assert done.returncode == 3
         assert "1 of 1 images are bad" in done.stderr
-        assert "none was replaced or removed" in done.stderr
+        assert "no stored image was replaced or removed" in done.stderr
     assert [spec.count for spec in open_store(store_url).list()] == [5]
     assert command("ingest", "check", "photos", "--store", store_url).returncode == 0
 

@@ -63,6 +63,6 @@ def test_the_plan_is_printed_with_its_formula(command: Command) -> None:
     as_json = json.loads(command("ingest", "plan", "--images", "100M", "--json").stdout)
     assert as_json["nodes"] >= 1
     few = command("ingest", "plan", "--images", "1B", "--nodes", "1")
-    assert (few.returncode, "note: 1 of these nodes have too little memory" in few.stderr) == (0, True)
+    assert (few.returncode, "note: too little memory" in few.stderr) == (0, True)
     refused = command("ingest", "plan", "--images", "lots")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)

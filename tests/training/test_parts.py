@@ -29,7 +29,8 @@ def test_tensorflow_is_imported_on_first_use_only() -> None:
         ("seed", {"limit": 50}, "mnist/train[:50]: expected at least 64 images to train on, got 50"),
         ("seed", {"size": 32}, "architecture seed: expected inputs of (28, 28, 1), got (32, 32, 1)"),
         ("contrastive", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
-        ("resnet", {}, "architecture 'resnet': expected one of seed, contrastive"),
+        ("photos", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
+        ("resnet", {}, "architecture 'resnet': expected one of seed, contrastive, photos"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, arch: str, options: dict[str, int], says: str) -> None:
@@ -97,13 +98,13 @@ def test_fused_normalisation_does_what_keras_does_and_nothing_when_frozen() -> N
     np.testing.assert_array_equal(fused.get_weights(), before)
 
 
-def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> None:
+def test_out_of_distribution_images_are_pieces_of_the_others_and_scribbles() -> None:
     from training.negatives import out_of_distribution
 
     def joined(x: NDArray[np.float32], y: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         return [np.concatenate([x[:8], y[8:]], 0), np.concatenate([x[:, :8], y[:, 8:]], 1)]
 
-    images = np.random.default_rng(1).random((10, 17, 17, 3), np.float32)
+    images = np.random.default_rng(1).random((12, 17, 17, 3), np.float32)
     pairs = [(x, y) for x in images for y in images if x is not y]
     ways = {
         "turned": [np.rot90(image, turns) for image in images for turns in (1, 3)],
@@ -117,7 +118,56 @@ def test_out_of_distribution_images_are_built_in_five_ways_from_the_others() -> 
     for index, (way, expected) in enumerate(ways.items()):
         for result in results[2 * index : 2 * index + 2]:
             assert any(np.array_equal(result, image) for image in expected), way
+    scribbles = results[10:]
+    assert (scribbles.max((1, 2, 3)) == 1).all()
+    assert (np.mean(scribbles == 0, (1, 2, 3)) > 0.5).all()
+    assert (scribbles == scribbles[..., :1]).all()  # the pen is grey
     assert all(np.abs(images - result).mean(axis=(1, 2, 3)).min() > 0.05 for result in results)
+
+
+def test_views_of_photographs_are_altered_copies_in_grey_and_in_colour() -> None:
+    from training.views import VIEWS, part
+
+    for channels in (1, 3):
+        images = np.random.default_rng(1).random((64, 6, 8, channels), np.float32).repeat(4, 1).repeat(4, 2)
+        seen, clean = (view.numpy() for view in VIEWS["photos"].view(images))
+        for views in (seen, clean, VIEWS["photos"].partner(images).numpy(), part(images).numpy()):
+            assert views.shape == images.shape
+            assert views.min() >= 0
+            assert views.max() <= 1
+            assert np.abs(views - images).mean(axis=(1, 2, 3)).min() > 0.01
+    grey = np.ptp(clean, axis=3).max(axis=(1, 2)) < 0.1
+    assert 8 < grey.sum() < 32  # 28 % of them
+
+
+def test_colours_are_described_alike_in_all_parts_of_an_image() -> None:
+    from training.model import photos
+
+    colours = photos((32, 32, 3)).colours
+    assert colours is not None
+    image = np.random.default_rng(1).choice([0.2, 0.8], (1, 32, 1, 1)).repeat(32, 2).repeat(3, 3).astype(np.float32)
+    image[..., 0] = 1
+    described = colours(np.concatenate([image, image[:, ::-1], 1 - image])).numpy()
+    np.testing.assert_allclose(np.square(described).sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(described[0], described[1], atol=1e-6)
+    assert np.linalg.norm(described[0] - described[2]) > 1
+
+
+def test_whitening_is_chosen_by_what_is_found_and_may_add_colours() -> None:
+    from training.fit import fix_seed
+    from training.model import photos
+    from training.whiten import choose, whitened
+
+    fix_seed(7)
+    model = photos((16, 16, 3))
+    grounds = np.random.default_rng(1).integers(0, 256, (160, 1, 1, 3), np.uint8)
+    images = np.broadcast_to(grounds, (160, 16, 16, 3)).copy()  # they differ in nothing but their colours
+    settings, found = choose(model, images[:120], images[120:], "photos")
+    assert settings.colours > 0
+    assert found > 0.3
+    codes = whitened(model, images[:120], settings).encoder(images[120:] / np.float32(255)).numpy()
+    assert codes.shape == (40, 128)
+    np.testing.assert_allclose(np.linalg.norm(codes, axis=1), 1, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -135,3 +185,24 @@ def test_the_default_recipe_gives_the_same_weights_too(
     assert cards[0]["recipe"]["whitening"]["decoder_epochs"] == 20
     assert cards[0]["recipe"]["whitening"]["decoder"]["negatives"] > 0
     assert cards[0]["metrics"]["test_mse"] < 0.75 * cards[0]["metrics"]["mean_image_mse"]
+
+
+def test_statistics_are_those_of_images_as_they_are() -> None:
+    import tensorflow as tf
+    from keras import Model, layers
+
+    from training.model import FusedNormalization
+    from training.statistics import reestimate
+
+    image = layers.Input((4, 4, 1))
+    normalisation = FusedNormalization(momentum=0.5)
+    model = Model(image, normalisation(image))
+    pixels = np.random.default_rng(1).integers(0, 256, (1000, 4, 4, 1), np.uint8)
+    model(tf.ones([8, 4, 4, 1]) * 5, training=True)  # statistics of other images
+    reestimate(model, pixels, seed=7)
+    moving_mean, moving_variance = (
+        weight.numpy()[0] for weight in (normalisation.moving_mean, normalisation.moving_variance)
+    )
+    np.testing.assert_allclose(moving_mean, (pixels / 255).mean(), atol=0.01)
+    np.testing.assert_allclose(moving_variance, (pixels / 255).var(), atol=0.01)
+    assert normalisation.momentum == 0.5

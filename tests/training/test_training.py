@@ -36,7 +36,7 @@ def tiny(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = command("autoencoder", *TINY, "--out", str(folder))
             assert done.returncode == 0, done.stderr
             assert "epoch 3 of 3: loss" in done.stderr
-            assert "the mean image as every answer has 0.06" in done.stdout
+            assert "(answering every image with the mean: 0.06" in done.stdout
     return folder
 
 
@@ -144,8 +144,11 @@ def test_a_folder_of_pictures_gets_an_encoder_of_its_own(command: Command, tmp_p
     trained = command("autoencoder", "train", str(photos), "--out", str(out), *size)
     assert trained.returncode == 0, trained.stderr
     assert "skipped photos/bad.jpg" in trained.stderr
+    assert "training for 160 steps of 11 images, then its decoder: about" in trained.stderr
     card = json.loads((out / "encoder.json").read_text())
     assert (card["input_shape"], card["recipe"]["views"], card["data"]["count"]) == ([16, 16, 3], "photos", 90)
+    assert (card["arch"], card["fit"]) == ("photos", "squeeze")
+    assert card["recipe"]["whitening"]["found"] > 0.1  # by chance, one in 100 would be found
     for name in ("losses.png", "reconstructions.png", "map.png"):
         with Image.open(out / name) as drawn:
             assert min(drawn.size) > 200
