@@ -28,7 +28,8 @@ def run_here(name: str, *arguments: str, stdin: bytes = b"") -> subprocess.Compl
     # Python prints warnings of a process that sets up no logging. Those of other threads are not the command's.
     warnings = logging.StreamHandler(errors)
     warnings.setLevel(logging.WARNING)
-    warnings.addFilter(lambda record: record.thread == threading.get_ident())
+    here = threading.get_ident()
+    warnings.addFilter(lambda record: record.thread == here)
     logging.getLogger().addHandler(warnings)
     with (
         patch.dict(os.environ),

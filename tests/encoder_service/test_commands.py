@@ -33,9 +33,11 @@ def store_url(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> str
 
 
 @contextmanager
-def serving(store_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(store_url: str, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     service = subprocess.Popen(
-        [BIN / "encoder-service", "serve", "--port", "0", "--store", store_url], stdout=subprocess.PIPE, text=True
+        [BIN / "encoder-service", "serve", "--port", "0", "--store", store_url, *flags],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert service.stdout is not None
@@ -302,7 +304,7 @@ def test_the_serving_process_never_loads_tensorflow(store_url: str, queries: lis
 
 def test_sigterm_finishes_the_calls_in_flight_and_exits_0(store_url: str) -> None:
     large = png(Image.linear_gradient("L").resize((7900, 7900)).convert("RGB"))
-    with serving(store_url) as (service, address), Client(address) as client:
+    with serving(store_url, "--drain-s", "60") as (service, address), Client(address) as client:
         client.search(Key("digits/train/0"))
         results: list[object] = []
         call = threading.Thread(target=lambda: results.append(client.search(large)))
@@ -311,7 +313,7 @@ def test_sigterm_finishes_the_calls_in_flight_and_exits_0(store_url: str) -> Non
         call.join(0.15)
         assert call.is_alive()
         service.send_signal(signal.SIGTERM)
-        call.join(20)
+        call.join(60)
         assert len(results) == 1
         assert service.wait(20) == 0
 

@@ -11,6 +11,7 @@ import pytest
 from tests.commands import BIN, Command
 
 LOAD = ("load", "mnist", "--limit", "2000")
+LOAD_FEW = ("load", "mnist", "--limit", "300")
 
 
 def listed(command: Command, store_url: str) -> list[dict[str, object]]:
@@ -42,24 +43,24 @@ def test_load_list_search_drop(command_process: Command, store_url: str) -> None
 
 
 def test_loading_again_changes_nothing(command: Command, store_url: str) -> None:
-    command("ingest", *LOAD, "--store", store_url)
+    command("ingest", *LOAD_FEW, "--store", store_url)
     before = listed(command, store_url)
-    again = command("ingest", *LOAD, "--store", store_url)
-    assert "0 images added, 2,000 unchanged" in again.stdout
+    again = command("ingest", *LOAD_FEW, "--store", store_url)
+    assert "0 images added, 300 unchanged" in again.stdout
     assert listed(command, store_url) == before
 
 
 def test_loading_more_adds_only_what_is_new(command: Command, store_url: str) -> None:
-    command("ingest", "load", "mnist", "--limit", "1500", "--store", store_url)
-    more = command("ingest", *LOAD, "--store", store_url)
-    assert "mnist v1: 500 images added, 1,500 unchanged" in more.stdout
+    command("ingest", "load", "mnist", "--limit", "200", "--store", store_url)
+    more = command("ingest", *LOAD_FEW, "--store", store_url)
+    assert "mnist v1: 100 images added, 200 unchanged" in more.stdout
 
 
 def test_a_rebuild_makes_the_next_version(command: Command, store_url: str) -> None:
-    command("ingest", *LOAD, "--store", store_url)
-    command("ingest", "load", "mnist", "--limit", "1200", "--rebuild", "--store", store_url)
+    command("ingest", *LOAD_FEW, "--store", store_url)
+    command("ingest", "load", "mnist", "--limit", "200", "--rebuild", "--store", store_url)
     (gallery,) = listed(command, store_url)
-    assert (gallery["version"], gallery["count"]) == (2, 1200)
+    assert (gallery["version"], gallery["count"]) == (2, 200)
 
 
 def test_gallery_and_split(command: Command, store_url: str) -> None:

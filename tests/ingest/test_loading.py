@@ -375,7 +375,7 @@ def test_names_of_options_from_release_0_1_0_still_work(command: Command, store_
 def test_the_same_command_resumes_a_load_that_ctrl_c_has_stopped(
     command: Command, store_url: str, presses: int
 ) -> None:
-    arguments = ("load", "mnist", "--limit", "12000", "--store", store_url)
+    arguments = ("load", "mnist", "--limit", "12000", "--encoder", "seed", "--store", store_url)
     process = subprocess.Popen([BIN / "ingest", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger = Path(store_url.removeprefix("edge:")) / "mnist" / "v1" / "ledger.sqlite-wal"
     deadline = time.monotonic() + 60

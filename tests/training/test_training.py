@@ -1,4 +1,4 @@
-"""The command `autoencoder`, run as a user runs it, on real MNIST. One tiny model serves all tests that only look."""
+"""The command `autoencoder`, on real MNIST. One tiny model serves all tests that only look."""
 
 import json
 import os
@@ -83,7 +83,11 @@ def test_a_trained_encoder_loads_and_searches(
     assert "gallery 'mnist' was made by encoder 'tiny'" in refused.stderr
 
 
-def test_the_same_seed_gives_the_same_weights(command: Command, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", ["command", pytest.param("command_process", marks=pytest.mark.slow)])
+def test_the_same_seed_gives_the_same_weights(
+    request: pytest.FixtureRequest, runs: str, tiny: Path, tmp_path: Path
+) -> None:
+    command: Command = request.getfixturevalue(runs)
     assert command("autoencoder", *TINY, "--out", str(tmp_path / "again")).returncode == 0
     assert Encoder(tmp_path / "again").spec.fingerprint == Encoder(tiny).spec.fingerprint
 
