@@ -106,6 +106,7 @@ class Client:
         gallery: str = "",
         options: SearchOptions = SearchOptions(),
         as_is: bool = False,
+        with_reconstruction: bool = False,
     ) -> SearchResult:
         """Find the stored images that are most similar to a subject.
 
@@ -118,13 +119,15 @@ class Client:
             gallery: Name of the gallery; empty for the service's only one.
             options: The number of hits, the stored images that may answer, and what a hit carries.
             as_is: Whether to search for an image without bringing it to the form of the encoder's data.
+            with_reconstruction: Whether to return the image as the encoder saw it, and as the decoder reconstructs it.
 
         Raises:
             InvalidInputError: The subject or an option is invalid. ImageError if it is a file that can't be read.
             NotFoundError: No gallery has this name, or no image has this key.
             EncoderMismatchError: The service does not have the encoder that made the gallery.
         """
-        message = wire.search_request_to_proto(SearchRequest(subject, options, as_is), gallery)
+        request = SearchRequest(subject, options, as_is, with_reconstruction=with_reconstruction)
+        message = wire.search_request_to_proto(request, gallery)
         return wire.search_result_from_proto(self._call(self._search.Search, message))
 
     def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:

@@ -40,6 +40,8 @@ class SearchRequest:
         options: The number of hits, the stored images that may answer, and what a hit carries.
         as_is: Whether to search for an image as it is, even if the encoder has a rule that brings queries to the form
             of its data.
+        with_reconstruction: Whether to return the query image as the encoder saw it, and as the decoder reconstructs
+            it.
 
     Raises:
         InvalidInputError: The subject has another type. A string is rejected, as it could be a path or a key.
@@ -48,6 +50,7 @@ class SearchRequest:
     subject: Subject
     options: SearchOptions = SearchOptions()
     as_is: bool = False
+    with_reconstruction: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
@@ -76,6 +79,8 @@ class SearchResult:
             is probably unlike anything in the gallery. None if the error or the gallery's calibration is unknown.
         prepared: Steps that brought a query image to the form of the encoder's data, such as "inverted, centred"; empty
             if none were needed.
+        input_png: A query image as the encoder saw it, if the request asks for the reconstruction.
+        reconstruction_png: The image that the decoder makes of the query's code, if the request asks for it.
     """
 
     hits: tuple[Hit, ...]
@@ -89,6 +94,8 @@ class SearchResult:
     reconstruction_error: float | None = None
     query_percentile: float | None = None
     prepared: str = ""
+    input_png: bytes = b""
+    reconstruction_png: bytes = b""
 
     @property
     def is_unusual(self) -> bool:
@@ -120,23 +127,27 @@ class _ImageQuery:
         input: The image as it is.
         framed: The image in the form of the encoder's data; None if it has that form already.
         prepared: Steps that brought it to that form.
+        is_shown: Whether to return its input and its reconstruction.
     """
 
     options: SearchOptions
     input: NDArray[np.float32]
     framed: NDArray[np.float32] | None = None
     prepared: str = ""
+    is_shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
-    """A query whose code, (code_size,), is known."""
+    """A query whose code, (code_size,), is known, and its input if it is an image."""
 
     options: SearchOptions
     code: NDArray[np.float32]
     error: float | None = None
     thumbnail_png: bytes = b""
     prepared: str = ""
+    is_shown: bool = False
+    input: NDArray[np.float32] | None = None
 
 
 class Searcher:
@@ -189,13 +200,16 @@ class Searcher:
             case bytes() | Image.Image():
                 return self._image_query(subject, request)
             case Key():
-                return self._key_query(subject.value, options)
+                return replace(self._key_query(subject.value, options), is_shown=request.with_reconstruction)
             case _:
-                return _CodeQuery(options, check_comparable(subject[None], self._gallery.spec.code_size)[0])
+                code = check_comparable(subject[None], self._gallery.spec.code_size)[0]
+                return _CodeQuery(options, code, is_shown=request.with_reconstruction)
 
     def _image_query(self, image: bytes | Image.Image, request: SearchRequest) -> _ImageQuery:
         with decoded(image) as picture:
-            query = _ImageQuery(request.options, self._encoder.normalise([picture])[0])
+            query = _ImageQuery(
+                request.options, self._encoder.normalise([picture])[0], is_shown=request.with_reconstruction
+            )
             if request.as_is:
                 return query
             framed, done = self._encoder.frame(picture)
@@ -239,6 +253,8 @@ class Searcher:
                 if calibration and query.error is not None
                 else None,
                 prepared=query.prepared,
+                input_png=_png(query.input) if query.is_shown and query.input is not None else b"",
+                reconstruction_png=_png(self._encoder.decode(query.code[None])[0]) if query.is_shown else b"",
             )
             for query, hits in answers
         ]
@@ -259,11 +275,18 @@ class Searcher:
             if isinstance(query, _CodeQuery):
                 candidates.append([query])
             elif query.framed is None:
-                candidates.append([_CodeQuery(query.options, *next(encoded))])
+                candidates.append([self._encoded(query, query.input, *next(encoded))])
             else:
-                framed = _CodeQuery(query.options, *next(encoded), prepared=query.prepared)
-                candidates.append([framed, _CodeQuery(query.options, *next(encoded))])
+                framed = self._encoded(query, query.framed, *next(encoded))
+                as_is = self._encoded(query, query.input, *next(encoded))
+                candidates.append([replace(framed, prepared=query.prepared), as_is])
         return candidates
+
+    @staticmethod
+    def _encoded(
+        query: _ImageQuery, image_input: NDArray[np.float32], code: NDArray[np.float32], error: float
+    ) -> _CodeQuery:
+        return _CodeQuery(query.options, code, error, is_shown=query.is_shown, input=image_input)
 
     def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
         codes = self._encoder.encode(inputs)
@@ -279,6 +302,10 @@ def _nearer(answers: Sequence[tuple[_CodeQuery, Sequence[Hit]]]) -> tuple[_CodeQ
     if not framed[1] or as_is[1][0].distance < _AS_IS_PART * framed[1][0].distance:
         return as_is
     return framed
+
+
+def _png(values: NDArray[np.float32]) -> bytes:
+    return images.png(images.from_input(values))
 
 
 def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:

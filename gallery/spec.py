@@ -5,7 +5,8 @@ import re
 import reprlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,8 @@ class GallerySpec:
         sources: Names of the sources loaded into it, such as "mnist/train".
         count: Number of its images when it was last published.
         calibration: Its typical values; None if unknown.
+        published_at: Time at which it was last published, in UTC as in RFC 3339, such as "2026-11-26T09:30:00Z"; empty
+            if unknown. Not part of equality.
 
     Raises:
         InvalidQueryError: The name is not a valid gallery name, or no profile has this name.
@@ -115,6 +118,7 @@ class GallerySpec:
     sources: tuple[str, ...] = ()
     count: int = 0
     calibration: Calibration | None = None
+    published_at: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -168,6 +172,11 @@ class GallerySpec:
                 f"--encoder {encoder} --rebuild`"
                 + (f", or run with `--encoder {self.encoder}`" if encoder != self.encoder else "")
             )
+
+    def published(self, count: int, calibration: Calibration | None) -> "GallerySpec":
+        """Return this spec as it is published now, with the number of its images and its typical values."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return replace(self, count=count, calibration=calibration, published_at=now)
 
     def extended_by(self, other: "GallerySpec") -> "GallerySpec":
         """Return this spec with the other one's sources added.

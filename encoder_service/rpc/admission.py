@@ -85,7 +85,7 @@ class Admission(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Choose the pool for a call, or reject it. Must be fast, because one thread runs this for all calls."""
+        """Choose the pool for a call, or reject it. Must be fast, because one thread runs this for all gRPC calls."""
         self.delayed.run_due()
         method = str(details.method)
         pool = self._pools.get(method)
@@ -138,7 +138,7 @@ class _Refusals:
         self._lines = self._omitted = 0
 
     def log(self, method: str, peer: str, status: str, request_id: str) -> None:
-        """Log a rejected call. Only gRPC's polling thread runs this."""
+        """Log a rejected call. gRPC's thread and HTTP's run this. A race between them costs at most a few lines."""
         second = int(time.monotonic())
         if second != self._second:
             if self._omitted:

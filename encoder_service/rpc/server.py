@@ -13,9 +13,12 @@ from encoder_service.capacity import return_memory
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
+from encoder_service.http.app import http_app
+from encoder_service.http.handlers import Handlers
+from encoder_service.http.server import HttpServer
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
 from encoder_service.rpc.access import Tokens
-from encoder_service.rpc.addresses import joined, resolved
+from encoder_service.rpc.addresses import bare, is_local, joined, resolved
 from encoder_service.rpc.admission import Admission
 from encoder_service.rpc.calls import CallInterceptor
 from encoder_service.rpc.config import Config
@@ -26,7 +29,7 @@ from encoder_service.rpc.pools import CallPool, Pool, StreamPool, Sweeper
 from encoder_service.rpc.reflection import reflection_handlers
 from encoder_service.rpc.servicers import EncoderServicer, GalleryServicer, SearchServicer
 from encoder_service.rpc.signals import EndingSignals
-from encoder_service.rpc.tls import server_credentials
+from encoder_service.rpc.tls import http_tls, server_credentials
 from encoder_service.rpc.traces import Traces
 from encoder_service.v1 import (
     encoder_pb2,
@@ -57,6 +60,9 @@ _LOOKAHEAD_BYTES = 256 * 1024
 _REJECTING_S = 0.5
 # Seconds between checks whether the calls in flight have ended.
 _POLL_S = 0.02
+# Names by which a browser on this machine addresses a service without tokens. Under any other name, a web page could
+# make the browser send requests here, by pointing the name of its own server at this machine.
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _ANY_PORT = Config(port=0)
 _OPTIONS = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -94,7 +100,7 @@ _STORE_NAMES = ("", *SERVICES[1:])  # these need the store, and a gallery that c
 
 
 class Server:
-    """The gRPC server over an encoder and a store.
+    """The gRPC server over an encoder and a store, and the HTTP server if that is configured.
 
         with Server(store, encoder, config) as server:
             print(server.address)
@@ -103,6 +109,7 @@ class Server:
     Attributes:
         port: The port that it listens on.
         address: HOST:PORT.
+        http_port: The port of HTTP; only if it is configured.
         metrics_port: The port of the metrics; only after `start`, and if they are configured.
     """
 
@@ -134,17 +141,18 @@ class Server:
         self._pools = self._admission.pools
         pools: tuple[Pool, ...] = (*self._pools, self._health.pool)
         self._sweeper = Sweeper([*(pool.sweep for pool in pools), self._admission.delayed.run_due])
-        self._grpc = grpc.server(
-            self._health.pool,
-            interceptors=[
-                self._admission,
-                *([self._traces.interceptor] if self._traces else []),
-                CallInterceptor(_MAX_EXECUTING, calls, streams, self._metrics),
-            ],
-            options=_OPTIONS,
-        )
-        self._register()
+        interceptors = [
+            self._admission,
+            *([self._traces.interceptor] if self._traces else []),
+            CallInterceptor(_MAX_EXECUTING, calls, streams, self._metrics),
+        ]
+        self._grpc = grpc.server(self._health.pool, interceptors=interceptors, options=_OPTIONS)
+        handlers = Handlers(interceptors)
+        self._register(handlers)
         self.port = self._bind()
+        self._http = self._bind_http(handlers, config.http_port) if config.http_port is not None else None
+        if self._http:
+            self.http_port = self._http.port
         self.address = joined(config.host, self.port)
 
     def __enter__(self) -> Self:
@@ -174,6 +182,8 @@ class Server:
         self._grpc.start()
         self._encoder.warm()
         self._galleries.open_all()
+        if self._http:
+            self._http.start()
         if self._config.metrics_port is not None:
             self.metrics_port, self._stop_metrics = self._metrics.serve(
                 self._config.metrics_host, self._config.metrics_port
@@ -191,9 +201,14 @@ class Server:
         """
         self._health.enter_shutdown()
         self._health.end_watches()
-        stopped = self._grpc.stop(self._config.drain_s if grace_s is None else grace_s)
+        grace_s = self._config.drain_s if grace_s is None else grace_s
+        stopped = self._grpc.stop(grace_s)
+        if self._http:
+            self._http.stop(grace_s)
         while not stopped.wait(_POLL_S):
             self._end_idle()
+        if self._http:
+            self._http.join()
         self._admission.stop()  # a cancelled call may still be executing, and needs its gallery
         self._galleries.close()
         self._health.close()
@@ -230,15 +245,15 @@ class Server:
         for pool in self._pools:
             pool.end_idle()
 
-    def _register(self) -> None:
-        """Add the services, health and reflection to the gRPC server."""
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
-            EncoderServicer(self._encoder, self._config.limits, self._metrics), self._grpc
-        )
-        search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(self._galleries, self._metrics), self._grpc)
-        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
-            GalleryServicer(self._galleries, self._metrics), self._grpc
-        )
+    def _register(self, http: Handlers) -> None:
+        """Add the services to the gRPC server and to HTTP, and health and reflection to the gRPC server."""
+        encoder = EncoderServicer(self._encoder, self._config.limits, self._metrics)
+        search = SearchServicer(self._galleries, self._metrics)
+        gallery = GalleryServicer(self._galleries, self._metrics)
+        for server in (self._grpc, http):
+            encoder_pb2_grpc.add_EncoderServiceServicer_to_server(encoder, server)
+            search_pb2_grpc.add_SearchServiceServicer_to_server(search, server)
+            gallery_pb2_grpc.add_GalleryServiceServicer_to_server(gallery, server)
         reflection = reflection_handlers((*SERVICES, HEALTH_NAME))
         self._grpc.add_generic_rpc_handlers((self._health.handler(), *reflection))
 
@@ -262,6 +277,22 @@ class Server:
                     f"can't listen on {address}: choose another --port (0 for a free one), or stop what uses it"
                 ) from error
         return port
+
+    def _bind_http(self, handlers: Handlers, port: int) -> HttpServer:
+        """Listen on every address that the host stands for.
+
+        Raises:
+            ServiceError: One of them can't be bound.
+        """
+        config = self._config
+        is_open = is_local(config.host) and not config.tokens_file
+        app = http_app(
+            handlers,
+            hosts=_LOCAL_NAMES if is_open else (),
+            origins=(config.http_origin,) if config.http_origin else (),
+        )
+        addresses = [bare(address) for address in resolved(config.host, port)]
+        return HttpServer(app, addresses, port, http_tls(config))
 
     def _report_ready(self, ready: bool, names: Iterable[str]) -> None:
         for name in names:
