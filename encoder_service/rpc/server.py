@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import grpc
 
@@ -250,7 +250,7 @@ class Server:
         encoder = EncoderServicer(self._encoder, self._config.limits, self._metrics)
         search = SearchServicer(self._galleries, self._metrics)
         gallery = GalleryServicer(self._galleries, self._metrics)
-        for server in (self._grpc, http):
+        for server in (self._grpc, cast(grpc.Server, http)):
             encoder_pb2_grpc.add_EncoderServiceServicer_to_server(encoder, server)
             search_pb2_grpc.add_SearchServiceServicer_to_server(search, server)
             gallery_pb2_grpc.add_GalleryServiceServicer_to_server(gallery, server)

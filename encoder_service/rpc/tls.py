@@ -84,7 +84,7 @@ def http_tls(config: Config) -> ssl.SSLContext | None:
         connection.context = current
 
     first = current
-    first.sni_callback = follow  # type: ignore[assignment] # called at the beginning of each handshake
+    first.sni_callback = follow  # called at the beginning of each handshake
     return first
 
 

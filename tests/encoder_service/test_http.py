@@ -74,7 +74,7 @@ def test_json_and_protobuf_find_the_same_hits_as_grpc(
     server: Server, http: httpx.Client, queries: list[Image.Image]
 ) -> None:
     with Client(server.address) as client:
-        expected = [(hit.key, pytest.approx(hit.distance)) for hit in client.search(png(queries[0])).hits]
+        expected: Any = [(hit.key, pytest.approx(hit.distance)) for hit in client.search(png(queries[0])).hits]
     by_json = http.post(SEARCH, json=encoded(queries[0])).json()
     assert [(hit["key"], hit["distance"]) for hit in by_json["hits"]] == expected
     message = search_pb2.SearchRequest()
@@ -269,16 +269,16 @@ def test_grpc_and_http_share_one_limit_of_calls(
     key = {"key": "digits/train/0"}
     statuses = []
 
-    def by_http() -> None:
+    def by_http(server: Server) -> None:
         with connect(server) as http:
             statuses.append(http.post(SEARCH, json=key).status_code)
 
-    def by_grpc() -> None:
+    def by_grpc(server: Server) -> None:
         with Client(server.address) as client:
             client.search(Key("digits/train/0"))
 
     with serve(store, encoder, max_concurrent_calls=2) as server, connect(server) as http:
-        busy = [threading.Thread(target=target) for target in (by_http, by_grpc)]
+        busy = [threading.Thread(target=target, args=(server,)) for target in (by_http, by_grpc)]
         for thread in busy:
             thread.start()
         assert begun.acquire(timeout=20)
@@ -374,12 +374,12 @@ def test_a_stopping_server_lets_calls_finish_and_accepts_no_more(
     free, begun = hold_searches(monkeypatch)
     answers = []
 
-    def search() -> None:
+    def search(server: Server) -> None:
         with connect(server) as http:
             answers.append(http.post(SEARCH, json={"key": "digits/train/0"}))
 
     with serve(store, encoder) as server:
-        caller = threading.Thread(target=search)
+        caller = threading.Thread(target=search, args=(server,))
         caller.start()
         assert begun.acquire(timeout=20)
         threading.Timer(0.3, free.set).start()
