@@ -21,6 +21,7 @@ from PIL import Image
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.http import connections
+from encoder_service.http.app import PAGE
 from encoder_service.rpc import pools
 from encoder_service.rpc.config import Config
 from encoder_service.rpc.server import Server
@@ -247,6 +248,11 @@ def test_the_page_may_load_from_its_own_service_only(http: httpx.Client) -> None
     assert "unsafe" not in response.headers["content-security-policy"]
     assert http.get("/page.js").status_code == http.get("/page.css").status_code == 200
     assert http.get("/../server.py").status_code == http.get("/%2e%2e/server.py").status_code == 404
+
+
+def test_the_page_is_small() -> None:
+    built = [file.read_bytes() for file in PAGE.iterdir()]
+    assert sum(len(gzip.compress(content)) for content in built) < 150_000
 
 
 def hold_searches(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Semaphore]:

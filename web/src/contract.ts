@@ -99,3 +99,8 @@ export async function listGalleries(): Promise<Gallery[]> {
 export function search(request: SearchRequest, signal: AbortSignal): Promise<SearchResponse> {
   return call("SearchService/Search", request, signal);
 }
+
+export async function searchAll(requests: SearchRequest[], signal: AbortSignal): Promise<SearchResponse[]> {
+  const answer = await call<{ responses: SearchResponse[] }>("SearchService/BatchSearch", { requests }, signal);
+  return answer.responses;
+}

@@ -1,5 +1,6 @@
-// The drawing area: strokes of a mouse, a pen, a finger or the arrow keys, light on dark as in MNIST. The service brings
-// the drawing to MNIST's size and place, if the gallery's encoder knows digits.
+// The drawing area: strokes of a mouse, a pen, a finger or the arrow keys, light on dark as in MNIST. The drawing is sent
+// cut to its ink. If the gallery's encoder knows digits, the service then scales the ink to 20 pixels and centres it by
+// mass, as MNIST's digits were made.
 
 import { find } from "./elements";
 
@@ -7,6 +8,9 @@ import { find } from "./elements";
 const WIDTH = 21;
 const INK = "#fff";
 const GROUND = "#000";
+// Ground around the ink in what is sent, as a share of the ink's longer side. With more, the service would take small
+// digits to be in MNIST's form already, and leave them as they are.
+const MARGIN = 0.05;
 // Distance that an arrow key moves the pen.
 const STEP = 14;
 
@@ -23,7 +27,7 @@ export class Drawing {
   private last: Point | null = null;
   private cursor: Point = { x: this.canvas.width / 2, y: this.canvas.height / 2 };
   private isDown = false;
-  isEmpty = true;
+  private ink = { left: 0, top: 0, right: 0, bottom: 0 }; // bounds of the strokes' centre lines
 
   /** `changed` is called after each piece of a stroke; `isEnd` tells whether the stroke has ended. */
   constructor(private readonly changed: (isEnd: boolean) => void) {
@@ -40,14 +44,21 @@ export class Drawing {
   clear(): void {
     this.context.fillStyle = GROUND;
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
-    this.isEmpty = true;
+    this.ink = { left: Infinity, top: Infinity, right: -Infinity, bottom: -Infinity };
     this.pad.classList.remove("inked");
   }
 
-  png(): Promise<Blob> {
-    return new Promise((resolve, reject) =>
-      this.canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The drawing can't be read.")))),
-    );
+  /** Return the ink on a square ground, as a PNG in base64. */
+  png(): string {
+    const { left, top, right, bottom } = this.ink;
+    const side = (Math.max(right - left, bottom - top) + WIDTH) * (1 + 2 * MARGIN);
+    const square = document.createElement("canvas");
+    square.width = square.height = Math.round(side);
+    const context = square.getContext("2d")!;
+    context.fillStyle = GROUND;
+    context.fillRect(0, 0, side, side);
+    context.drawImage(this.canvas, (side - left - right) / 2, (side - top - bottom) / 2);
+    return square.toDataURL("image/png").split(",")[1]!;
   }
 
   private begin(event: PointerEvent): void {
@@ -89,7 +100,15 @@ export class Drawing {
     context.moveTo(from.x, from.y);
     context.lineTo(to.x, to.y);
     context.stroke();
-    this.isEmpty = false;
+    for (const { x, y } of [from, to]) {
+      const { left, top, right, bottom } = this.ink;
+      this.ink = {
+        left: Math.min(left, x),
+        top: Math.min(top, y),
+        right: Math.max(right, x),
+        bottom: Math.max(bottom, y),
+      };
+    }
     this.pad.classList.add("inked");
   }
 

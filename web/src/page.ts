@@ -2,7 +2,7 @@
 
 import { addressOf, readAddress, writeAddress, type State } from "./address";
 import { base64, fromUrl, toUrl } from "./base64";
-import { listGalleries, search, ServiceError, type Gallery, type SearchRequest } from "./contract";
+import { listGalleries, search, searchAll, ServiceError, type Gallery, type Hit, type SearchRequest } from "./contract";
 import { Drawing } from "./drawing";
 import { find } from "./elements";
 import { offerGalleries, showGalleries } from "./galleries";
@@ -112,15 +112,17 @@ async function run(): Promise<void> {
   running = control;
   find("hits").setAttribute("aria-busy", "true");
   try {
-    const response = await search(await request(), control.signal);
-    if (control.signal.aborted) return;
-    showError("");
     if (query === "none") {
-      showExamples(response.hits ?? [], more);
+      const hits = await examples(control.signal);
+      if (control.signal.aborted) return;
+      showExamples(hits, more);
     } else {
+      const response = await search(await request(), control.signal);
+      if (control.signal.aborted) return;
       showResponse(response, subject(), more);
       if (response.inputPng) state.picture = toUrl(response.inputPng);
     }
+    showError("");
     remember();
   } catch (error) {
     if (control.signal.aborted) return;
@@ -136,14 +138,37 @@ async function run(): Promise<void> {
 
 async function request(): Promise<SearchRequest> {
   const { gallery, limit, labels, max } = state;
-  const filter = { gallery, filter: { labels }, maxDistance: max, includeThumbnails: true as const };
-  const common = { ...filter, limit, includeReconstruction: true };
+  const common = {
+    gallery,
+    limit,
+    filter: { labels },
+    maxDistance: max,
+    includeThumbnails: true as const,
+    includeReconstruction: true,
+  };
   if (query === "key") return { ...common, key: state.key };
-  if (query === "drawing") return { ...common, image: { encoded: await base64(await drawing.png()) } };
+  if (query === "drawing") return { ...common, image: { encoded: drawing.png() } };
   if (query === "file" && file) return { ...common, image: { encoded: await base64(file) } };
-  if (query === "shared") return { ...common, image: { encoded: fromUrl(state.picture) }, asIs: true };
+  return { ...common, image: { encoded: fromUrl(state.picture) }, asIs: true };
+}
+
+/** Return images from all over the gallery: those nearest to codes in random directions. */
+async function examples(signal: AbortSignal): Promise<Hit[]> {
+  const { gallery, labels } = state;
   const size = galleries.find(({ name }) => name === gallery)?.codeSize ?? 0;
-  return { ...filter, limit: EXAMPLES, code: { values: new Array<number>(size).fill(0) } };
+  const code = () => ({ values: Array.from({ length: size }, () => Math.round(Math.random() * 200 - 100) / 100) });
+  const responses = await searchAll(
+    Array.from({ length: EXAMPLES }, () => ({
+      gallery,
+      code: code(),
+      limit: 1,
+      filter: { labels },
+      includeThumbnails: true,
+    })),
+    signal,
+  );
+  const hits = responses.flatMap((response) => response.hits ?? []);
+  return [...new Map(hits.map((hit) => [hit.key, hit])).values()];
 }
 
 function subject(): string {
