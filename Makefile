@@ -86,7 +86,9 @@ bench-scale: .venv/.dev  ## Measure search up to 4,000,000 codes, and inside 1 G
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
 
 soak: .venv/.dev  ## Run the long trials of a service: overload, ten minutes of traffic, shutdowns, 100,000 mutated requests
-	for trial in mutated decoder endings overload mixed; do $(BIN)/python -m tests.soak.$$trial || exit 1; done
+	for trial in mutated decoder endings overload "overload --http" mixed; do \
+		$(BIN)/python -m tests.soak.$$trial || exit 1; \
+	done
 
 image-size: .venv/bin/python  ## Print the size of each part of the Docker image
 	$(BIN)/python -m benchmarks.image_size

@@ -5,6 +5,7 @@ The protocol is specified at https://connectrpc.com/docs/protocol. Requests by G
 
 import asyncio
 import json
+import random
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -35,6 +36,9 @@ _HTTP_STATUSES = {
 }
 # Content encodings of a request. The codec recognises gzip by its first bytes.
 _ENCODINGS = ("", "identity", "gzip")
+# Range of the seconds by which the answer to a rejected call is held back. A connection has one call at a time, so this
+# slows down clients that call again at once. Each rejected call takes processor time, which the accepted calls need.
+_REJECTION_DELAY_S = (0.1, 0.3)
 # Maximum digits of the header that has the timeout, from the protocol's specification.
 _MAX_TIMEOUT_DIGITS = 10
 
@@ -69,6 +73,8 @@ class ConnectRoute:
         try:
             call.start(self._handlers.find(call.call_details, content_type))
             answer = await _answer(call, _timeout_s(request))
+            if answer.status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                await asyncio.sleep(random.uniform(*_REJECTION_DELAY_S))
             await _send(send, answer, content_type)
         finally:
             reading.cancel()
