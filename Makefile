@@ -38,6 +38,7 @@ check: .venv/.dev  ## Check format, lint, types, imports, protos, generated docs
 	$(MAKE) --no-print-directory docs CLI=.venv/cli.md ERRORS=.venv/errors.md
 	diff .venv/cli.md docs/cli.md
 	diff .venv/errors.md docs/errors.md
+	@rm -rf .venv/page
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page PAGE=.venv/page && diff -r .venv/page encoder_service/http/page; \
 		else echo "no npm here: the built search page is not compared with web/"; fi
 	$(MAKE) --no-print-directory stubs OUT=.venv/stubs

@@ -145,7 +145,7 @@ class _Context:
 
     def abort(self, status: grpc.StatusCode, message: str) -> NoReturn:
         self.status = (status, message)
-        raise Exception  # as gRPC does, so that traces record no exception
+        raise Exception(message)  # as gRPC does
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         with self._lock:

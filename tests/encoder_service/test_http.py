@@ -283,15 +283,15 @@ def test_grpc_and_http_share_one_limit_of_calls(
         with Client(server.address) as client:
             client.search(Key("digits/train/0"))
 
-    with serve(store, encoder, max_concurrent_calls=2) as server, connect(server) as http:
+    with serve(store, encoder, max_concurrent_calls=2, metrics_port=0) as server, connect(server) as http:
         busy = [threading.Thread(target=target, args=(server,)) for target in (by_http, by_grpc)]
         for thread in busy:
             thread.start()
         assert begun.acquire(timeout=20)
-        for _ in range(100):  # until the second call has arrived
-            response = http.post(LIST, json={}, headers={"connect-timeout-ms": "200"})
-            if response.status_code == 429:
-                break
+        metrics = f"http://127.0.0.1:{server.metrics_port}/metrics"
+        while 'lookalike_calls_under_way{kind="call"} 2.0' not in httpx.get(metrics).text:
+            time.sleep(0.02)
+        response = http.post(SEARCH, json=key)
         assert error(response)[:2] == (429, "resource_exhausted")
         assert response.headers["retry-after"] == "1"
         free.set()
