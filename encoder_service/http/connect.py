@@ -81,7 +81,7 @@ class ConnectRoute:
             call.close()
 
     def _refusal(self, request: Request) -> _Refusal | None:
-        path = request.url.path
+        path = request.scope["path"]
         unimplemented = grpc.StatusCode.UNIMPLEMENTED
         if self._handlers.is_stream(path):
             return _Refusal(501, unimplemented, f"{path} is a stream: call it over gRPC", {})
@@ -107,7 +107,7 @@ def _content_type(request: Request) -> str:
 
 
 def _details(request: Request) -> CallDetails:
-    return CallDetails(request.url.path, tuple(Metadatum(name, value) for name, value in request.headers.items()))
+    return CallDetails(request.scope["path"], tuple(Metadatum(name, value) for name, value in request.headers.items()))
 
 
 def _timeout_s(request: Request) -> float | None:

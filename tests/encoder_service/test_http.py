@@ -230,7 +230,8 @@ def test_a_web_page_of_another_origin_or_name_is_kept_out(store: Store, encoder:
     preflight = {"origin": "https://example.org", "access-control-request-method": "POST"}
     with serve(store, encoder) as server, connect(server) as http:
         assert "access-control-allow-origin" not in http.options(SEARCH, headers=preflight).headers
-        assert http.post(LIST, json={}, headers={"host": "example.org"}).status_code == 400
+        for host in ("example.org", "[", "localhost:x", ""):
+            assert http.post(LIST, json={}, headers={"host": host}).status_code == 400
         assert http.post(LIST, json={}, headers={"host": f"localhost:{server.http_port}"}).status_code == 200
     with serve(store, encoder, http_origin="https://example.org") as server, connect(server) as http:
         headers = http.options(SEARCH, headers=preflight).headers

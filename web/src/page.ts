@@ -12,6 +12,8 @@ import { askForToken } from "./token";
 
 // Milliseconds between attempts to reach a service that does not answer, and between looks for a first gallery.
 const RETRY_MS = 1500;
+// Milliseconds between an answer and the next search while a stroke is being drawn.
+const PAUSE_MS = 50;
 // Images that are shown before the first search.
 const EXAMPLES = 24;
 // Largest file that the service accepts.
@@ -69,9 +71,7 @@ async function start(): Promise<void> {
 
 async function show(): Promise<void> {
   const isEmpty = galleries.length === 0;
-  if (!galleries.some(({ name }) => name === state.gallery) && !state.gallery) {
-    state.gallery = galleries[0]?.name ?? "";
-  }
+  state.gallery ||= galleries[0]?.name ?? "";
   const isSearch = state.view === "search";
   find("empty").hidden = !isEmpty;
   find("search").hidden = isEmpty || !isSearch;
@@ -131,7 +131,7 @@ async function run(): Promise<void> {
     if (running === control) {
       running = null;
       find("hits").removeAttribute("aria-busy");
-      if (isWaiting) void run();
+      if (isWaiting) retry = window.setTimeout(() => void run(), PAUSE_MS);
     }
   }
 }
