@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -30,6 +31,7 @@ from encoder_service.v1 import gallery_pb2, search_pb2
 from gallery import Store, open_store
 from gallery.edge.shard import EdgeGallery
 from gallery.errors import InvalidInputError, LookalikeError
+from tests.commands import BIN
 from tests.digits import png
 
 SEARCH = "/encoder_service.v1.SearchService/Search"
@@ -408,6 +410,25 @@ def test_a_call_is_cancelled_if_the_server_can_not_wait(
             server.stop(grace_s=0.1)
             assert time.monotonic() - begun < 5
             assert b'"unavailable"' in received(slow)
+
+
+def test_the_command_prints_the_address_of_the_page_and_ends_with_a_signal(store: Store) -> None:
+    command = [BIN / "encoder-service", "serve", "--port", "0", "--http-port", "0", "--store", store.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        assert service.stderr is not None
+        try:
+            assert service.stdout.readline().startswith("serving on 127.0.0.1:")
+            line = service.stdout.readline()
+            assert line.startswith("page on http://127.0.0.1:")
+            with httpx.Client(base_url=line.split()[-1], timeout=60) as http:
+                assert "Lookalike" in http.get("/").text
+                assert http.post(SEARCH, json={"key": "digits/train/0"}).status_code == 200
+                service.send_signal(signal.SIGTERM)  # while the connection is open
+                assert service.wait(60) == 0
+            assert service.stderr.read() == ""
+        finally:
+            service.kill()
 
 
 def test_a_port_in_use_is_one_clear_error(store: Store, encoder: Encoder) -> None:
