@@ -413,7 +413,16 @@ def test_a_call_is_cancelled_if_the_server_can_not_wait(
 
 
 def test_the_command_prints_the_address_of_the_page_and_ends_with_a_signal(store: Store) -> None:
-    command = [BIN / "encoder-service", "serve", "--port", "0", "--http-port", "0", "--store", store.url]
+    command: list[str | Path] = [
+        BIN / "encoder-service",
+        "serve",
+        "--port",
+        "0",
+        "--http-port",
+        "0",
+        "--store",
+        store.url,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
         assert service.stderr is not None
