@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 GENERATED := encoder_service/v1
 
-.PHONY: help demo test test-shuffled test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak clean
+.PHONY: help demo test test-shuffled test-slow test-server check stubs docs quality bench bench-load bench-million bench-train bench-scale image-size lock soak page clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,7 +26,7 @@ QDRANT_URL := http://127.0.0.1:6333
 test-server: .venv/.dev  ## Run the tests of all stores, including a Qdrant server at QDRANT_URL
 	QDRANT_URL=$(QDRANT_URL) $(BIN)/pytest tests/gallery
 
-check: .venv/.dev  ## Check format, lint, types, imports, protos, generated docs and stubs
+check: .venv/.dev  ## Check format, lint, types, imports, protos, generated docs and stubs, and the built search page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -38,6 +38,9 @@ check: .venv/.dev  ## Check format, lint, types, imports, protos, generated docs
 	$(MAKE) --no-print-directory docs CLI=.venv/cli.md ERRORS=.venv/errors.md
 	diff .venv/cli.md docs/cli.md
 	diff .venv/errors.md docs/errors.md
+	@rm -rf .venv/page
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page PAGE=.venv/page && diff -r .venv/page encoder_service/http/page; \
+		else echo "no npm here: the built search page is not compared with web/"; fi
 	$(MAKE) --no-print-directory stubs OUT=.venv/stubs
 	diff -r --exclude=__init__.py --exclude=__pycache__ .venv/stubs/$(GENERATED) $(GENERATED)
 
@@ -54,6 +57,14 @@ docs: .venv/.dev  ## Generate docs/cli.md from the commands' help texts, and doc
 		$(BIN)/python -m typer $$command.cli utils docs --name $$(echo $$command | sed 's/_/-/; s/training/autoencoder/'); \
 	done > $(CLI)
 	$(BIN)/python docs/errors.py > $(ERRORS)
+
+PAGE := encoder_service/http/page
+page: web/node_modules  ## Build the search page from web/ (needs Node 20 or newer)
+	@cd web && npm run --silent check && npm run --silent build -- $(abspath $(PAGE))
+
+web/node_modules: web/package-lock.json
+	@cd web && npm ci --no-audit --no-fund --silent --ignore-scripts
+	@touch $@
 
 quality: .venv/.dev  ## Measure precision, and how well out-of-distribution queries are flagged; PHOTOGRAPHS=1 adds photographs
 	$(BIN)/python -m benchmarks.quality
@@ -77,7 +88,9 @@ bench-scale: .venv/.dev  ## Measure searches in up to 4,000,000 codes, and in 1 
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
 
 soak: .venv/.dev  ## Stress a running service for 20 minutes: overload, mixed traffic, shutdowns, mutated requests, fuzzing
-	for trial in mutated decoder endings overload mixed; do $(BIN)/python -m tests.soak.$$trial || exit 1; done
+	for trial in mutated decoder endings overload "overload --http" mixed; do \
+		$(BIN)/python -m tests.soak.$$trial || exit 1; \
+	done
 
 image-size: .venv/bin/python  ## Print the size of each part of the Docker image
 	$(BIN)/python -m benchmarks.image_size

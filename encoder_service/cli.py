@@ -109,7 +109,7 @@ def _option(metadata: Mapping[str, Any]) -> Any:
 @app.command(epilog=_LIMITS)
 @configured
 def serve(config: Config) -> None:
-    """Serve image encoding and search over gRPC.
+    """Serve image encoding and search over gRPC, and over HTTP with --http-port.
 
     Runs until SIGTERM or Ctrl-C, and then lets the calls in flight finish.
     """
@@ -122,6 +122,9 @@ def serve(config: Config) -> None:
 
     with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
         print(f"serving on {server.address}", flush=True)
+        if config.http_port is not None:
+            scheme = "https" if config.tls_cert_file else "http"
+            print(f"page on {scheme}://{joined(config.host, server.http_port)}/", flush=True)
         if config.metrics_port is not None:
             print(f"metrics on http://{joined(config.metrics_host, server.metrics_port)}/metrics", flush=True)
         server.wait_for_signal(signals)

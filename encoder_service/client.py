@@ -108,6 +108,7 @@ class Client:
         options: SearchOptions = SearchOptions(),
         as_is: bool = False,
         expand: int = 0,
+        with_reconstruction: bool = False,
     ) -> SearchResult:
         """Find the stored images that are most similar to a subject.
 
@@ -123,13 +124,15 @@ class Client:
                 training data.
             expand: Number of nearest hits, 0 to 8, whose codes are averaged with the query's before searching again.
                 Hits are then ranked by the mean, and their distances remain those to the query. Must be 0 for a Key.
+            with_reconstruction: Whether to return the image as the encoder sees it, and as the decoder reconstructs it.
 
         Raises:
             InvalidInputError: The subject or an option is invalid; ImageError if the subject is an unreadable file.
             NotFoundError: No gallery has this name, or no image has this key.
             EncoderMismatchError: The service does not have the encoder that made the gallery.
         """
-        message = wire.search_request_to_proto(SearchRequest(subject, options, as_is, expand), gallery)
+        request = SearchRequest(subject, options, as_is, expand, with_reconstruction)
+        message = wire.search_request_to_proto(request, gallery)
         return wire.search_result_from_proto(self._call(self._search.Search, message))
 
     def search_batch(self, requests: Sequence[SearchRequest], gallery: str = "") -> list[SearchResult]:

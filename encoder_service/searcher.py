@@ -42,6 +42,7 @@ class SearchRequest:
             data.
         expand: Number of nearest hits whose codes are averaged with the query's, 0 to 8. The hits are then the images
             nearest to the mean. Their distances remain those to the query. 0 searches with the query's code alone.
+        with_reconstruction: Whether to return the image as the encoder sees it, and as the decoder reconstructs it.
 
     Raises:
         InvalidInputError: The subject has another type. A string is rejected, because it could be a path or a key.
@@ -52,6 +53,7 @@ class SearchRequest:
     options: SearchOptions = SearchOptions()
     as_is: bool = False
     expand: int = 0
+    with_reconstruction: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
@@ -91,6 +93,10 @@ class SearchResult:
             if no step was needed.
         expanded_count: Number of nearest hits whose codes were averaged with the query's; 0 if the query was not
             expanded. Less than the request's `expand` if fewer images could be hits.
+        input_png: The query image as the encoder saw it, a PNG. Empty if the query is not an image, or the request does
+            not ask for the reconstruction.
+        reconstruction_png: The image that the decoder makes of the query's code, a PNG. Empty if the request does not
+            ask for it.
     """
 
     hits: tuple[Hit, ...]
@@ -105,6 +111,8 @@ class SearchResult:
     query_percentile: float | None = None
     prepared: str = ""
     expanded_count: int = 0
+    input_png: bytes = b""
+    reconstruction_png: bytes = b""
 
     @property
     def is_unusual(self) -> bool:
@@ -138,6 +146,7 @@ class _ImageQuery:
         input: The image as it is.
         framed: The image as the encoder's framing rule has changed it; None if the rule changes nothing.
         prepared: The steps of that change, such as "inverted, centred".
+        is_shown: Whether to return the query's input and reconstruction.
     """
 
     options: SearchOptions
@@ -145,13 +154,14 @@ class _ImageQuery:
     input: NDArray[np.float32]
     framed: NDArray[np.float32] | None = None
     prepared: str = ""
+    is_shown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
     """A query as a code, (code_size,), or as a key; and the number of nearest images to average it with.
 
-    A query image has been encoded.
+    A query image has been encoded. `input` is its input, (h, w, c).
     """
 
     options: SearchOptions
@@ -160,6 +170,8 @@ class _CodeQuery:
     error: float | None = None
     thumbnail_png: bytes = b""
     prepared: str = ""
+    is_shown: bool = False
+    input: NDArray[np.float32] | None = None
 
     def first_search(self) -> Query:
         """Return the first search, which finds the hits or, for a query to expand, the images to average it with."""
@@ -246,14 +258,19 @@ class Searcher:
             case bytes() | Image.Image():
                 return self._image_query(subject, request)
             case Key():
-                return self._key_query(subject.value, options)
+                return replace(self._key_query(subject.value, options), is_shown=request.with_reconstruction)
             case _:
                 code = check_comparable(subject[None], self._gallery.spec.code_size)[0]
-                return _CodeQuery(options, request.expand, code)
+                return _CodeQuery(options, request.expand, code, is_shown=request.with_reconstruction)
 
     def _image_query(self, image: bytes | Image.Image, request: SearchRequest) -> _ImageQuery:
         with decoded(image) as picture:
-            query = _ImageQuery(request.options, request.expand, self._encoder.normalise([picture])[0])
+            query = _ImageQuery(
+                request.options,
+                request.expand,
+                self._encoder.normalise([picture])[0],
+                is_shown=request.with_reconstruction,
+            )
             if request.as_is:
                 return query
             framed, done = self._encoder.frame(picture)
@@ -298,6 +315,8 @@ class Searcher:
                 else None,
                 prepared=query.prepared,
                 expanded_count=query.expand,
+                input_png=_png(query.input) if query.is_shown and query.input is not None else b"",
+                reconstruction_png=_png(self._encoder.decode(query.code[None])[0]) if query.is_shown else b"",
             )
             for query, hits in answers
         ]
@@ -336,11 +355,18 @@ class Searcher:
             if isinstance(query, _CodeQuery):
                 candidates.append([query])
             elif query.framed is None:
-                candidates.append([_CodeQuery(query.options, query.expand, *next(encoded))])
+                candidates.append([self._encoded(query, query.input, *next(encoded))])
             else:
-                framed = _CodeQuery(query.options, query.expand, *next(encoded), prepared=query.prepared)
-                candidates.append([framed, _CodeQuery(query.options, query.expand, *next(encoded))])
+                framed = self._encoded(query, query.framed, *next(encoded))
+                as_is = self._encoded(query, query.input, *next(encoded))
+                candidates.append([replace(framed, prepared=query.prepared), as_is])
         return candidates
+
+    @staticmethod
+    def _encoded(
+        query: _ImageQuery, image_input: NDArray[np.float32], code: NDArray[np.float32], error: float
+    ) -> _CodeQuery:
+        return _CodeQuery(query.options, query.expand, code, error, is_shown=query.is_shown, input=image_input)
 
     def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
         codes = self._encoder.encode(inputs)
@@ -356,6 +382,10 @@ def _nearer(answers: Sequence[_Answer]) -> _Answer:
     if not framed[1] or as_is[1][0].distance < _AS_IS_FRACTION * framed[1][0].distance:
         return as_is
     return framed
+
+
+def _png(values: NDArray[np.float32]) -> bytes:
+    return images.png(images.from_input(values))
 
 
 def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:

@@ -33,6 +33,6 @@ demo.png shows the query beside its hits. Next, activate the environment with `.
   encoder-service search mnist/test/0          search with another image that is not in the gallery
   encoder-service search mnist/train/0         find images similar to a stored image
   ingest list                                  list the galleries
-  encoder-service serve                        start the service, for clients in any language
+  encoder-service serve --http-port 8080       start the service, and draw a digit at http://127.0.0.1:8080/
   make test                                    run the tests
 END

@@ -5,7 +5,8 @@ import re
 import reprlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,8 @@ class GallerySpec:
         sources: Names of the sources loaded into it, such as "mnist/train".
         count: Number of its images when it was last published.
         calibration: Its typical errors and distances; None if they have not been measured.
+        published_at: Time of the last publication, in UTC as in RFC 3339, such as "2026-11-26T09:30:00Z"; empty if
+            unknown. Comparisons ignore it.
 
     Raises:
         InvalidQueryError: `name` is not a valid gallery name, or `profile` is not the name of a profile.
@@ -117,6 +120,7 @@ class GallerySpec:
     sources: tuple[str, ...] = ()
     count: int = 0
     calibration: Calibration | None = None
+    published_at: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -170,6 +174,11 @@ class GallerySpec:
                 f"--encoder {encoder} --rebuild`"
                 + (f", or run with `--encoder {self.encoder}`" if encoder != self.encoder else "")
             )
+
+    def published(self, count: int, calibration: Calibration | None) -> "GallerySpec":
+        """Return this spec as it is published now, with the number of its images and its typical values."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return replace(self, count=count, calibration=calibration, published_at=now)
 
     def extended_by(self, other: "GallerySpec") -> "GallerySpec":
         """Return this spec with the sources of `other` added.

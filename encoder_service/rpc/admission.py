@@ -88,7 +88,7 @@ class Admission(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Admit a call to its pool, or reject it. This must be fast, because a single thread runs it for all calls."""
+        """Admit a call to its pool, or reject it. This must be fast: a single thread runs it for all gRPC calls."""
         self.delayed.run_due()
         method = str(details.method)
         pool = self._pools.get(method)
@@ -141,7 +141,7 @@ class _Refusals:
         self._lines = self._omitted = 0
 
     def log(self, method: str, peer: str, status: str, request_id: str) -> None:
-        """Log a rejected call. Not thread-safe: only gRPC's polling thread calls this."""
+        """Log a rejected call. gRPC's and HTTP's threads call this. A race between them loses a few lines at most."""
         second = int(time.monotonic())
         if second != self._second:
             if self._omitted:

@@ -100,6 +100,22 @@ class Config:
         default=LIMITS.max_concurrent_stream_count,
         metadata=_setting("MAX_STREAMS", "Maximum concurrent streams; further streams are rejected.", 1, 1000),
     )
+    http_port: int | None = field(
+        default=None,
+        metadata=_setting(
+            "HTTP_PORT",
+            "Port on --host for the search page and for JSON over HTTP. Default: no HTTP. 0 picks a free port.",
+            0,
+            65535,
+        ),
+    )
+    http_origin: str | None = field(
+        default=None,
+        metadata=_setting(
+            "HTTP_ORIGIN",
+            "Origin of another web page whose scripts may call the service, such as https://example.org (CORS).",
+        ),
+    )
     metrics_host: str = field(
         default="127.0.0.1", metadata=_setting("METRICS_HOST", "Address to listen on for Prometheus.")
     )
@@ -128,6 +144,8 @@ class Config:
             raise InvalidInputError("expected both of --tls-cert-file and --tls-key-file, got one")
         if self.tls_client_ca_file and not self.tls_cert_file:
             raise InvalidInputError("--tls-client-ca-file: expected --tls-cert-file and --tls-key-file with it")
+        if self.http_port is not None and self.host.startswith("unix:"):
+            raise InvalidInputError(f"--http-port: expected --host to be a name or an address, got {self.host}")
         authenticates = self.tokens_file or self.tls_client_ca_file
         if not (is_local(self.host) or self.insecure or (self.tls_cert_file and authenticates)):
             raise InvalidInputError(

@@ -61,8 +61,6 @@ _MAX_HEALTH_WAITING = 64
 # Seconds between checks for calls that have waited too long.
 _SWEEP_S = 0.01
 
-_HEALTH = "/grpc.health.v1.Health"
-
 _current = threading.local()
 
 
@@ -77,10 +75,12 @@ class Call:
         size: Bytes of the call's request. Once the answer is computed, bytes of the answer.
     """
 
-    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
-        """Begin to wait for the request. gRPC's own call object is taken from the arguments of `Pool.submit`."""
-        self.method = method
-        self._core = next(argument.call for argument in arguments if hasattr(argument, "call_details"))
+    def __init__(self, arguments: Iterable[Any]) -> None:
+        """Begin to wait for the request. gRPC's own call object is among the arguments of `Pool.submit`."""
+        event = next(argument for argument in arguments if hasattr(argument, "call_details"))
+        method = event.call_details.method
+        self.method = method.decode() if isinstance(method, bytes) else str(method)
+        self._core = event.call
         self.begun = time.monotonic()
         self.waiting_since: float | None = self.begun
         self.has_arrived = False
@@ -109,10 +109,10 @@ class Stream(Call):
         reads: Whether the stream's RPC only reads. False if the RPC modifies galleries.
     """
 
-    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
+    def __init__(self, arguments: Iterable[Any]) -> None:
         """Begin to wait for the first request."""
-        super().__init__(method, arguments)
-        self.reads = method in READING_RPCS
+        super().__init__(arguments)
+        self.reads = self.method in READING_RPCS
         self._sizes: deque[int] = deque()  # bytes of each unanswered request
         self._is_sending = False
 
@@ -157,7 +157,6 @@ class Pool(ThreadPoolExecutor):
         """Begin without calls."""
         super().__init__(max_threads, thread_name_prefix=kind)
         self.kind = kind
-        self._method = ""
         self._lock = threading.Lock()
         self._calls: dict[Call, None] = {}  # calls that have a thread, oldest first
 
@@ -167,20 +166,16 @@ class Pool(ThreadPoolExecutor):
         return len(self._calls)
 
     def admits(self, method: str) -> bool:
-        """Return whether an arriving call is admitted, and note its method for `submit`.
-
-        A single thread of gRPC runs this method and `submit`. So if this call is admitted, it is the next one that gRPC
-        submits.
+        """Return whether a call is admitted.
 
         Args:
             method: Full name of the RPC.
         """
-        self._method = method
         return True
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Execute a call in a thread of this pool. gRPC calls this for each admitted call."""
-        call = self._call_type(self._method, arguments)
+        """Execute a call in a thread of this pool."""
+        call = self._call_type(arguments)
         self._enter(call)
         return super().submit(self._run, call, work, *arguments, **named)
 
@@ -237,7 +232,8 @@ class CallPool(Pool):
 
     def admits(self, method: str) -> bool:
         """Count an arriving call, and return whether it is admitted."""
-        return super().admits(method) and self._detector.admits(self.in_flight)
+        with self._lock:
+            return self._detector.admits(self._in_flight())
 
     def arrived(self, call: Call, size: int) -> None:
         """Count a call as being at work, because its request has arrived.
@@ -343,7 +339,6 @@ class StreamPool(Pool):
 
     def admits(self, method: str) -> bool:
         """Return whether a new stream is admitted. If the pool is full, end an idle stream to make room."""
-        super().admits(method)
         reads = method in READING_RPCS
         with self._lock:
             if self._has_room(reads):
@@ -406,7 +401,7 @@ class HealthPool(Pool):
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
         """Execute a call in a thread, before the calls that are already waiting. If too many wait, end the oldest."""
-        self._waiting.append((Call(_HEALTH, arguments), partial(work, *arguments, **named)))
+        self._waiting.append((Call(arguments), partial(work, *arguments, **named)))
         if len(self._waiting) > _MAX_HEALTH_WAITING:
             call, _ = self._waiting.popleft()
             call.cancel("too many health calls are waiting", logging.DEBUG)

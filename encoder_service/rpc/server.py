@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import grpc
 
@@ -13,9 +13,12 @@ from encoder_service.capacity import return_memory
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
 from encoder_service.galleries import Galleries
+from encoder_service.http.app import http_app
+from encoder_service.http.handlers import Handlers
+from encoder_service.http.server import HttpServer
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
 from encoder_service.rpc.access import Tokens
-from encoder_service.rpc.addresses import joined, resolved
+from encoder_service.rpc.addresses import bare, is_local, joined, resolved
 from encoder_service.rpc.admission import Admission
 from encoder_service.rpc.calls import CallInterceptor
 from encoder_service.rpc.config import Config
@@ -26,7 +29,7 @@ from encoder_service.rpc.pools import CallPool, Pool, StreamPool, Sweeper
 from encoder_service.rpc.reflection import reflection_handlers
 from encoder_service.rpc.servicers import EncoderServicer, GalleryServicer, SearchServicer
 from encoder_service.rpc.signals import EndingSignals
-from encoder_service.rpc.tls import server_credentials
+from encoder_service.rpc.tls import http_tls, server_credentials
 from encoder_service.rpc.traces import Traces
 from encoder_service.v1 import (
     encoder_pb2,
@@ -60,6 +63,9 @@ _LOOKAHEAD_BYTES = 256 * 1024
 _REJECTING_S = 0.5
 # Seconds between checks, at shutdown, whether the calls in flight have finished.
 _POLL_S = 0.02
+# Names by which a browser on this machine addresses a service without tokens. Under any other name, a web page could
+# make the browser send requests here, by pointing the name of its own server at this machine.
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _ANY_PORT = Config(port=0)
 _OPTIONS = (
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -98,7 +104,7 @@ _STORE_NAMES = ("", *SERVICES[1:])
 
 
 class Server:
-    """The gRPC server, which serves one encoder and the galleries of one store.
+    """The gRPC server, which serves one encoder and the galleries of one store; and the HTTP server, if configured.
 
         with Server(store, encoder, config) as server:
             print(server.address)
@@ -107,6 +113,7 @@ class Server:
     Attributes:
         port: The port on which the server listens.
         address: The address on which the server listens, HOST:PORT or unix:PATH.
+        http_port: The port on which the HTTP server listens. It is set only if the settings ask for HTTP.
         metrics_port: The port of the metrics. It is set by `start`, and only if the settings ask for metrics.
     """
 
@@ -139,17 +146,18 @@ class Server:
         self._pools = self._admission.pools
         pools: tuple[Pool, ...] = (*self._pools, self._health.pool)
         self._sweeper = Sweeper([*(pool.sweep for pool in pools), self._admission.delayed.run_due])
-        self._grpc = grpc.server(
-            self._health.pool,
-            interceptors=[
-                self._admission,
-                *([self._traces.interceptor] if self._traces else []),
-                CallInterceptor(_MAX_EXECUTING, calls, streams, self._metrics),
-            ],
-            options=_OPTIONS,
-        )
-        self._register()
+        interceptors = [
+            self._admission,
+            *([self._traces.interceptor] if self._traces else []),
+            CallInterceptor(_MAX_EXECUTING, calls, streams, self._metrics),
+        ]
+        self._grpc = grpc.server(self._health.pool, interceptors=interceptors, options=_OPTIONS)
+        handlers = Handlers(interceptors)
+        self._register(handlers)
         self.port = self._bind()
+        self._http = self._bind_http(handlers, config.http_port) if config.http_port is not None else None
+        if self._http:
+            self.http_port = self._http.port
         self.address = joined(config.host, self.port)
 
     def __enter__(self) -> Self:
@@ -179,6 +187,8 @@ class Server:
         self._grpc.start()
         self._encoder.warm()
         self._galleries.open_all()
+        if self._http:
+            self._http.start()
         if self._config.metrics_port is not None:
             self.metrics_port, self._stop_metrics = self._metrics.serve(
                 self._config.metrics_host, self._config.metrics_port
@@ -196,9 +206,14 @@ class Server:
         """
         self._health.enter_shutdown()
         self._health.end_watches()
-        stopped = self._grpc.stop(self._config.drain_s if grace_s is None else grace_s)
+        grace_s = self._config.drain_s if grace_s is None else grace_s
+        stopped = self._grpc.stop(grace_s)
+        if self._http:
+            self._http.stop(grace_s)
         while not stopped.wait(_POLL_S):
             self._end_idle()
+        if self._http:
+            self._http.join()
         self._admission.stop()  # waits for cancelled calls that are still executing, because they need their galleries
         self._galleries.close()
         self._health.close()
@@ -240,15 +255,15 @@ class Server:
         for pool in self._pools:
             pool.end_idle()
 
-    def _register(self) -> None:
-        """Add the three services, the health service and reflection to the gRPC server."""
-        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(
-            EncoderServicer(self._encoder, self._config.limits, self._metrics), self._grpc
-        )
-        search_pb2_grpc.add_SearchServiceServicer_to_server(SearchServicer(self._galleries, self._metrics), self._grpc)
-        gallery_pb2_grpc.add_GalleryServiceServicer_to_server(
-            GalleryServicer(self._galleries, self._metrics), self._grpc
-        )
+    def _register(self, http: Handlers) -> None:
+        """Add the services to the gRPC server and to HTTP, and health and reflection to the gRPC server."""
+        encoder = EncoderServicer(self._encoder, self._config.limits, self._metrics)
+        search = SearchServicer(self._galleries, self._metrics)
+        gallery = GalleryServicer(self._galleries, self._metrics)
+        for server in (self._grpc, cast(grpc.Server, http)):
+            encoder_pb2_grpc.add_EncoderServiceServicer_to_server(encoder, server)
+            search_pb2_grpc.add_SearchServiceServicer_to_server(search, server)
+            gallery_pb2_grpc.add_GalleryServiceServicer_to_server(gallery, server)
         reflection = reflection_handlers((*SERVICES, HEALTH_NAME))
         self._grpc.add_generic_rpc_handlers((self._health.handler(), *reflection))
 
@@ -272,6 +287,22 @@ class Server:
                     f"can't listen on {address}: choose another --port (0 for a free one), or stop the other process"
                 ) from error
         return port
+
+    def _bind_http(self, handlers: Handlers, port: int) -> HttpServer:
+        """Listen on every address that the host stands for.
+
+        Raises:
+            ServiceError: One of them can't be bound.
+        """
+        config = self._config
+        is_open = is_local(config.host) and not config.tokens_file
+        app = http_app(
+            handlers,
+            hosts=_LOCAL_NAMES if is_open else (),
+            origins=(config.http_origin,) if config.http_origin else (),
+        )
+        addresses = [bare(address) for address in resolved(config.host, port)]
+        return HttpServer(app, addresses, port, http_tls(config))
 
     def _report_ready(self, ready: bool, names: Iterable[str]) -> None:
         for name in names:

@@ -53,6 +53,42 @@ def server_credentials(config: Config) -> grpc.ServerCredentials | None:
     return grpc.dynamic_ssl_server_credentials(read(), read_if_changed, len(files) > 2)  # type: ignore[arg-type]
 
 
+def http_tls(config: Config) -> ssl.SSLContext | None:
+    """Return settings for HTTPS that follow changes of their files, None without TLS.
+
+    The files must have passed `server_credentials`.
+    """
+    if config.tls_cert_file is None or config.tls_key_file is None:
+        return None
+    certificate, key, authority = config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file
+    files = [WatchedFile(path) for path in (certificate, key, authority) if path]
+
+    def read() -> ssl.SSLContext:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for file in files:
+            file.content()  # remember its state before it is read below
+        tls.load_cert_chain(certificate, key)
+        if authority:
+            tls.load_verify_locations(authority)
+            tls.verify_mode = ssl.CERT_REQUIRED
+        return tls
+
+    current = read()
+
+    def follow(connection: ssl.SSLObject, *_: object) -> None:
+        nonlocal current
+        if any(file.has_changed() for file in files):
+            try:
+                current = read()
+            except (OSError, LookalikeError) as error:
+                _log.error("keeping the previous certificates: %s", error)
+        connection.context = current
+
+    first = current
+    first.sni_callback = follow  # called at the beginning of each handshake
+    return first
+
+
 def _try(cert_file: Path, key_file: Path, authority_file: Path | None) -> None:
     """Test the files by serving with them briefly, on a temporary port of loopback.
 

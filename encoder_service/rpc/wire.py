@@ -115,7 +115,8 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
         exact=message.exact,
         with_thumbnails=message.include_thumbnails,
     )
-    return SearchRequest(_subject_from_proto(message), options, message.as_is, message.expand)
+    subject = _subject_from_proto(message)
+    return SearchRequest(subject, options, message.as_is, message.expand, message.include_reconstruction)
 
 
 def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
@@ -151,6 +152,7 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         include_thumbnails=options.with_thumbnails,
         as_is=request.as_is,
         expand=request.expand,
+        include_reconstruction=request.with_reconstruction,
     )
     match request.subject:
         case Key():
@@ -186,6 +188,8 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
         query_percentile=result.query_percentile,
         prepared=result.prepared,
         expanded_count=result.expanded_count,
+        input_png=result.input_png,
+        reconstruction_png=result.reconstruction_png,
     )
 
 
@@ -207,6 +211,8 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
         query_percentile=_optional(message, "query_percentile"),
         prepared=message.prepared,
         expanded_count=message.expanded_count,
+        input_png=message.input_png,
+        reconstruction_png=message.reconstruction_png,
     )
 
 
@@ -266,6 +272,7 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
         code_size=spec.code_size,
         profile=spec.profile,
         sources=spec.sources,
+        published_at=spec.published_at,
     )
     if spec.calibration:
         message.calibration.errors[:] = spec.calibration.errors
@@ -288,6 +295,7 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
         version=message.version,
         profile=message.profile,
         sources=tuple(message.sources),
+        published_at=message.published_at,
         count=message.image_count,
         calibration=Calibration(tuple(calibration.errors), tuple(calibration.distances))
         if message.HasField("calibration")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Gallery(_message.Message):
-    __slots__ = ("name", "version", "image_count", "encoder", "encoder_fingerprint", "code_size", "profile", "sources", "calibration")
+    __slots__ = ("name", "version", "image_count", "encoder", "encoder_fingerprint", "code_size", "profile", "sources", "calibration", "published_at")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class Gallery(_message.Message):
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     image_count: int
@@ -27,7 +28,8 @@ class Gallery(_message.Message):
     profile: str
     sources: _containers.RepeatedScalarFieldContainer[str]
     calibration: Calibration
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., image_count: _Optional[int] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., code_size: _Optional[int] = ..., profile: _Optional[str] = ..., sources: _Optional[_Iterable[str]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ...) -> None: ...
+    published_at: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., image_count: _Optional[int] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., code_size: _Optional[int] = ..., profile: _Optional[str] = ..., sources: _Optional[_Iterable[str]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., published_at: _Optional[str] = ...) -> None: ...
 
 class Calibration(_message.Message):
     __slots__ = ("errors", "distances")

@@ -321,7 +321,7 @@ class EdgeBuild:
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
         """Make this the live version in one atomic step."""
-        spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
+        spec = self.gallery.spec.published(self.gallery.count(), calibration)
         self.gallery.publish(spec)
         with file_errors(self._place):
             _make_live(self._home, spec.version)

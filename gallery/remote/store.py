@@ -255,7 +255,7 @@ class RemoteBuild:
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
         """Record the description, and point the alias to this version."""
-        spec = replace(self.gallery.spec, count=self.gallery.count(), calibration=calibration)
+        spec = self.gallery.spec.published(self.gallery.count(), calibration)
         self._connection.update_metadata(self.gallery.collection, {_SPEC: spec.to_json()})
         self._connection.swap(spec.name, self.gallery.collection)
         (self.local_folder / _UNPUBLISHED).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -73,3 +74,19 @@ def test_a_call_and_its_stages_continue_the_caller_s_trace(
     (failed,) = [span for span in collector.spans if span.trace_id.hex() != TRACE]
     attributes = {attribute.key: attribute.value.int_value for attribute in failed.attributes}
     assert attributes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+def test_a_call_over_http_continues_the_caller_s_trace(
+    collector: Collector, store_url: str, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+    store = open_store(store_url)
+    build(store, encoder)
+    with Server(store, encoder, Config(port=0, http_port=0, traces=True)) as server:
+        url = f"http://127.0.0.1:{server.http_port}/encoder_service.v1.SearchService/Search"
+        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+        assert httpx.post(url, json={"key": "digits/train/0"}, headers=headers).status_code == 200
+        assert httpx.post(url, json={}, headers=headers).status_code == 400
+    calls = [span for span in collector.spans if span.parent_span_id.hex() == PARENT]
+    statuses = [a.value.int_value for span in calls for a in span.attributes if a.key == "rpc.grpc.status_code"]
+    assert sorted(statuses) == [grpc.StatusCode.OK.value[0], grpc.StatusCode.INVALID_ARGUMENT.value[0]]

@@ -1,8 +1,8 @@
-"""Ten times the sustainable load for a minute: `python -m tests.soak.overload`.
+"""Ten times the sustainable load for a minute: `python -m tests.soak.overload`, over HTTP with `--http`.
 
 The load comes from h2load (Debian: nghttp2-client) in an open loop: it sends at a constant rate and does not wait for
-answers. A separate caller measures latency. The sustainable rate is the highest one, in steps of 100 calls per second,
-at which no call is rejected and that caller's p99 is at most three times its p99 without load.
+answers. A separate caller over gRPC measures latency. The sustainable rate is the highest one, in steps of 100 calls
+per second, at which no call is rejected and that caller's p99 is at most three times its p99 without load.
 """
 
 import re
@@ -19,13 +19,15 @@ from statistics import median, quantiles
 
 import grpc
 import typer
+from google.protobuf import json_format
 
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
 from tests.soak.running import Running, judge, machine, pngs, serving, store
 
 _METHOD = "/encoder_service.v1.SearchService/Search"
-# Connections of h2load.
+# Connections of h2load over gRPC, and over HTTP.
 _CONNECTIONS = 4
+_HTTP_CONNECTIONS = 50
 # Step of the search for the sustainable rate, in calls per second, and the time of each step.
 _STEP = 100
 _STEP_S = 6
@@ -65,24 +67,32 @@ class Seen:
         return text
 
 
-def main(seconds: int = 60, count: int = 60_000, rate: int | None = None) -> None:
+def main(seconds: int = 60, count: int = 60_000, rate: int | None = None, http: bool = False) -> None:
     """Find the sustainable rate, unless one is given, and send ten times as much."""
     if shutil.which("h2load") is None:
         sys.exit("expected the program h2load, which makes the load, found none: install nghttp2-client")
     print(machine())
-    with store(count) as url, serving(url) as service, tempfile.TemporaryDirectory() as scratch:
-        trial = _Trial(service, Path(scratch))
+    with (
+        store(count) as url,
+        serving(url, "--http-port", "0") as service,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        trial = _Trial(service, Path(scratch), http)
         good = trial.run(seconds, rate)
     sys.exit(not good)
 
 
 class _Trial:
-    def __init__(self, service: Running, scratch: Path) -> None:
+    def __init__(self, service: Running, scratch: Path, http: bool) -> None:
         self._service = service
+        self._http = http
         self._request = search_pb2.SearchRequest(gallery="mnist", image=encoder_pb2.Image(encoded=pngs(1)[0]))
         self._body = scratch / "body"
         content = self._request.SerializeToString()
-        self._body.write_bytes(b"\0" + struct.pack(">I", len(content)) + content)  # as gRPC frames a message
+        if http:
+            self._body.write_text(json_format.MessageToJson(self._request))
+        else:
+            self._body.write_bytes(b"\0" + struct.pack(">I", len(content)) + content)  # as gRPC frames a message
         self._channel = grpc.insecure_channel(service.address)
         self._search = search_pb2_grpc.SearchServiceStub(self._channel).Search
 
@@ -126,11 +136,17 @@ class _Trial:
             rate += _STEP
 
     def _flood(self, rate: int, seconds: int) -> "subprocess.Popen[str]":
+        if self._http:  # HTTP/1.1 has one call at a time on each connection
+            connections = _HTTP_CONNECTIONS
+            form = ["--h1", "-H", "content-type: application/json", self._service.page + _METHOD[1:]]
+        else:
+            connections = _CONNECTIONS
+            form = ["-m", "1000", "-H", "content-type: application/grpc", "-H", "te: trailers"]
+            form.append(f"http://{self._service.address}{_METHOD}")
         command = [
-            *("h2load", "-D", str(seconds), "-c", str(_CONNECTIONS), "-m", "1000", "-t", "1"),
-            *("--rps", str(rate // _CONNECTIONS), "-d", str(self._body)),
-            *("-H", "content-type: application/grpc", "-H", "te: trailers"),
-            f"http://{self._service.address}{_METHOD}",
+            *("h2load", "-D", str(seconds), "-c", str(connections), "-t", "1"),
+            *("--rps", str(rate // connections), "-d", str(self._body)),
+            *form,
         ]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

@@ -28,11 +28,13 @@ class Running:
         address: HOST:PORT.
         process: The process of the service.
         store: URL of the store.
+        page: URL of its search page; empty if it has none.
     """
 
     address: str
     process: subprocess.Popen[str]
     store: str
+    page: str = ""
 
     def memory_mb(self, field: str = "VmRSS") -> float:
         """Return the memory of the service in MB; see `process_memory_mb`."""
@@ -59,8 +61,9 @@ def serving(url: str, *flags: str) -> Iterator[Running]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     address = process.stdout.readline().split()[-1]
+    page = process.stdout.readline().split()[-1] if "--http-port" in flags else ""
     try:
-        yield Running(address, process, url)
+        yield Running(address, process, url, page)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

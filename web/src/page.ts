@@ -1,0 +1,269 @@
+// The search page: the state in the address bar, the query at hand, and one search at a time.
+
+import { addressOf, readAddress, writeAddress, type State } from "./address";
+import { base64, fromUrl, toUrl } from "./base64";
+import { listGalleries, search, searchAll, ServiceError, type Gallery, type Hit, type SearchRequest } from "./contract";
+import { Drawing } from "./drawing";
+import { find } from "./elements";
+import { offerGalleries, showGalleries } from "./galleries";
+import { onPicture } from "./pictures";
+import { showExamples, showResponse } from "./results";
+import { askForToken } from "./token";
+
+// Milliseconds between attempts to reach a service that does not answer, and between looks for a first gallery.
+const RETRY_MS = 1500;
+// Milliseconds between an answer and the next search while a stroke is being drawn.
+const PAUSE_MS = 50;
+// Images that are shown before the first search.
+const EXAMPLES = 24;
+// Largest file that the service accepts.
+const MAX_FILE_BYTES = 10 * 1024 * 1024;
+
+type Query = "none" | "key" | "drawing" | "file" | "shared";
+
+let state: State = readAddress();
+let galleries: Gallery[] = [];
+let query: Query = queryOf(state);
+let file: File | null = null;
+let running: AbortController | null = null;
+let isWaiting = false; // whether the drawing has changed since the running search began
+let isNew = false; // whether the query gets a new entry in the browser's history
+let retry = 0;
+
+const drawing = new Drawing((isEnd) => {
+  setQuery("drawing");
+  if (running && !isEnd) isWaiting = true;
+  else void run();
+});
+
+function queryOf(state: State): Query {
+  return state.key ? "key" : state.picture ? "shared" : "none";
+}
+
+/** Change the query. A drawing that goes on stays the same entry in the browser's history. */
+function setQuery(kind: Query, key = ""): void {
+  isNew ||= kind !== "drawing" || query !== "drawing";
+  query = kind;
+  state = { ...state, view: "search", key, picture: "" };
+  if (kind !== "drawing") drawing.clear();
+}
+
+/** Show the state in the address bar, and let the links at the top keep it. */
+function remember(): void {
+  writeAddress(state, isNew);
+  isNew = false;
+  find<HTMLAnchorElement>("to-search").href = addressOf({ ...state, view: "search" });
+  find<HTMLAnchorElement>("to-galleries").href = addressOf({ ...state, view: "galleries" });
+}
+
+/** Load the galleries, and show what the address bar asks for. */
+async function start(): Promise<void> {
+  clearTimeout(retry);
+  try {
+    galleries = await listGalleries();
+  } catch (error) {
+    await failed(error, start);
+    return;
+  }
+  showError("");
+  await show();
+}
+
+async function show(): Promise<void> {
+  const isEmpty = galleries.length === 0;
+  state.gallery ||= galleries[0]?.name ?? "";
+  const isSearch = state.view === "search";
+  find("empty").hidden = !isEmpty;
+  find("search").hidden = isEmpty || !isSearch;
+  find("galleries").hidden = isEmpty || isSearch;
+  for (const [id, isCurrent] of [["to-search", isSearch], ["to-galleries", !isSearch]] as const) {
+    if (isCurrent) find(id).setAttribute("aria-current", "page");
+    else find(id).removeAttribute("aria-current");
+  }
+  document.title = isSearch ? "Lookalike" : "Galleries – Lookalike";
+  if (isEmpty) {
+    retry = window.setTimeout(() => void start(), RETRY_MS);
+    return;
+  }
+  showGalleries(galleries);
+  offerGalleries(galleries, state.gallery);
+  showControls();
+  remember();
+  if (isSearch) await run();
+}
+
+function showControls(): void {
+  const limit = find<HTMLSelectElement>("limit");
+  if (![...limit.options].some((option) => Number(option.value) === state.limit)) {
+    limit.add(new Option(String(state.limit)));
+  }
+  limit.value = String(state.limit);
+  find<HTMLInputElement>("labels").value = state.labels.join(", ");
+  find<HTMLInputElement>("max").value = state.max ? String(state.max) : "";
+  find<HTMLInputElement>("key").value = state.key;
+}
+
+/** Search for the query at hand. A search that is still running is abandoned, because its answer is out of date. */
+async function run(): Promise<void> {
+  clearTimeout(retry);
+  running?.abort();
+  isWaiting = false;
+  const control = new AbortController();
+  running = control;
+  find("hits").setAttribute("aria-busy", "true");
+  try {
+    if (query === "none") {
+      const hits = await examples(control.signal);
+      if (control.signal.aborted) return;
+      showExamples(hits, more);
+    } else {
+      const response = await search(await request(), control.signal);
+      if (control.signal.aborted) return;
+      showResponse(response, subject(), more);
+      if (response.inputPng) state.picture = toUrl(response.inputPng);
+    }
+    showError("");
+    remember();
+  } catch (error) {
+    if (control.signal.aborted) return;
+    await failed(error, run);
+  } finally {
+    if (running === control) {
+      running = null;
+      find("hits").removeAttribute("aria-busy");
+      if (isWaiting) retry = window.setTimeout(() => void run(), PAUSE_MS);
+    }
+  }
+}
+
+async function request(): Promise<SearchRequest> {
+  const { gallery, limit, labels, max } = state;
+  const common = {
+    gallery,
+    limit,
+    filter: { labels },
+    maxDistance: max,
+    includeThumbnails: true as const,
+    includeReconstruction: true,
+  };
+  if (query === "key") return { ...common, key: state.key };
+  if (query === "drawing") return { ...common, image: { encoded: drawing.png() } };
+  if (query === "file" && file) return { ...common, image: { encoded: await base64(file) } };
+  return { ...common, image: { encoded: fromUrl(state.picture) }, asIs: true };
+}
+
+/** Return images from all over the gallery: those nearest to codes in random directions. */
+async function examples(signal: AbortSignal): Promise<Hit[]> {
+  const { gallery, labels } = state;
+  const size = galleries.find(({ name }) => name === gallery)?.codeSize ?? 0;
+  const code = () => ({ values: Array.from({ length: size }, () => Math.round(Math.random() * 200 - 100) / 100) });
+  const responses = await searchAll(
+    Array.from({ length: EXAMPLES }, () => ({
+      gallery,
+      code: code(),
+      limit: 1,
+      filter: { labels },
+      includeThumbnails: true,
+    })),
+    signal,
+  );
+  const hits = responses.flatMap((response) => response.hits ?? []);
+  return [...new Map(hits.map((hit) => [hit.key, hit])).values()];
+}
+
+function subject(): string {
+  if (query === "key") return state.key;
+  if (query === "drawing") return "your drawing";
+  if (query === "file" && file) return file.name || "your picture";
+  return "this picture";
+}
+
+/** Search for more images like a stored one. */
+function more(key: string): void {
+  setQuery("key", key);
+  showControls();
+  void run();
+  find("title").focus();
+}
+
+async function failed(error: unknown, again: () => Promise<void>): Promise<void> {
+  if (error instanceof ServiceError && error.code === "unauthenticated") {
+    await askForToken();
+    await again();
+  } else if (error instanceof ServiceError && error.isTemporary) {
+    showError(`${error.message.replace(/\.?$/, ".")} Trying again …`);
+    retry = window.setTimeout(() => void again(), RETRY_MS);
+  } else {
+    showError(query === "file" && file ? `${file.name}: ${messageOf(error)}` : messageOf(error));
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function showError(message: string): void {
+  const alert = find("alert");
+  alert.hidden = !message;
+  alert.textContent = message;
+}
+
+onPicture((chosen) => {
+  if (chosen.size > MAX_FILE_BYTES) {
+    showError(`${chosen.name}: expected at most 10 MiB, got ${(chosen.size / 2 ** 20).toFixed(1)}`);
+    return;
+  }
+  file = chosen;
+  setQuery("file");
+  showControls();
+  void run();
+});
+
+find("clear").onclick = () => {
+  setQuery("none");
+  showControls();
+  void run();
+};
+
+find("by-key").onsubmit = (event) => {
+  event.preventDefault();
+  const key = find<HTMLInputElement>("key").value.trim();
+  if (key) more(key);
+};
+
+find("controls").onsubmit = (event) => event.preventDefault();
+find("controls").onchange = () => {
+  const gallery = find<HTMLSelectElement>("gallery").value;
+  const labels = find<HTMLInputElement>("labels").value.split(",").map((label) => label.trim());
+  const max = find<HTMLInputElement>("max").valueAsNumber;
+  if (gallery !== state.gallery) {
+    find("known-labels").replaceChildren();
+    if (query === "key") setQuery("none"); // the other gallery has other keys
+  }
+  state = {
+    ...state,
+    gallery,
+    limit: Number(find<HTMLSelectElement>("limit").value),
+    labels: labels.filter((label) => label),
+    max: max > 0 ? max : 0,
+  };
+  showControls();
+  void run();
+};
+
+find("skip").onclick = (event) => {
+  event.preventDefault();
+  find("main").focus();
+};
+
+// Back, Forward, a link of this page, or an address that somebody has pasted
+window.addEventListener("popstate", () => {
+  state = readAddress();
+  query = queryOf(state);
+  file = null;
+  isNew = false;
+  drawing.clear();
+  void start();
+});
+
+void start();
