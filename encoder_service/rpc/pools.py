@@ -58,6 +58,8 @@ _MAX_SLOW_HEALTH = 1
 _HEALTH_THREADS = _MAX_SLOW_HEALTH + 1
 # Maximum health calls that wait for one of the `_HEALTH_THREADS`.
 _MAX_HEALTH_WAITING = 64
+# Name of health calls in log lines.
+_HEALTH = "/grpc.health.v1.Health"
 # Seconds between checks for calls that have waited too long.
 _SWEEP_S = 0.01
 
@@ -75,12 +77,10 @@ class Call:
         size: Bytes of the call's request. Once the answer is computed, bytes of the answer.
     """
 
-    def __init__(self, arguments: Iterable[Any]) -> None:
-        """Begin to wait for the request. gRPC's own call object is among the arguments of `Pool.submit`."""
-        event = next(argument for argument in arguments if hasattr(argument, "call_details"))
-        method = event.call_details.method
-        self.method = method.decode() if isinstance(method, bytes) else str(method)
-        self._core = event.call
+    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
+        """Begin to wait for the request. The server's own call object is taken from the arguments of `Pool.submit`."""
+        self.method = method
+        self._core = next(argument.call for argument in arguments if hasattr(argument, "call_details"))
         self.begun = time.monotonic()
         self.waiting_since: float | None = self.begun
         self.has_arrived = False
@@ -109,10 +109,10 @@ class Stream(Call):
         reads: Whether the stream's RPC only reads. False if the RPC modifies galleries.
     """
 
-    def __init__(self, arguments: Iterable[Any]) -> None:
+    def __init__(self, method: str, arguments: Iterable[Any]) -> None:
         """Begin to wait for the first request."""
-        super().__init__(arguments)
-        self.reads = self.method in READING_RPCS
+        super().__init__(method, arguments)
+        self.reads = method in READING_RPCS
         self._sizes: deque[int] = deque()  # bytes of each unanswered request
         self._is_sending = False
 
@@ -159,6 +159,7 @@ class Pool(ThreadPoolExecutor):
         self.kind = kind
         self._lock = threading.Lock()
         self._calls: dict[Call, None] = {}  # calls that have a thread, oldest first
+        self._admitted = threading.local()
 
     @property
     def in_flight(self) -> int:
@@ -166,16 +167,20 @@ class Pool(ThreadPoolExecutor):
         return len(self._calls)
 
     def admits(self, method: str) -> bool:
-        """Return whether a call is admitted.
+        """Return whether an arriving call is admitted, and note its method for `submit`.
+
+        gRPC has one thread that runs this method and then `submit`, and so has the HTTP server. So if this call is
+        admitted, it is the next one that the same thread submits.
 
         Args:
             method: Full name of the RPC.
         """
+        self._admitted.method = method
         return True
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
-        """Execute a call in a thread of this pool."""
-        call = self._call_type(arguments)
+        """Execute a call in a thread of this pool. The server calls this for each admitted call."""
+        call = self._call_type(self._admitted.method, arguments)
         self._enter(call)
         return super().submit(self._run, call, work, *arguments, **named)
 
@@ -232,6 +237,7 @@ class CallPool(Pool):
 
     def admits(self, method: str) -> bool:
         """Count an arriving call, and return whether it is admitted."""
+        super().admits(method)
         with self._lock:
             return self._detector.admits(self._in_flight())
 
@@ -339,6 +345,7 @@ class StreamPool(Pool):
 
     def admits(self, method: str) -> bool:
         """Return whether a new stream is admitted. If the pool is full, end an idle stream to make room."""
+        super().admits(method)
         reads = method in READING_RPCS
         with self._lock:
             if self._has_room(reads):
@@ -401,7 +408,7 @@ class HealthPool(Pool):
 
     def submit(self, work: Callable[..., T], /, *arguments: Any, **named: Any) -> "Future[T]":
         """Execute a call in a thread, before the calls that are already waiting. If too many wait, end the oldest."""
-        self._waiting.append((Call(arguments), partial(work, *arguments, **named)))
+        self._waiting.append((Call(_HEALTH, arguments), partial(work, *arguments, **named)))
         if len(self._waiting) > _MAX_HEALTH_WAITING:
             call, _ = self._waiting.popleft()
             call.cancel("too many health calls are waiting", logging.DEBUG)
