@@ -13,27 +13,33 @@ import numpy as np
 from gallery.errors import EncoderMismatchError, InvalidQueryError, StoreDamagedError
 from gallery.formats import FORMAT_KEY, check_format
 from gallery.profiles import DEFAULT_PROFILE, find_profile
+from gallery.types import Relation
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Minimum of each integer field in a spec's JSON object.
 _LEAST = {"code_size": 1, "version": 0, "count": 0}
 _QUANTILES = 101
+# Images are similar up to this percentile of the distances between nearest neighbours.
+_SIMILAR_PERCENTILE = 99
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Typical errors and distances of a gallery's own images, with which those of a query can be compared.
 
-    Each is given by the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
+    Errors and distances are given by the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
 
     Attributes:
         errors: 101 quantiles of the mean squared error between an image and its reconstruction.
         distances: 101 quantiles of the distance from an image to its nearest neighbour.
+        same_distance: Largest distance between two codes of the same picture, 0 or more, as measured with slightly
+            altered copies of some images; None for a gallery of an earlier release, which did not measure it.
     """
 
     errors: tuple[float, ...]
     distances: tuple[float, ...]
+    same_distance: float | None = None
 
     @classmethod
     def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
@@ -44,7 +50,8 @@ class Calibration:
             distances: Distances from some images of the gallery to their nearest neighbours.
         """
         steps = np.linspace(0, 1, _QUANTILES)
-        return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
+        quantiles = [tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)]
+        return cls(quantiles[0], quantiles[1])
 
     def error_percentile(self, error: float) -> float:
         """Return the percentage of the gallery's images with a smaller reconstruction error, 0 to 100."""
@@ -53,6 +60,21 @@ class Calibration:
     def distance_percentile(self, distance: float) -> float:
         """Return the percentage of the gallery's images whose nearest neighbour is nearer, 0 to 100."""
         return _percentile(distance, self.distances)
+
+    def relation(self, distance: float) -> Relation | None:
+        """Return the relation of two images, judged by the distance of their codes.
+
+        Up to `same_distance` they are the same picture, and up to the 99th percentile of the distances between nearest
+        neighbours they are similar.
+
+        Returns:
+            The relation; None if `same_distance` is None.
+        """
+        if self.same_distance is None:
+            return None
+        if distance <= self.same_distance:
+            return Relation.SAME
+        return Relation.SIMILAR if distance <= self.distances[_SIMILAR_PERCENTILE] else Relation.UNRELATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +210,7 @@ def _checked(name: str, value: Any) -> Any:
         KeyError, TypeError, ValueError: The field can't have this value.
     """
     if name == "calibration":
-        return value if value is None else Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]))
+        return value if value is None else _calibration(value)
     if name == "sources":
         if not (isinstance(value, list | tuple) and all(isinstance(source, str) for source in value)):
             raise TypeError(f"sources: expected names, got {reprlib.repr(value)}")
@@ -199,6 +221,13 @@ def _checked(name: str, value: Any) -> Any:
     elif not isinstance(value, str):
         raise TypeError(f"{name}: expected a text, got {reprlib.repr(value)}")
     return value
+
+
+def _calibration(value: Any) -> Calibration:
+    same = value.get("same_distance")
+    if same is not None and not (math.isfinite(same) and same >= 0):
+        raise ValueError(f"same_distance: expected a finite number of 0 or more, got {reprlib.repr(same)}")
+    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), same)
 
 
 def _quantiles(values: Any) -> tuple[float, ...]:

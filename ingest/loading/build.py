@@ -155,7 +155,7 @@ def load_and_publish(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
             # a ledger that `match` has filled has no errors; then keep the gallery's calibration
-            calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
+            calibration = calibrate(ledger.errors(), build.gallery, encoder) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
         # a service may have added images to the replaced version until it was replaced
