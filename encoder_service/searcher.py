@@ -359,7 +359,7 @@ def _nearer(answers: Sequence[_Answer]) -> _Answer:
 
 
 def _judged(hit: Hit, calibration: Calibration) -> Hit:
-    """Return the hit with its relation and the percentile of its distance, which is 0 if the hit is the query itself."""
+    """Return the hit with its relation and its percentile, which is 0 if the hit is the query itself."""
     is_exact = hit.distance <= EXACT_DISTANCE
     return replace(
         hit,

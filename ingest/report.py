@@ -40,7 +40,8 @@ def html(spec: GallerySpec, evaluation: Evaluation) -> str:
     return _page(
         title,
         f"""<p>{figures["query_count"]:,} queries against {figures["gallery_count"]:,} images, encoder
-{escape(spec.encoder)}. The precisions come from exact search, so they measure the encoder. The recall measures the index.</p>
+{escape(spec.encoder)}. The precisions come from exact search, so they measure the encoder. The recall measures the
+index.</p>
 {_table(rows)}
 <h2>precision@5 by label</h2>
 {_table(labels)}
