@@ -20,8 +20,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Minimum of each integer field in a spec's JSON object.
 _LEAST = {"code_size": 1, "version": 0, "count": 0}
 _QUANTILES = 101
-# Images are similar up to this percentile of the distances between nearest neighbours.
-_SIMILAR_PERCENTILE = 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +32,15 @@ class Calibration:
         errors: 101 quantiles of the mean squared error between an image and its reconstruction.
         distances: 101 quantiles of the distance from an image to its nearest neighbour.
         same_distance: Largest distance between two codes of the same picture, 0 or more, as measured with slightly
-            altered copies of some images; None for a gallery of an earlier release, which did not measure it.
+            altered copies of some images; None if it has not been measured, as in galleries of earlier releases.
+        similar_distance: Largest distance between two codes of similar images, 0 or more: 99 % of the images have their
+            five nearest neighbours within it. None if it has not been measured.
     """
 
     errors: tuple[float, ...]
     distances: tuple[float, ...]
     same_distance: float | None = None
+    similar_distance: float | None = None
 
     @classmethod
     def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
@@ -62,19 +63,12 @@ class Calibration:
         return _percentile(distance, self.distances)
 
     def relation(self, distance: float) -> Relation | None:
-        """Return the relation of two images, judged by the distance of their codes.
-
-        Up to `same_distance` they are the same picture, and up to the 99th percentile of the distances between nearest
-        neighbours they are similar.
-
-        Returns:
-            The relation; None if `same_distance` is None.
-        """
-        if self.same_distance is None:
+        """Return the relation of two images, judged by the distance of their codes; None if it can't be judged."""
+        if self.same_distance is None or self.similar_distance is None:
             return None
         if distance <= self.same_distance:
             return Relation.SAME
-        return Relation.SIMILAR if distance <= self.distances[_SIMILAR_PERCENTILE] else Relation.UNRELATED
+        return Relation.SIMILAR if distance <= self.similar_distance else Relation.UNRELATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +218,10 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _calibration(value: Any) -> Calibration:
-    same = value.get("same_distance")
-    if same is not None and not (math.isfinite(same) and same >= 0):
-        raise ValueError(f"same_distance: expected a finite number of 0 or more, got {reprlib.repr(same)}")
-    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), same)
+    cuts = [value.get(name) for name in ("same_distance", "similar_distance")]
+    if any(cut is not None and not (math.isfinite(cut) and cut >= 0) for cut in cuts):
+        raise ValueError(f"calibration: expected distances that are finite and 0 or more, got {cuts}")
+    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), *cuts)
 
 
 def _quantiles(values: Any) -> tuple[float, ...]:

@@ -48,9 +48,9 @@ class Relation(StrEnum):
     SAME = "same"
     """The same picture, perhaps compressed, scaled or slightly cropped."""
     SIMILAR = "similar"
-    """Another picture, as similar as the gallery's own images are to their nearest neighbours."""
+    """Another picture, no farther away than the gallery's own images are from their five nearest neighbours."""
     UNRELATED = "unrelated"
-    """Farther away than nearly all of the gallery's own images are from their nearest neighbours."""
+    """Farther away than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ class Hit:
         thumbnail_png: A small PNG of the image; empty unless the query asked for thumbnails.
         distance_percentile: Percentage of the gallery's own images whose nearest neighbour is nearer than this hit,
             0 to 100; None if the gallery has no `Calibration`.
-        relation: Whether the hit is the same picture, similar or unrelated; None if the gallery has no cut for the same
-            picture.
+        relation: Whether the hit is the same picture, similar or unrelated; None if the gallery's calibration lacks the
+            distances to judge it by.
         code: (code_size,) float32; None unless the query asked for codes. Hits that differ in it alone are equal.
     """
 

@@ -55,7 +55,7 @@ def duplicates_html(gallery: Gallery, within: float, groups: Sequence[Group], li
 
     Args:
         gallery: The gallery, which has the thumbnails.
-        within: Largest distance of a pair.
+        within: Largest distance to the first image of a group.
         groups: All groups, the largest first.
         limit: Number of groups to show.
     """
@@ -64,8 +64,8 @@ def duplicates_html(gallery: Gallery, within: float, groups: Sequence[Group], li
     return _page(
         f"Duplicates in gallery {escape(spec.name)} v{spec.version}",
         f"""<p>{sum(map(len, groups)):,} of {gallery.count():,} images are in {len(groups):,} groups.{shown}
-Below each image are its key and its distance to the nearest other image of its group, which is at most
-{within:.3f}.</p>
+Each image is at most {within:.3f} away from the first one of its group. Below it are its key, its label and this
+distance.</p>
 {"".join(_group(gallery, group) for group in groups[:limit])}""",
     )
 

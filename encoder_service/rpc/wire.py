@@ -287,8 +287,9 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
     if spec.calibration:
         message.calibration.errors[:] = spec.calibration.errors
         message.calibration.distances[:] = spec.calibration.distances
-        if spec.calibration.same_distance is not None:
-            message.calibration.same_distance = spec.calibration.same_distance
+        for name in ("same_distance", "similar_distance"):
+            if (distance := getattr(spec.calibration, name)) is not None:
+                setattr(message.calibration, name, distance)
     return message
 
 
@@ -309,7 +310,10 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
         sources=tuple(message.sources),
         count=message.image_count,
         calibration=Calibration(
-            tuple(calibration.errors), tuple(calibration.distances), _optional(calibration, "same_distance")
+            tuple(calibration.errors),
+            tuple(calibration.distances),
+            _optional(calibration, "same_distance"),
+            _optional(calibration, "similar_distance"),
         )
         if message.HasField("calibration")
         else None,

@@ -102,5 +102,5 @@ def _print_groups(spec: GallerySpec, within: float, groups: Sequence["Group"], l
     images, noun = sum(map(len, groups)), "group" if len(groups) == 1 else "groups"
     console.print(
         f"{spec.name} v{spec.version}: {images:,} of {spec.count:,} images in {len(groups):,} {noun}, "
-        f"each at most {within:.3f} from another"
+        f"each at most {within:.3f} from its first"
     )

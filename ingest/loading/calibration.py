@@ -20,8 +20,15 @@ _BATCH_COUNT = 1024
 _SAMPLE_COUNT = 5 * _BATCH_COUNT
 # Images that are altered and encoded again, five times each. This takes about 0.1 s with the shipped encoders.
 _ALTERED_COUNT = 128
-# Share of the altered copies that the cut for the same picture may include at most. The rest are altered too much.
-_COPIES_SHARE = 0.95
+# Share of the images whose five nearest neighbours are similar.
+_SIMILAR_SHARE = 0.99
+# Smallest and largest share of the copies that the cut for the same picture may include. Some copies of digits are
+# farther away than other digits.
+_COPIES_SHARES = 0.25, 0.95
+# Copies that are given up to exclude one nearest neighbour. With more, the duplicates in a gallery would hide
+# themselves: with 5, the copies of a quarter of the images are no longer found. With 1, more of MNIST's digits are the
+# same as another one.
+_NEIGHBOUR_COST = 2
 
 
 def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Calibration | None:
@@ -29,38 +36,47 @@ def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Ca
 
     Args:
         errors: Reconstruction errors of a sample of its images, mean squared, 0 or more.
-        gallery: The gallery, with its index built. The nearest neighbours of a sample of its images are searched for.
+        gallery: The gallery, with its index built. A sample of its images is searched for.
         encoder: The encoder that made the gallery's codes. It encodes altered copies of a few thumbnails.
 
     Returns:
         The calibration; None if `errors` is empty or the gallery has fewer than two images.
     """
-    distances: list[float] = []
+    nearest: list[float] = []
+    farthest: list[float] = []
     copies: list[float] = []
     for sample in islice(gallery.scroll(_BATCH_COUNT), _SAMPLE_COUNT // _BATCH_COUNT):
-        queries = [Query(entry.code, SearchOptions(limit=1, exclude_keys=(entry.key,))) for entry in sample]
-        distances += [hits[0].distance for hits in gallery.search_batch(queries) if hits]
+        queries = [Query(entry.code, SearchOptions(exclude_keys=(entry.key,))) for entry in sample]
+        for hits in filter(None, gallery.search_batch(queries)):
+            nearest.append(hits[0].distance)
+            farthest.append(hits[-1].distance)
         copies = copies or _copy_distances(sample[:_ALTERED_COUNT], encoder)
-    if not (errors and distances):
+    if not (errors and nearest):
         return None
-    calibration = Calibration.from_samples(errors, distances)
-    return replace(calibration, same_distance=_same_distance(copies, calibration)) if copies else calibration
+    calibration = Calibration.from_samples(errors, nearest)
+    if not copies:
+        return calibration
+    same = _same_distance(copies, calibration)
+    similar = max(same, float(np.quantile(farthest, _SIMILAR_SHARE)))
+    return replace(calibration, same_distance=same, similar_distance=similar)
 
 
 def _same_distance(copies: Sequence[float], calibration: Calibration) -> float:
-    """Return the distance that best tells altered copies of an image from the image's nearest neighbour.
+    """Return the cut that tells altered copies of an image from the image's nearest neighbour.
 
-    At this distance, the share of copies within it exceeds the share of nearest neighbours within it by the most
-    (Youden's index). It includes at most 95 % of the copies. Duplicates in the gallery add to both shares alike, so
-    they do not move the cut.
+    Of the cuts that include 25 to 95 % of the copies, the best has the largest share of copies within it, less twice
+    the share of images whose nearest neighbour is within it. Identical images in the gallery are within all cuts, so
+    they make no difference. The lower bound keeps a gallery of many near duplicates from having no cut at all.
 
     Args:
         copies: Distances between images and their altered copies, at least one.
-        calibration: Knows the distances between the gallery's images and their nearest neighbours.
+        calibration: Has the distances between the gallery's images and their nearest neighbours.
     """
-    cuts = np.quantile(copies, np.linspace(0, _COPIES_SHARE, round(100 * _COPIES_SHARE) + 1))
-    excess = [percent - calibration.distance_percentile(cut) for percent, cut in enumerate(cuts)]
-    return max(EXACT_DISTANCE, float(cuts[np.argmax(excess)]))
+    shares = np.linspace(*_COPIES_SHARES, 71)
+    cuts = np.quantile(copies, shares)
+    neighbours = [calibration.distance_percentile(cut) / 100 for cut in cuts]
+    best = cuts[np.argmax(shares - _NEIGHBOUR_COST * np.array(neighbours))]
+    return max(EXACT_DISTANCE, float(best))
 
 
 def _copy_distances(entries: Sequence[Entry], encoder: Encoder) -> list[float]:
