@@ -12,7 +12,6 @@ from encoder_service import terminal
 from encoder_service.terminal import JsonOption, StoreOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError
-from gallery.types import MAX_DISTANCE
 from ingest.cli.galleries import GalleryArgument
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ def duplicates(
         float | None,
         typer.Option(
             min=0,
-            max=MAX_DISTANCE,
             metavar="DISTANCE",
             help="Largest distance between two codes of the same picture. Default: as measured for the gallery.",
         ),
@@ -83,7 +81,6 @@ def _print_groups(spec: GallerySpec, within: float, groups: Sequence["Group"], l
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(markup=False, highlight=False)
     if groups:
         table = Table("group", "key", "distance")
         table.columns[0].justify = table.columns[2].justify = "right"
@@ -96,11 +93,11 @@ def _print_groups(spec: GallerySpec, within: float, groups: Sequence["Group"], l
                     f"{image.distance:.3f}",
                     end_section=is_last,
                 )
-        console.print(table)
+        Console(markup=False, highlight=False).print(table)
     if len(groups) > limit:
-        console.print(f"{limit:,} of {len(groups):,} groups shown: --limit {len(groups)} shows all")
+        print(f"{limit:,} of {len(groups):,} groups shown: --limit {len(groups)} shows all")
     images, noun = sum(map(len, groups)), "group" if len(groups) == 1 else "groups"
-    console.print(
+    print(
         f"{spec.name} v{spec.version}: {images:,} of {spec.count:,} images in {len(groups):,} {noun}, "
-        f"each at most {within:.3f} from its first"
+        f"distances of at most {within:.3f}"
     )
