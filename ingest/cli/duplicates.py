@@ -58,8 +58,8 @@ def duplicates(
 def _measured(spec: GallerySpec) -> float:
     if spec.calibration is None or spec.calibration.same_distance is None:
         raise InvalidInputError(
-            f"--within: expected a distance, because gallery '{spec.name}' has no measured one: name a distance, or load "
-            "the gallery's source again to measure it"
+            f"--within: expected a distance, because gallery '{spec.name}' has no measured one: name a distance, or "
+            "load the gallery's source again to measure it"
         )
     return spec.calibration.same_distance
 
