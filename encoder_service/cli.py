@@ -288,6 +288,7 @@ def _as_dict(result: SearchResult) -> dict[str, object]:
                 "label": hit.label,
                 "distance": hit.distance,
                 "distance_percentile": hit.distance_percentile,
+                "relation": hit.relation,
             }
             for hit in result.hits
         ],
@@ -321,10 +322,11 @@ def _print_hits(result: SearchResult, query: str) -> None:
     table.add_column("label")
     table.add_column("distance", justify="right")
     table.add_column("percentile", justify="right")
+    table.add_column("relation")
     for rank, hit in enumerate(result.hits, start=1):
         percentile = "" if hit.distance_percentile is None else f"{hit.distance_percentile:.0f}"
         key, label = (Text(terminal.printable(text)) for text in (hit.key, hit.label))
-        table.add_row(str(rank), key, label, f"{hit.distance:.3f}", percentile)
+        table.add_row(str(rank), key, label, f"{hit.distance:.3f}", percentile, hit.relation)
     console = Console(markup=False)
     console.print(table)
     if result.prepared:

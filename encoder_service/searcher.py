@@ -301,7 +301,7 @@ class Searcher:
         has_images = any(isinstance(query, _ImageQuery) for query in queries)
         return [
             SearchResult(
-                hits=tuple(_with_percentile(hit, calibration) for hit in hits) if calibration else tuple(hits),
+                hits=tuple(_judged(hit, calibration) for hit in hits) if calibration else tuple(hits),
                 gallery=spec.name,
                 version=spec.version,
                 encoder=spec.encoder,
@@ -388,7 +388,11 @@ def _png(values: NDArray[np.float32]) -> bytes:
     return images.png(images.from_input(values))
 
 
-def _with_percentile(hit: Hit, calibration: Calibration) -> Hit:
-    """Return the hit with the percentile of its distance: 0 if the hit is the query itself."""
+def _judged(hit: Hit, calibration: Calibration) -> Hit:
+    """Return the hit with its relation, and with its percentile, which is 0 if the hit is the query itself."""
     is_exact = hit.distance <= EXACT_DISTANCE
-    return replace(hit, distance_percentile=0.0 if is_exact else calibration.distance_percentile(hit.distance))
+    return replace(
+        hit,
+        distance_percentile=0.0 if is_exact else calibration.distance_percentile(hit.distance),
+        relation=calibration.relation(hit.distance),
+    )

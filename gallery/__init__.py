@@ -7,7 +7,7 @@ This package depends on no other package of the project. Its error messages stil
 from gallery.base import Build, Gallery, Store
 from gallery.spec import Calibration, GallerySpec, Placement
 from gallery.store import DEFAULT_STORE, open_store
-from gallery.types import DEFAULT_LIMIT, MAX_LIMIT, Entry, Hit, Query, SearchOptions
+from gallery.types import DEFAULT_LIMIT, MAX_LIMIT, Entry, Hit, Query, Relation, SearchOptions
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -21,6 +21,7 @@ __all__ = [
     "Hit",
     "Placement",
     "Query",
+    "Relation",
     "SearchOptions",
     "Store",
     "open_store",

@@ -14,6 +14,7 @@ import numpy as np
 from gallery.errors import EncoderMismatchError, InvalidQueryError, StoreDamagedError
 from gallery.formats import FORMAT_KEY, check_format
 from gallery.profiles import DEFAULT_PROFILE, find_profile
+from gallery.types import Relation
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -26,15 +27,21 @@ _QUANTILES = 101
 class Calibration:
     """Typical reconstruction errors and neighbour distances of a gallery's images, for comparison with a query's.
 
-    Both are given as the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
+    Errors and distances are given by the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
 
     Attributes:
         errors: 101 quantiles of the mean squared error between an image and its reconstruction.
         distances: 101 quantiles of the distance from an image to its nearest neighbour.
+        same_distance: Largest distance between two codes of the same picture, 0 or more, as measured with slightly
+            altered copies of some images; None if it has not been measured, as in galleries of earlier releases.
+        similar_distance: Largest distance between two codes of similar images, 0 or more: 99 % of the images have their
+            five nearest neighbours within it. None if it has not been measured.
     """
 
     errors: tuple[float, ...]
     distances: tuple[float, ...]
+    same_distance: float | None = None
+    similar_distance: float | None = None
 
     @classmethod
     def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
@@ -45,7 +52,8 @@ class Calibration:
             distances: Distances from some images of the gallery to their nearest neighbours.
         """
         steps = np.linspace(0, 1, _QUANTILES)
-        return cls(*(tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)))
+        quantiles = [tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)]
+        return cls(quantiles[0], quantiles[1])
 
     def error_percentile(self, error: float) -> float:
         """Return the percentage of the gallery's images whose reconstruction error is below `error`, 0 to 100."""
@@ -54,6 +62,14 @@ class Calibration:
     def distance_percentile(self, distance: float) -> float:
         """Return the percentage of the gallery's images with a neighbour nearer than `distance`, 0 to 100."""
         return _percentile(distance, self.distances)
+
+    def relation(self, distance: float) -> Relation | None:
+        """Return the relation of two images, judged by the distance of their codes; None if it can't be judged."""
+        if self.same_distance is None or self.similar_distance is None:
+            return None
+        if distance <= self.same_distance:
+            return Relation.SAME
+        return Relation.SIMILAR if distance <= self.similar_distance else Relation.UNRELATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +213,7 @@ def _checked(name: str, value: Any) -> Any:
         KeyError, TypeError, ValueError: The field can't have this value.
     """
     if name == "calibration":
-        return value if value is None else Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]))
+        return value if value is None else _calibration(value)
     if name == "sources":
         if not (isinstance(value, list | tuple) and all(isinstance(source, str) for source in value)):
             raise TypeError(f"sources: expected names, got {reprlib.repr(value)}")
@@ -208,6 +224,13 @@ def _checked(name: str, value: Any) -> Any:
     elif not isinstance(value, str):
         raise TypeError(f"{name}: expected a text, got {reprlib.repr(value)}")
     return value
+
+
+def _calibration(value: Any) -> Calibration:
+    cuts = [value.get(name) for name in ("same_distance", "similar_distance")]
+    if any(cut is not None and not (math.isfinite(cut) and cut >= 0) for cut in cuts):
+        raise ValueError(f"calibration: expected distances that are finite and 0 or more, got {cuts}")
+    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), *cuts)
 
 
 def _quantiles(values: Any) -> tuple[float, ...]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,17 @@ class Entry:
     thumbnail_png: bytes = b""
 
 
+class Relation(StrEnum):
+    """Relation of a hit to the query, judged by their distance; see `Calibration.relation`."""
+
+    SAME = "same"
+    """The same picture, perhaps compressed, scaled or slightly cropped."""
+    SIMILAR = "similar"
+    """Another picture, no farther away than the gallery's own images are from their five nearest neighbours."""
+    UNRELATED = "unrelated"
+    """Farther away than that."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One search result: a stored image and its distance to the query.
@@ -52,6 +64,8 @@ class Hit:
         thumbnail_png: A small PNG of the image; empty unless the query asked for thumbnails.
         distance_percentile: Percentage of the gallery's own images whose nearest neighbour is nearer than this hit,
             0 to 100; None if the gallery has no `Calibration`.
+        relation: Whether the hit is the same picture, similar or unrelated; None if the gallery's calibration lacks the
+            distances to judge it by.
         code: (code_size,) float32; None unless the query asked for codes. Comparing two hits ignores their codes.
     """
 
@@ -60,6 +74,7 @@ class Hit:
     label: str = ""
     thumbnail_png: bytes = b""
     distance_percentile: float | None = None
+    relation: Relation | None = None
     code: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 

@@ -17,9 +17,14 @@ from encoder_service.limits import LIMITS, Limits
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
 from encoder_service.status import error_from_status, status_for
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
-from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, GallerySpec, Hit, SearchOptions
+from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, GallerySpec, Hit, Relation, SearchOptions
 from gallery.errors import LookalikeError
 
+_RELATIONS = {
+    search_pb2.RELATION_SAME: Relation.SAME,
+    search_pb2.RELATION_SIMILAR: Relation.SIMILAR,
+    search_pb2.RELATION_UNRELATED: Relation.UNRELATED,
+}
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
@@ -174,6 +179,7 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
                 label=hit.label,
                 thumbnail_png=hit.thumbnail_png,
                 distance_percentile=hit.distance_percentile,
+                relation=_relation_to_proto(hit.relation),
             )
             for hit in result.hits
         ],
@@ -197,7 +203,14 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
     """Convert a message to a search result."""
     return SearchResult(
         hits=tuple(
-            Hit(hit.key, hit.distance, hit.label, hit.thumbnail_png, _optional(hit, "distance_percentile"))
+            Hit(
+                hit.key,
+                hit.distance,
+                hit.label,
+                hit.thumbnail_png,
+                _optional(hit, "distance_percentile"),
+                _RELATIONS.get(hit.relation),
+            )
             for hit in message.hits
         ),
         gallery=message.gallery,
@@ -214,6 +227,10 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
         input_png=message.input_png,
         reconstruction_png=message.reconstruction_png,
     )
+
+
+def _relation_to_proto(relation: Relation | None) -> search_pb2.Relation:
+    return next((value for value, known in _RELATIONS.items() if known is relation), search_pb2.RELATION_UNSPECIFIED)
 
 
 def _optional(message: Message, field: str) -> float | None:
@@ -277,6 +294,9 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
     if spec.calibration:
         message.calibration.errors[:] = spec.calibration.errors
         message.calibration.distances[:] = spec.calibration.distances
+        for name in ("same_distance", "similar_distance"):
+            if (distance := getattr(spec.calibration, name)) is not None:
+                setattr(message.calibration, name, distance)
     return message
 
 
@@ -297,7 +317,12 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
         sources=tuple(message.sources),
         published_at=message.published_at,
         count=message.image_count,
-        calibration=Calibration(tuple(calibration.errors), tuple(calibration.distances))
+        calibration=Calibration(
+            tuple(calibration.errors),
+            tuple(calibration.distances),
+            _optional(calibration, "same_distance"),
+            _optional(calibration, "similar_distance"),
+        )
         if message.HasField("calibration")
         else None,
     )

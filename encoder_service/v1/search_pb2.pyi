@@ -1,11 +1,23 @@
 from encoder_service.v1 import encoder_pb2 as _encoder_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Relation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RELATION_UNSPECIFIED: _ClassVar[Relation]
+    RELATION_SAME: _ClassVar[Relation]
+    RELATION_SIMILAR: _ClassVar[Relation]
+    RELATION_UNRELATED: _ClassVar[Relation]
+RELATION_UNSPECIFIED: Relation
+RELATION_SAME: Relation
+RELATION_SIMILAR: Relation
+RELATION_UNRELATED: Relation
 
 class SearchRequest(_message.Message):
     __slots__ = ("gallery", "image", "code", "key", "limit", "filter", "max_distance", "exclude_keys", "exact", "include_thumbnails", "as_is", "expand", "include_reconstruction")
@@ -44,18 +56,20 @@ class Filter(_message.Message):
     def __init__(self, labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("key", "distance", "label", "thumbnail_png", "distance_percentile")
+    __slots__ = ("key", "distance", "label", "thumbnail_png", "distance_percentile", "relation")
     KEY_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_PERCENTILE_FIELD_NUMBER: _ClassVar[int]
+    RELATION_FIELD_NUMBER: _ClassVar[int]
     key: str
     distance: float
     label: str
     thumbnail_png: bytes
     distance_percentile: float
-    def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ..., distance_percentile: _Optional[float] = ...) -> None: ...
+    relation: Relation
+    def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ..., distance_percentile: _Optional[float] = ..., relation: _Optional[_Union[Relation, str]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
     __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png", "reconstruction_error", "query_percentile", "prepared", "expanded_count", "input_png", "reconstruction_png")

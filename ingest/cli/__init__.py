@@ -1,7 +1,7 @@
 """The `ingest` command."""
 
 from encoder_service import terminal
-from ingest.cli import galleries, load, plan, quality
+from ingest.cli import duplicates, galleries, load, plan, quality
 
 app = terminal.new_app("Load images into galleries and manage them.")
 
@@ -14,6 +14,7 @@ app.command("restore")(galleries.restore)
 app.command("copy")(galleries.copy_gallery)
 app.command("check")(quality.check)
 app.command("evaluate")(quality.evaluate)
+app.command("duplicates")(duplicates.duplicates)
 app.command("plan")(plan.plan)
 
 

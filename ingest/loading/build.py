@@ -157,7 +157,7 @@ def load_and_publish(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
             # if `match` has filled the ledger, it has no reconstruction errors: keep the gallery's calibration
-            calibration = calibrate(ledger.errors(), build.gallery) or build.gallery.spec.calibration
+            calibration = calibrate(ledger.errors(), build.gallery, encoder) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:
         # count again, because a service may have added images to the live version until it was replaced

@@ -62,7 +62,7 @@ def test_a_file_is_searched_without_a_service(
     }
     assert (answer["gallery"], answer["version"], answer["encoder"]) == ("digits", 1, "seed")
     assert len(answer["hits"]) == 5
-    assert set(answer["hits"][0]) == {"key", "label", "distance", "distance_percentile"}
+    assert set(answer["hits"][0]) == {"key", "label", "distance", "distance_percentile", "relation"}
 
 
 def test_stdin_is_searched_and_hits_are_printed_as_a_table(
