@@ -41,8 +41,8 @@ def html(spec: GallerySpec, evaluation: Evaluation) -> str:
     return _page(
         title,
         f"""<p>{counted(len(evaluation.answered), "query")} against {counted(evaluation.gallery_count, "image")},
-encoder {escape(spec.encoder)}. The precisions come from exact search, so they measure the encoder. The recall measures the
-index.</p>
+encoder {escape(spec.encoder)}. The precisions come from exact search, so they measure the encoder. The recall measures
+the index.</p>
 {_table(rows)}
 <h2>precision@5 by label</h2>
 {_table(labels)}
@@ -64,7 +64,7 @@ def duplicates_html(gallery: Gallery, within: float, groups: Sequence[Group], li
     shown = f" The largest {limit:,} are shown." if len(groups) > limit else ""
     return _page(
         f"Duplicates in gallery {escape(spec.name)} v{spec.version}",
-        f"""<p>{sum(map(len, groups)):,} of {gallery.count():,} images are in {len(groups):,} groups.{shown}
+        f"""<p>{sum(map(len, groups)):,} of {gallery.count():,} images are in {counted(len(groups), "group")}.{shown}
 Each image is at most {within:.3f} away from the first one of its group. Below it are its key, its label and this
 distance.</p>
 {"".join(_group(gallery, group) for group in groups[:limit])}""",
