@@ -65,7 +65,8 @@ def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArr
             if not _finds_itself(gallery, entry.code, exact=True):
                 problems.append(f"{key}: a search for its own code does not find it")
     if missed > _MISSED_SHARE * len(keys):
-        problems.append(f"the index finds only {len(keys) - missed} of {counted(len(keys), 'image')} by their own codes")
+        found = f"{len(keys) - missed} of {counted(len(keys), 'image')}"
+        problems.append(f"the index finds only {found} by their own codes")
     return problems
 
 

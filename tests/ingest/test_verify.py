@@ -1,6 +1,5 @@
 """Checks of galleries that a service has modified."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
