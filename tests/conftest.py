@@ -15,8 +15,9 @@ from gallery.remote.connection import QdrantConnection
 from tests import digits
 from tests.commands import Command, run_here, run_process
 
-# Processes inherit an ignored SIGINT, as under `nohup … &`, and would not hear the Ctrl-C that tests send them.
+# Processes inherit ignored signals. Under `nohup … &` these are SIGINT and SIGHUP, which tests send to processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Linux's file system in memory. In a container it often has 64 MB.
 MEMORY = Path("/dev/shm")
