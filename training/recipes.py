@@ -93,6 +93,7 @@ def train_and_export(
     minutes: float | None = None,
     limit: int | None = None,
     resume: bool = False,
+    quantise: bool = False,
 ) -> dict[str, Any]:
     """Train an architecture on a source and write the encoder with its model card and pictures.
 
@@ -109,6 +110,7 @@ def train_and_export(
         minutes: Train for about this many minutes at this machine's current load; None for as long as `epochs` says.
         limit: Maximum number of images to train on; None for all.
         resume: Whether to resume an interrupted training of this encoder.
+        quantise: Whether to quantise the encoder and the decoder to 8 bits; see `training.export`.
 
     Returns:
         The model card.
@@ -151,7 +153,7 @@ def train_and_export(
             "seed": seed,
             **_card(trained, held_out),
         }
-        encoder = export(trained.model, card, held_out, out, quantise=trained.recipe.contrast > 0)
+        encoder = export(trained.model, card, held_out, out, quantise=quantise)
         draw(out, encoder, trained.history, inputs(held_out[:_PICTURED]))
     written: dict[str, Any] = json.loads((out / "encoder.json").read_bytes())
     return written
