@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from encoder_service.encoder import MODELS, Encoder, load_encoder
 from encoder_service.errors import EncoderDamagedError, EncoderNotFoundError, InputShapeError
 from encoder_service.images import normalise
+from gallery import open_store
 from gallery.errors import InvalidCodeError, NewerFormatError
 from ingest.sources import Item
-from tests.digits import Digits
+from tests.commands import Command
+from tests.digits import Digits, build, png
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +61,13 @@ CANONICAL = json.loads((Path(__file__).parent / "canonical_codes.json").read_tex
 
 
 def test_every_shipped_encoder_has_canonical_codes() -> None:
-    assert sorted(CANONICAL) == sorted(card.parent.name for card in MODELS.glob("*/encoder.json"))
+    shipped = [json.loads(card.read_text())["fingerprint"] for card in MODELS.rglob("encoder.json")]
+    assert sorted(shipped) == sorted(entry["fingerprint"] for entry in CANONICAL.values())
 
 
 @pytest.mark.parametrize("name", CANONICAL)
 def test_the_shipped_encoders_still_return_their_canonical_codes(name: str, inputs: NDArray[np.float32]) -> None:
-    encoder = load_encoder(name)
+    encoder = load_encoder(name.removesuffix(" 0.1.0"), CANONICAL[name]["fingerprint"])
     assert encoder.spec.fingerprint == CANONICAL[name]["fingerprint"]
     np.testing.assert_allclose(encoder.encode(inputs[:2]), CANONICAL[name]["codes"], atol=1e-4)
 
@@ -143,3 +147,17 @@ def test_loading_encoders_writes_nothing_to_stderr_and_loses_no_line_of_another_
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stderr.split() == [str(count) for count in range(int(done.stdout))]
     assert int(done.stdout) > 10
+
+
+def test_a_gallery_that_an_earlier_release_made_is_searched_and_extended_with_its_encoder(
+    command: Command, store_url: str, queries: list[Image.Image]
+) -> None:
+    encoder = load_encoder("mnist", CANONICAL["mnist 0.1.0"]["fingerprint"])
+    assert encoder.spec.fingerprint != load_encoder("mnist").spec.fingerprint
+    build(open_store(store_url), encoder, "mnist", count=50)
+    added = command("ingest", "load", "mnist", "--limit", "60", "--gallery", "mnist", "--store", store_url)
+    assert added.returncode == 0, added.stderr
+    assert open_store(store_url).spec("mnist").fingerprint == encoder.spec.fingerprint
+    found = command("encoder-service", "search", "-", "--store", store_url, "--json", stdin=png(queries[0]))
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["hits"]
