@@ -130,7 +130,11 @@ def _million(scratch: Path, count: int) -> None:
 
 
 def _print_memory(samples: NDArray[np.float64]) -> None:
-    """Print peaks and growth of memory, from the samples of `_million`, (n, 4)."""
+    """Print how long a load took, and how much memory it used.
+
+    Args:
+        samples: One row per sample, (n, 4). The comment in `_million` describes the columns.
+    """
     has_index_build = samples[:, 2] > 0
     # the samples before the index build, that is, before the loader had a child process
     storing = samples[: has_index_build.argmax()] if has_index_build.any() else samples

@@ -89,7 +89,7 @@ class _LiveGallery(ExactGallery):
 
 
 class _Contents:
-    """The entries of one version, which all of its open galleries share."""
+    """The entries of one version of a gallery. All `ExactGallery` objects for this version share them."""
 
     def __init__(self, code_size: int) -> None:
         self.entries: dict[str, Entry] = {}

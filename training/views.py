@@ -23,7 +23,7 @@ class Views:
 
 
 def unchanged(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return each image as it is, twice."""
+    """Return the images unchanged, both as the views to encode and as the images to reconstruct."""
     return images, images
 
 

@@ -101,7 +101,8 @@ class Health:
         return _codec.serialize(_Response(status=status))
 
     def _list(self, content: bytes, context: grpc.ServicerContext) -> bytes:
-        self._name(content, context)  # List takes no name, but its request may be malformed
+        # List uses no name, but reading it also records that the request has arrived, and rejects a malformed request
+        self._name(content, context)
         statuses = {name: _Response(status=status) for name, status in self._statuses.items()}
         response: bytes = _ListResponse(statuses=statuses).SerializeToString()
         return response

@@ -51,10 +51,11 @@ _SPARE_THREADS = 8
 _MAX_HEALTH_TRANSFER_S = 1.0
 # Seconds after which a health request is slow. It usually arrives in the same packet as the call's headers.
 _SLOW_HEALTH_S = 0.02
-# Maximum health calls whose requests are slow to arrive. Each of them holds a thread and up to one message of 64 MiB,
-# twice, as gRPC copies a message that has arrived.
+# Maximum health calls whose requests are slow to arrive. Each of them holds a thread and up to 128 MiB of memory: a
+# message of up to 64 MiB, and the copy that gRPC makes of it once it has arrived.
 _MAX_SLOW_HEALTH = 1
-# Number of threads that wait for health requests to arrive: one for a slow request, and one more.
+# Number of threads that wait for health requests to arrive: one for a slow request, and one more, so that other health
+# calls are answered meanwhile.
 _HEALTH_THREADS = _MAX_SLOW_HEALTH + 1
 # Maximum health calls that wait for one of the `_HEALTH_THREADS`.
 _MAX_HEALTH_WAITING = 64

@@ -146,7 +146,7 @@ class EdgeStore:
         return modified_by_service(self._live(name))
 
     def differences(self, name: str) -> Sequence[str]:
-        """Compare the live version's files with its manifest."""
+        """Compare the live version's files with its manifest, and return one line for each difference."""
         folder = self._live(name)
         record_changes(folder)
         with file_errors(str(folder)):

@@ -61,7 +61,10 @@ class RemoteStore:
         self._connection.check()
 
     def names(self) -> Sequence[str]:
-        """Return the names of all galleries, whether or not they can be read. Other aliases are ignored."""
+        """Return the names of all galleries, whether or not they can be read.
+
+        A gallery's name is an alias of the collection of its live version. The server's other aliases are ignored.
+        """
         return sorted(name for name, collection in self._connection.aliases().items() if _version(name, collection))
 
     def list(self) -> list[GallerySpec]:
@@ -254,7 +257,7 @@ class RemoteBuild:
         self.gallery.index()
 
     def publish(self, calibration: Calibration | None = None) -> GallerySpec:
-        """Record the description, and point the alias to this version."""
+        """Save the gallery's description in the collection, and point the gallery's alias at this collection."""
         spec = self.gallery.spec.published(self.gallery.count(), calibration)
         self._connection.update_metadata(self.gallery.collection, {_SPEC: spec.to_json()})
         self._connection.swap(spec.name, self.gallery.collection)
@@ -262,7 +265,7 @@ class RemoteBuild:
         return spec
 
     def close(self) -> None:
-        """Release the loading lock."""
+        """Release the lock, so that other processes on this machine can build the gallery."""
         self._lock.close()
 
 
