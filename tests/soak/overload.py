@@ -37,7 +37,7 @@ _PAUSE_S = 0.004
 _TIMES = 10
 # Largest allowed p99 of accepted calls, as a multiple of the p99 without load.
 _MAX_SLOWDOWN = 3.0
-# The same for a flood over HTTP, which is handled in Python and takes processor time from gRPC even when it is rejected.
+# The same for a flood over HTTP. It is handled in Python, and takes processor time from gRPC even when it is rejected.
 # On two idle cores it was 14 times: 38.8 ms instead of 2.7.
 _MAX_HTTP_SLOWDOWN = 25.0
 
