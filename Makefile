@@ -12,7 +12,8 @@ help:  ## List the targets
 demo: .venv/.serve  ## Load MNIST, serve it, and find the five images most similar to a nine
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ./examples/demo.sh
 
-WORKERS := auto
+# One more than there are cores, because tests also wait.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(1 + (os.cpu_count() or 1))')
 test: .venv/.dev  ## Run the tests
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
