@@ -188,11 +188,10 @@ def load_encoder(name: str = DEFAULT_ENCODER, fingerprint: str = "") -> Encoder:
         EncoderDamagedError: A file of the encoder is missing or altered.
         NewerFormatError: A newer release of Lookalike wrote the model card.
     """
-    encoder = Encoder(_folder(name))
-    earlier = _EARLIER / fingerprint[:8]
-    if encoder.spec.fingerprint != fingerprint and (earlier / _CARD).exists():
-        return Encoder(earlier)
-    return encoder
+    folder, earlier = _folder(name), _EARLIER / fingerprint[:8]
+    if (earlier / _CARD).exists() and _read_spec(folder).fingerprint != fingerprint:
+        folder = earlier
+    return Encoder(folder)
 
 
 def _folder(name: str) -> Path:
