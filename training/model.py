@@ -72,8 +72,7 @@ def contrastive(input_shape: tuple[int, int, int]) -> Autoencoder:
         InputShapeError: The height or width is less than 16 pixels.
     """
     height, width, channels = input_shape
-    if min(height, width) < 16:
-        raise InputShapeError(f"architecture contrastive: expected inputs of at least 16 × 16, got {height} × {width}")
+    _check_size("contrastive", height, width)
     sizes = [(height, width)]
     image = layers.Input(input_shape)
     x = image
@@ -108,8 +107,7 @@ def photos(input_shape: tuple[int, int, int]) -> Autoencoder:
         InputShapeError: The height or width is less than 16 pixels.
     """
     height, width, channels = input_shape
-    if min(height, width) < 16:
-        raise InputShapeError(f"architecture photos: expected inputs of at least 16 × 16, got {height} × {width}")
+    _check_size("photos", height, width)
     image = layers.Input(input_shape)
     x = _block(32, strides=2, size=5)(image)  # (n, 32, 32, 32)
     sizes, means = [(height, width), x.shape[1:3]], []
@@ -131,6 +129,13 @@ def photos(input_shape: tuple[int, int, int]) -> Autoencoder:
     decoder = _decoder(sizes, channels)
     whole = keras.Model(image, decoder(encoder(image)), name="autoencoder")
     return Autoencoder(encoder, decoder, whole, _colours(input_shape) if channels == 3 else None)
+
+
+def _check_size(architecture: str, height: int, width: int) -> None:
+    if min(height, width) < 16:
+        raise InputShapeError(
+            f"architecture {architecture}: expected inputs of at least 16 × 16, got {height} × {width}"
+        )
 
 
 def _decoder(sizes: list[tuple[int, int]], channels: int) -> keras.Model:
