@@ -29,6 +29,7 @@ from encoder_service.v1 import (
 from encoder_service.writer import NewImage
 from gallery import GallerySpec, SearchOptions
 from gallery.errors import LookalikeError, UnavailableError
+from gallery.map import GalleryMap
 
 # Retry calls that an overloaded service rejected (RESOURCE_EXHAUSTED), or that gRPC cancelled in the service before a
 # handler ran (CANCELLED). gRPC waits as long as the service asks. If the service does not ask, gRPC waits a random
@@ -215,6 +216,17 @@ class Client:
         """
         response = self._call(self._gallery.GetGallery, gallery_pb2.GetGalleryRequest(gallery=name))
         return wire.gallery_from_proto(response.gallery)
+
+    def map(self, gallery: str = "") -> GalleryMap:
+        """Return the map of a gallery, which `ingest map` makes; an empty name stands for the service's only gallery.
+
+        Raises:
+            NotFoundError: No gallery has this name, or the gallery has no map.
+            InvalidInputError: The name is invalid, or it is empty and the service has several galleries.
+            StoreDamagedError: The map can't be read.
+        """
+        response = self._call(self._gallery.GetMap, gallery_pb2.GetMapRequest(gallery=gallery))
+        return GalleryMap.from_bytes(response.map_json_gz, f"map of gallery '{gallery}'")
 
     def add(self, images: Iterable[NewImage], gallery: str) -> Iterator[bool | LookalikeError]:
         """Add images to a gallery. Each image whose result has been yielded stays stored, even if the call fails later.

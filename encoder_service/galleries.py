@@ -13,7 +13,7 @@ from encoder_service.errors import EncoderNotFoundError, RequestError
 from encoder_service.searcher import Searcher
 from encoder_service.version_watcher import VersionWatcher
 from encoder_service.writer import GalleryWriter
-from gallery import Gallery, GallerySpec, Store
+from gallery import Entry, Gallery, GallerySpec, Store
 from gallery.deadline import check_wanted
 from gallery.errors import (
     EncoderMismatchError,
@@ -23,6 +23,7 @@ from gallery.errors import (
     StoreUnusableError,
     UnavailableError,
 )
+from gallery.map import read_map
 
 T = TypeVar("T")
 
@@ -88,6 +89,20 @@ class Galleries:
                 is_retired = gallery.is_retired
             if is_retired:
                 gallery.close()
+
+    def map(self, name: str) -> bytes:
+        """Return the content of the file with a gallery's map; see `gallery.map`.
+
+        Args:
+            name: Name of the gallery; empty for the store's only gallery.
+
+        Raises:
+            MapNotFoundError: The gallery has no map.
+            LookalikeError: `use` has failed, or the file can't be read.
+        """
+        with self.use(name) as gallery:
+            name = gallery.spec.name
+        return read_map(self._store.local_folder(name), name)
 
     def write(self, name: str, operation: Callable[[GalleryWriter], T]) -> T:
         """Modify the live version of a gallery.
@@ -328,6 +343,10 @@ class OpenGallery:
     def is_retired(self) -> bool:
         """True once a newer version has replaced this one and no call uses this one any more."""
         return self.is_replaced and not self.users
+
+    def get(self, keys: Sequence[str]) -> list[Entry]:
+        """Return the stored images with these keys, in the order of the keys. Keys without an image are left out."""
+        return [entry for entry in self._gallery.get(keys) if entry]
 
     def counted_spec(self) -> GallerySpec:
         """Return the version's spec, with its current number of images as `count`."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class SearchRequest:
         expand: Number of nearest hits whose codes are averaged with the query's, 0 to 8. The hits are then the images
             nearest to the mean. Their distances remain those to the query. 0 searches with the query's code alone.
         with_reconstruction: Whether to return the image as the encoder sees it, and as the decoder reconstructs it.
+        with_code: Whether to return the query's code.
 
     Raises:
         InvalidInputError: The subject has another type. A string is rejected, because it could be a path or a key.
@@ -54,6 +55,7 @@ class SearchRequest:
     as_is: bool = False
     expand: int = 0
     with_reconstruction: bool = False
+    with_code: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.subject, bytes | Path | Image.Image | np.ndarray | Key):
@@ -97,6 +99,8 @@ class SearchResult:
             not ask for the reconstruction.
         reconstruction_png: The image that the decoder makes of the query's code, a PNG. Empty if the request does not
             ask for it.
+        code: The query's code, (code_size,) float32; None if the request does not ask for it. Comparing two results
+            ignores it.
     """
 
     hits: tuple[Hit, ...]
@@ -113,6 +117,7 @@ class SearchResult:
     expanded_count: int = 0
     input_png: bytes = b""
     reconstruction_png: bytes = b""
+    code: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_unusual(self) -> bool:
@@ -229,7 +234,7 @@ class Searcher:
             UnavailableError: The gallery's store can't be used.
         """
         begun = time.perf_counter()
-        return self._search([self._prepare(request)], begun)[0]
+        return self._search([request], [self._prepare(request)], begun)[0]
 
     def search_batch(self, requests: Sequence[SearchRequest]) -> list[SearchResult]:
         """Answer several requests at once, in the same order.
@@ -243,7 +248,7 @@ class Searcher:
         for index, request in enumerate(requests):
             with at(f"requests[{index}]"):
                 queries.append(self._prepare(request))
-        return self._search(queries, begun)
+        return self._search(requests, queries, begun)
 
     def _prepare(self, request: SearchRequest) -> _ImageQuery | _CodeQuery:
         """Convert one request to a query. An image is reduced to the encoder's input, to free the memory of its pixels.
@@ -285,7 +290,9 @@ class Searcher:
         options = replace(options, exclude_keys=(*options.exclude_keys, key))
         return _CodeQuery(options, 0, entry.code, thumbnail_png=entry.thumbnail_png if options.with_thumbnails else b"")
 
-    def _search(self, queries: Sequence[_ImageQuery | _CodeQuery], begun: float) -> list[SearchResult]:
+    def _search(
+        self, requests: Sequence[SearchRequest], queries: Sequence[_ImageQuery | _CodeQuery], begun: float
+    ) -> list[SearchResult]:
         candidates = self._encode(queries)
         encoded_at = time.perf_counter()
         check_wanted()
@@ -317,8 +324,9 @@ class Searcher:
                 expanded_count=query.expand,
                 input_png=_png(query.input) if query.is_shown and query.input is not None else b"",
                 reconstruction_png=_png(self._encoder.decode(query.code[None])[0]) if query.is_shown else b"",
+                code=query.code if request.with_code else None,
             )
-            for query, hits in answers
+            for request, (query, hits) in zip(requests, answers, strict=True)
         ]
 
     def _expand(self, answers: list[_Answer]) -> list[_Answer]:

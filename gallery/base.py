@@ -165,6 +165,17 @@ class Store(Protocol):
         """
         ...
 
+    def open_for_reading(self, name: str) -> Gallery:
+        """Open a gallery's live version only to read it. This works even while a service has it open.
+
+        Raises:
+            GalleryNotFoundError: No gallery has this name.
+            StoreDamagedError: The version's files are missing or unreadable.
+            StoreLockedError: Another process is modifying the gallery, or a service has modified it since it started,
+                and the store allows only one process.
+        """
+        ...
+
     def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT) -> Build:
         """Begin a new gallery, or extend the live version of an existing one.
 

@@ -7,7 +7,8 @@
     │   └── BackupError                 a backup that is incomplete or altered, or can't be made
     ├── NotFoundError                   the named thing does not exist
     │   ├── GalleryNotFoundError
-    │   └── KeyNotFoundError
+    │   ├── KeyNotFoundError
+    │   └── MapNotFoundError
     ├── EncoderMismatchError            codes of two encoders would be compared
     └── UnavailableError                something that the call needs can't be used now
         ├── TooLateError                the caller's deadline has passed, or the caller has gone
@@ -95,6 +96,10 @@ class GalleryNotFoundError(NotFoundError):
 
 class KeyNotFoundError(NotFoundError):
     """The gallery has no image with this key."""
+
+
+class MapNotFoundError(NotFoundError):
+    """The gallery has no map."""
 
 
 class EncoderMismatchError(LookalikeError):

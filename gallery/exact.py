@@ -211,6 +211,10 @@ class ExactStore:
         """Open a gallery."""
         return _LiveGallery(*self._find(name))
 
+    def open_for_reading(self, name: str) -> ExactGallery:
+        """Open a gallery; see `open`."""
+        return self.open(name)
+
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
     ) -> ExactBuild:

@@ -157,6 +157,18 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         with self._galleries.use(request.gallery) as gallery:
             return gallery_pb2.GetGalleryResponse(gallery=wire.gallery_to_proto(gallery.counted_spec()))
 
+    def GetImages(
+        self, request: gallery_pb2.GetImagesRequest, context: grpc.ServicerContext
+    ) -> gallery_pb2.GetImagesResponse:
+        """Return stored images by key."""
+        keys = wire.check_keys(request.keys)
+        with self._galleries.use(request.gallery) as gallery:
+            return gallery_pb2.GetImagesResponse(images=map(wire.stored_image_to_proto, gallery.get(keys)))
+
+    def GetMap(self, request: gallery_pb2.GetMapRequest, context: grpc.ServicerContext) -> gallery_pb2.GetMapResponse:
+        """Return the map of a gallery."""
+        return gallery_pb2.GetMapResponse(map_json_gz=self._galleries.map(request.gallery))
+
     def AddImages(
         self, request_iterator: Iterator[gallery_pb2.AddImagesRequest], context: grpc.ServicerContext
     ) -> Iterator[gallery_pb2.AddImagesResponse]:

@@ -17,7 +17,7 @@ from encoder_service.limits import LIMITS, Limits
 from encoder_service.searcher import Key, SearchRequest, SearchResult, Subject
 from encoder_service.status import error_from_status, status_for
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
-from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, GallerySpec, Hit, Relation, SearchOptions
+from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Relation, SearchOptions
 from gallery.errors import LookalikeError
 
 _RELATIONS = {
@@ -121,7 +121,9 @@ def search_request_from_proto(message: search_pb2.SearchRequest) -> SearchReques
         with_thumbnails=message.include_thumbnails,
     )
     subject = _subject_from_proto(message)
-    return SearchRequest(subject, options, message.as_is, message.expand, message.include_reconstruction)
+    return SearchRequest(
+        subject, options, message.as_is, message.expand, message.include_reconstruction, message.include_code
+    )
 
 
 def _subject_from_proto(message: search_pb2.SearchRequest) -> Subject:
@@ -158,6 +160,7 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         as_is=request.as_is,
         expand=request.expand,
         include_reconstruction=request.with_reconstruction,
+        include_code=request.with_code,
     )
     match request.subject:
         case Key():
@@ -196,6 +199,7 @@ def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:
         expanded_count=result.expanded_count,
         input_png=result.input_png,
         reconstruction_png=result.reconstruction_png,
+        code=None if result.code is None else code_to_proto(result.code),
     )
 
 
@@ -226,6 +230,7 @@ def search_result_from_proto(message: search_pb2.SearchResponse) -> SearchResult
         expanded_count=message.expanded_count,
         input_png=message.input_png,
         reconstruction_png=message.reconstruction_png,
+        code=code_from_proto(message.code) if message.HasField("code") else None,
     )
 
 
@@ -326,6 +331,11 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
         if message.HasField("calibration")
         else None,
     )
+
+
+def stored_image_to_proto(entry: Entry) -> gallery_pb2.StoredImage:
+    """Return the message for a stored image."""
+    return gallery_pb2.StoredImage(key=entry.key, label=entry.label, thumbnail_png=entry.thumbnail_png)
 
 
 def item_error_to_proto(error: LookalikeError) -> encoder_pb2.ItemError:

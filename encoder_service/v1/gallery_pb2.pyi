@@ -65,6 +65,42 @@ class GetGalleryResponse(_message.Message):
     gallery: Gallery
     def __init__(self, gallery: _Optional[_Union[Gallery, _Mapping]] = ...) -> None: ...
 
+class GetImagesRequest(_message.Message):
+    __slots__ = ("gallery", "keys")
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, gallery: _Optional[str] = ..., keys: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetImagesResponse(_message.Message):
+    __slots__ = ("images",)
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[StoredImage]
+    def __init__(self, images: _Optional[_Iterable[_Union[StoredImage, _Mapping]]] = ...) -> None: ...
+
+class StoredImage(_message.Message):
+    __slots__ = ("key", "label", "thumbnail_png")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    THUMBNAIL_PNG_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    label: str
+    thumbnail_png: bytes
+    def __init__(self, key: _Optional[str] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ...) -> None: ...
+
+class GetMapRequest(_message.Message):
+    __slots__ = ("gallery",)
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    def __init__(self, gallery: _Optional[str] = ...) -> None: ...
+
+class GetMapResponse(_message.Message):
+    __slots__ = ("map_json_gz",)
+    MAP_JSON_GZ_FIELD_NUMBER: _ClassVar[int]
+    map_json_gz: bytes
+    def __init__(self, map_json_gz: _Optional[bytes] = ...) -> None: ...
+
 class AddImagesRequest(_message.Message):
     __slots__ = ("gallery", "key", "image", "label", "keep_stored")
     GALLERY_FIELD_NUMBER: _ClassVar[int]

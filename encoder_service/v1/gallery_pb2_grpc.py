@@ -45,6 +45,16 @@ class GalleryServiceStub:
                 request_serializer=encoder__service_dot_v1_dot_gallery__pb2.GetGalleryRequest.SerializeToString,
                 response_deserializer=encoder__service_dot_v1_dot_gallery__pb2.GetGalleryResponse.FromString,
                 _registered_method=True)
+        self.GetImages = channel.unary_unary(
+                '/encoder_service.v1.GalleryService/GetImages',
+                request_serializer=encoder__service_dot_v1_dot_gallery__pb2.GetImagesRequest.SerializeToString,
+                response_deserializer=encoder__service_dot_v1_dot_gallery__pb2.GetImagesResponse.FromString,
+                _registered_method=True)
+        self.GetMap = channel.unary_unary(
+                '/encoder_service.v1.GalleryService/GetMap',
+                request_serializer=encoder__service_dot_v1_dot_gallery__pb2.GetMapRequest.SerializeToString,
+                response_deserializer=encoder__service_dot_v1_dot_gallery__pb2.GetMapResponse.FromString,
+                _registered_method=True)
         self.AddImages = channel.stream_stream(
                 '/encoder_service.v1.GalleryService/AddImages',
                 request_serializer=encoder__service_dot_v1_dot_gallery__pb2.AddImagesRequest.SerializeToString,
@@ -70,6 +80,22 @@ class GalleryServiceServicer:
 
     def GetGallery(self, request, context):
         """Describes one gallery. NOT_FOUND: no gallery has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImages(self, request, context):
+        """Returns stored images by key.
+        INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMap(self, request, context):
+        """Returns the map of a gallery, which `ingest map` makes: a place in the plane for each image, so that similar images
+        are close together. NOT_FOUND: no gallery has this name, or the gallery has no map.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +131,16 @@ def add_GalleryServiceServicer_to_server(servicer, server):
                     servicer.GetGallery,
                     request_deserializer=encoder__service_dot_v1_dot_gallery__pb2.GetGalleryRequest.FromString,
                     response_serializer=encoder__service_dot_v1_dot_gallery__pb2.GetGalleryResponse.SerializeToString,
+            ),
+            'GetImages': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImages,
+                    request_deserializer=encoder__service_dot_v1_dot_gallery__pb2.GetImagesRequest.FromString,
+                    response_serializer=encoder__service_dot_v1_dot_gallery__pb2.GetImagesResponse.SerializeToString,
+            ),
+            'GetMap': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMap,
+                    request_deserializer=encoder__service_dot_v1_dot_gallery__pb2.GetMapRequest.FromString,
+                    response_serializer=encoder__service_dot_v1_dot_gallery__pb2.GetMapResponse.SerializeToString,
             ),
             'AddImages': grpc.stream_stream_rpc_method_handler(
                     servicer.AddImages,
@@ -172,6 +208,60 @@ class GalleryService:
             '/encoder_service.v1.GalleryService/GetGallery',
             encoder__service_dot_v1_dot_gallery__pb2.GetGalleryRequest.SerializeToString,
             encoder__service_dot_v1_dot_gallery__pb2.GetGalleryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/encoder_service.v1.GalleryService/GetImages',
+            encoder__service_dot_v1_dot_gallery__pb2.GetImagesRequest.SerializeToString,
+            encoder__service_dot_v1_dot_gallery__pb2.GetImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/encoder_service.v1.GalleryService/GetMap',
+            encoder__service_dot_v1_dot_gallery__pb2.GetMapRequest.SerializeToString,
+            encoder__service_dot_v1_dot_gallery__pb2.GetMapResponse.FromString,
             options,
             channel_credentials,
             insecure,

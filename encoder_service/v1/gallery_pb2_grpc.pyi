@@ -37,6 +37,14 @@ class GalleryServiceStub:
     """Lists the live galleries, sorted by name."""
     GetGallery: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.GetGalleryRequest, _gallery_pb2.GetGalleryResponse]
     """Describes one gallery. NOT_FOUND: no gallery has this name."""
+    GetImages: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.GetImagesRequest, _gallery_pb2.GetImagesResponse]
+    """Returns stored images by key.
+    INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
+    """
+    GetMap: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.GetMapRequest, _gallery_pb2.GetMapResponse]
+    """Returns the map of a gallery, which `ingest map` makes: a place in the plane for each image, so that similar images
+    are close together. NOT_FOUND: no gallery has this name, or the gallery has no map.
+    """
     AddImages: _grpc.StreamStreamMultiCallable[_gallery_pb2.AddImagesRequest, _gallery_pb2.AddImagesResponse]
     """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
     bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
@@ -57,6 +65,14 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     """Lists the live galleries, sorted by name."""
     GetGallery: _aio.UnaryUnaryMultiCallable[_gallery_pb2.GetGalleryRequest, _gallery_pb2.GetGalleryResponse]  # type: ignore[assignment]
     """Describes one gallery. NOT_FOUND: no gallery has this name."""
+    GetImages: _aio.UnaryUnaryMultiCallable[_gallery_pb2.GetImagesRequest, _gallery_pb2.GetImagesResponse]  # type: ignore[assignment]
+    """Returns stored images by key.
+    INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
+    """
+    GetMap: _aio.UnaryUnaryMultiCallable[_gallery_pb2.GetMapRequest, _gallery_pb2.GetMapResponse]  # type: ignore[assignment]
+    """Returns the map of a gallery, which `ingest map` makes: a place in the plane for each image, so that similar images
+    are close together. NOT_FOUND: no gallery has this name, or the gallery has no map.
+    """
     AddImages: _aio.StreamStreamMultiCallable[_gallery_pb2.AddImagesRequest, _gallery_pb2.AddImagesResponse]  # type: ignore[assignment]
     """Adds images, and acknowledges each image once it is stored. Acknowledged images survive a crash. The response to a
     bad image has an ItemError, and the stream continues. If the gallery has an image with the same key, the new image
@@ -86,6 +102,26 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gallery_pb2.GetGalleryResponse, _abc.Awaitable[_gallery_pb2.GetGalleryResponse]]:
         """Describes one gallery. NOT_FOUND: no gallery has this name."""
+
+    @_abc_1.abstractmethod
+    def GetImages(
+        self,
+        request: _gallery_pb2.GetImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gallery_pb2.GetImagesResponse, _abc.Awaitable[_gallery_pb2.GetImagesResponse]]:
+        """Returns stored images by key.
+        INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
+        """
+
+    @_abc_1.abstractmethod
+    def GetMap(
+        self,
+        request: _gallery_pb2.GetMapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gallery_pb2.GetMapResponse, _abc.Awaitable[_gallery_pb2.GetMapResponse]]:
+        """Returns the map of a gallery, which `ingest map` makes: a place in the plane for each image, so that similar images
+        are close together. NOT_FOUND: no gallery has this name, or the gallery has no map.
+        """
 
     @_abc_1.abstractmethod
     def AddImages(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from encoder_service.v1 import encoder_pb2 as encoder__service_dot_v1_dot_encoder__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65ncoder_service/v1/search.proto\x12\x12\x65ncoder_service.v1\x1a encoder_service/v1/encoder.proto\"\xdf\x02\n\rSearchRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\x12*\n\x05image\x18\x02 \x01(\x0b\x32\x19.encoder_service.v1.ImageH\x00\x12(\n\x04\x63ode\x18\x03 \x01(\x0b\x32\x18.encoder_service.v1.CodeH\x00\x12\r\n\x03key\x18\x04 \x01(\tH\x00\x12\r\n\x05limit\x18\x05 \x01(\x05\x12*\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x1a.encoder_service.v1.Filter\x12\x14\n\x0cmax_distance\x18\x07 \x01(\x02\x12\x14\n\x0c\x65xclude_keys\x18\x08 \x03(\t\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\n \x01(\x08\x12\r\n\x05\x61s_is\x18\x0b \x01(\x08\x12\x0e\n\x06\x65xpand\x18\x0c \x01(\x05\x12\x1e\n\x16include_reconstruction\x18\r \x01(\x08\x42\x07\n\x05query\"\x18\n\x06\x46ilter\x12\x0e\n\x06labels\x18\x01 \x03(\t\"\xb4\x01\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\x02\x12\r\n\x05label\x18\x03 \x01(\t\x12\x15\n\rthumbnail_png\x18\x04 \x01(\x0c\x12 \n\x13\x64istance_percentile\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12.\n\x08relation\x18\x06 \x01(\x0e\x32\x1c.encoder_service.v1.RelationB\x16\n\x14_distance_percentile\"\x9b\x03\n\x0eSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.encoder_service.v1.Hit\x12\x0f\n\x07gallery\x18\x02 \x01(\t\x12\x17\n\x0fgallery_version\x18\x03 \x01(\x03\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x04 \x01(\t\x12\x11\n\tencode_ms\x18\x05 \x01(\x01\x12\x11\n\tsearch_ms\x18\x06 \x01(\x01\x12\x0f\n\x07\x65ncoder\x18\x07 \x01(\t\x12\x1b\n\x13query_thumbnail_png\x18\x08 \x01(\x0c\x12!\n\x14reconstruction_error\x18\t \x01(\x02H\x00\x88\x01\x01\x12\x1d\n\x10query_percentile\x18\n \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x08prepared\x18\x0b \x01(\t\x12\x16\n\x0e\x65xpanded_count\x18\x0c \x01(\x05\x12\x11\n\tinput_png\x18\r \x01(\x0c\x12\x1a\n\x12reconstruction_png\x18\x0e \x01(\x0c\x42\x17\n\x15_reconstruction_errorB\x13\n\x11_query_percentile\"I\n\x12\x42\x61tchSearchRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.encoder_service.v1.SearchRequest\"L\n\x13\x42\x61tchSearchResponse\x12\x35\n\tresponses\x18\x01 \x03(\x0b\x32\".encoder_service.v1.SearchResponse*e\n\x08Relation\x12\x18\n\x14RELATION_UNSPECIFIED\x10\x00\x12\x11\n\rRELATION_SAME\x10\x01\x12\x14\n\x10RELATION_SIMILAR\x10\x02\x12\x16\n\x12RELATION_UNRELATED\x10\x03\x32\xca\x01\n\rSearchService\x12T\n\x06Search\x12!.encoder_service.v1.SearchRequest\x1a\".encoder_service.v1.SearchResponse\"\x03\x90\x02\x01\x12\x63\n\x0b\x42\x61tchSearch\x12&.encoder_service.v1.BatchSearchRequest\x1a\'.encoder_service.v1.BatchSearchResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65ncoder_service/v1/search.proto\x12\x12\x65ncoder_service.v1\x1a encoder_service/v1/encoder.proto\"\xf5\x02\n\rSearchRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\x12*\n\x05image\x18\x02 \x01(\x0b\x32\x19.encoder_service.v1.ImageH\x00\x12(\n\x04\x63ode\x18\x03 \x01(\x0b\x32\x18.encoder_service.v1.CodeH\x00\x12\r\n\x03key\x18\x04 \x01(\tH\x00\x12\r\n\x05limit\x18\x05 \x01(\x05\x12*\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x1a.encoder_service.v1.Filter\x12\x14\n\x0cmax_distance\x18\x07 \x01(\x02\x12\x14\n\x0c\x65xclude_keys\x18\x08 \x03(\t\x12\r\n\x05\x65xact\x18\t \x01(\x08\x12\x1a\n\x12include_thumbnails\x18\n \x01(\x08\x12\r\n\x05\x61s_is\x18\x0b \x01(\x08\x12\x0e\n\x06\x65xpand\x18\x0c \x01(\x05\x12\x1e\n\x16include_reconstruction\x18\r \x01(\x08\x12\x14\n\x0cinclude_code\x18\x0e \x01(\x08\x42\x07\n\x05query\"\x18\n\x06\x46ilter\x12\x0e\n\x06labels\x18\x01 \x03(\t\"\xb4\x01\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64istance\x18\x02 \x01(\x02\x12\r\n\x05label\x18\x03 \x01(\t\x12\x15\n\rthumbnail_png\x18\x04 \x01(\x0c\x12 \n\x13\x64istance_percentile\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12.\n\x08relation\x18\x06 \x01(\x0e\x32\x1c.encoder_service.v1.RelationB\x16\n\x14_distance_percentile\"\xc3\x03\n\x0eSearchResponse\x12%\n\x04hits\x18\x01 \x03(\x0b\x32\x17.encoder_service.v1.Hit\x12\x0f\n\x07gallery\x18\x02 \x01(\t\x12\x17\n\x0fgallery_version\x18\x03 \x01(\x03\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x04 \x01(\t\x12\x11\n\tencode_ms\x18\x05 \x01(\x01\x12\x11\n\tsearch_ms\x18\x06 \x01(\x01\x12\x0f\n\x07\x65ncoder\x18\x07 \x01(\t\x12\x1b\n\x13query_thumbnail_png\x18\x08 \x01(\x0c\x12!\n\x14reconstruction_error\x18\t \x01(\x02H\x00\x88\x01\x01\x12\x1d\n\x10query_percentile\x18\n \x01(\x02H\x01\x88\x01\x01\x12\x10\n\x08prepared\x18\x0b \x01(\t\x12\x16\n\x0e\x65xpanded_count\x18\x0c \x01(\x05\x12\x11\n\tinput_png\x18\r \x01(\x0c\x12\x1a\n\x12reconstruction_png\x18\x0e \x01(\x0c\x12&\n\x04\x63ode\x18\x0f \x01(\x0b\x32\x18.encoder_service.v1.CodeB\x17\n\x15_reconstruction_errorB\x13\n\x11_query_percentile\"I\n\x12\x42\x61tchSearchRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.encoder_service.v1.SearchRequest\"L\n\x13\x42\x61tchSearchResponse\x12\x35\n\tresponses\x18\x01 \x03(\x0b\x32\".encoder_service.v1.SearchResponse*e\n\x08Relation\x12\x18\n\x14RELATION_UNSPECIFIED\x10\x00\x12\x11\n\rRELATION_SAME\x10\x01\x12\x14\n\x10RELATION_SIMILAR\x10\x02\x12\x16\n\x12RELATION_UNRELATED\x10\x03\x32\xca\x01\n\rSearchService\x12T\n\x06Search\x12!.encoder_service.v1.SearchRequest\x1a\".encoder_service.v1.SearchResponse\"\x03\x90\x02\x01\x12\x63\n\x0b\x42\x61tchSearch\x12&.encoder_service.v1.BatchSearchRequest\x1a\'.encoder_service.v1.BatchSearchResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +36,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._serialized_options = b'\220\002\001'
   _globals['_SEARCHSERVICE'].methods_by_name['BatchSearch']._loaded_options = None
   _globals['_SEARCHSERVICE'].methods_by_name['BatchSearch']._serialized_options = b'\220\002\001'
-  _globals['_RELATION']._serialized_start=1219
-  _globals['_RELATION']._serialized_end=1320
+  _globals['_RELATION']._serialized_start=1281
+  _globals['_RELATION']._serialized_end=1382
   _globals['_SEARCHREQUEST']._serialized_start=90
-  _globals['_SEARCHREQUEST']._serialized_end=441
-  _globals['_FILTER']._serialized_start=443
-  _globals['_FILTER']._serialized_end=467
-  _globals['_HIT']._serialized_start=470
-  _globals['_HIT']._serialized_end=650
-  _globals['_SEARCHRESPONSE']._serialized_start=653
-  _globals['_SEARCHRESPONSE']._serialized_end=1064
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=1066
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=1139
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1141
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=1217
-  _globals['_SEARCHSERVICE']._serialized_start=1323
-  _globals['_SEARCHSERVICE']._serialized_end=1525
+  _globals['_SEARCHREQUEST']._serialized_end=463
+  _globals['_FILTER']._serialized_start=465
+  _globals['_FILTER']._serialized_end=489
+  _globals['_HIT']._serialized_start=492
+  _globals['_HIT']._serialized_end=672
+  _globals['_SEARCHRESPONSE']._serialized_start=675
+  _globals['_SEARCHRESPONSE']._serialized_end=1126
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=1128
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=1201
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=1203
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=1279
+  _globals['_SEARCHSERVICE']._serialized_start=1385
+  _globals['_SEARCHSERVICE']._serialized_end=1587
 # @@protoc_insertion_point(module_scope)

@@ -20,7 +20,7 @@ RELATION_SIMILAR: Relation
 RELATION_UNRELATED: Relation
 
 class SearchRequest(_message.Message):
-    __slots__ = ("gallery", "image", "code", "key", "limit", "filter", "max_distance", "exclude_keys", "exact", "include_thumbnails", "as_is", "expand", "include_reconstruction")
+    __slots__ = ("gallery", "image", "code", "key", "limit", "filter", "max_distance", "exclude_keys", "exact", "include_thumbnails", "as_is", "expand", "include_reconstruction", "include_code")
     GALLERY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class SearchRequest(_message.Message):
     AS_IS_FIELD_NUMBER: _ClassVar[int]
     EXPAND_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_RECONSTRUCTION_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_CODE_FIELD_NUMBER: _ClassVar[int]
     gallery: str
     image: _encoder_pb2.Image
     code: _encoder_pb2.Code
@@ -47,7 +48,8 @@ class SearchRequest(_message.Message):
     as_is: bool
     expand: int
     include_reconstruction: bool
-    def __init__(self, gallery: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., code: _Optional[_Union[_encoder_pb2.Code, _Mapping]] = ..., key: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., max_distance: _Optional[float] = ..., exclude_keys: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., include_thumbnails: _Optional[bool] = ..., as_is: _Optional[bool] = ..., expand: _Optional[int] = ..., include_reconstruction: _Optional[bool] = ...) -> None: ...
+    include_code: bool
+    def __init__(self, gallery: _Optional[str] = ..., image: _Optional[_Union[_encoder_pb2.Image, _Mapping]] = ..., code: _Optional[_Union[_encoder_pb2.Code, _Mapping]] = ..., key: _Optional[str] = ..., limit: _Optional[int] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., max_distance: _Optional[float] = ..., exclude_keys: _Optional[_Iterable[str]] = ..., exact: _Optional[bool] = ..., include_thumbnails: _Optional[bool] = ..., as_is: _Optional[bool] = ..., expand: _Optional[int] = ..., include_reconstruction: _Optional[bool] = ..., include_code: _Optional[bool] = ...) -> None: ...
 
 class Filter(_message.Message):
     __slots__ = ("labels",)
@@ -72,7 +74,7 @@ class Hit(_message.Message):
     def __init__(self, key: _Optional[str] = ..., distance: _Optional[float] = ..., label: _Optional[str] = ..., thumbnail_png: _Optional[bytes] = ..., distance_percentile: _Optional[float] = ..., relation: _Optional[_Union[Relation, str]] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png", "reconstruction_error", "query_percentile", "prepared", "expanded_count", "input_png", "reconstruction_png")
+    __slots__ = ("hits", "gallery", "gallery_version", "encoder_fingerprint", "encode_ms", "search_ms", "encoder", "query_thumbnail_png", "reconstruction_error", "query_percentile", "prepared", "expanded_count", "input_png", "reconstruction_png", "code")
     HITS_FIELD_NUMBER: _ClassVar[int]
     GALLERY_FIELD_NUMBER: _ClassVar[int]
     GALLERY_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +89,7 @@ class SearchResponse(_message.Message):
     EXPANDED_COUNT_FIELD_NUMBER: _ClassVar[int]
     INPUT_PNG_FIELD_NUMBER: _ClassVar[int]
     RECONSTRUCTION_PNG_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     gallery: str
     gallery_version: int
@@ -101,7 +104,8 @@ class SearchResponse(_message.Message):
     expanded_count: int
     input_png: bytes
     reconstruction_png: bytes
-    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ..., reconstruction_error: _Optional[float] = ..., query_percentile: _Optional[float] = ..., prepared: _Optional[str] = ..., expanded_count: _Optional[int] = ..., input_png: _Optional[bytes] = ..., reconstruction_png: _Optional[bytes] = ...) -> None: ...
+    code: _encoder_pb2.Code
+    def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., gallery: _Optional[str] = ..., gallery_version: _Optional[int] = ..., encoder_fingerprint: _Optional[str] = ..., encode_ms: _Optional[float] = ..., search_ms: _Optional[float] = ..., encoder: _Optional[str] = ..., query_thumbnail_png: _Optional[bytes] = ..., reconstruction_error: _Optional[float] = ..., query_percentile: _Optional[float] = ..., prepared: _Optional[str] = ..., expanded_count: _Optional[int] = ..., input_png: _Optional[bytes] = ..., reconstruction_png: _Optional[bytes] = ..., code: _Optional[_Union[_encoder_pb2.Code, _Mapping]] = ...) -> None: ...
 
 class BatchSearchRequest(_message.Message):
     __slots__ = ("requests",)

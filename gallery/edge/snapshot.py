@@ -1,14 +1,15 @@
-"""A version in a read-only store. Edge can't open a shard in a read-only folder, so searches use a temporary copy."""
+"""A temporary copy of a version that can't be opened itself: in a read-only store, or because a service has it open."""
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from gallery.edge.manifest import OPEN
+from gallery.edge.manifest import MANIFEST, OPEN, Manifest
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.version import check_not_lost
-from gallery.errors import StoreUnusableError
+from gallery.errors import StoreLockedError, StoreUnusableError
 from gallery.files import check_space, copy_sparse, file_errors, shared_lock
 from gallery.spec import GallerySpec
 from gallery.types import Entry
@@ -17,12 +18,18 @@ from gallery.types import Entry
 class Snapshot(EdgeGallery):
     """A temporary copy of a live version, for searches only. `close` removes the copy."""
 
-    def __init__(self, folder: Path, spec: GallerySpec) -> None:
+    def __init__(self, folder: Path, spec: GallerySpec, *, beside_service: bool = False) -> None:
         """Copy the shard of a version and open the copy.
+
+        Args:
+            folder: The version's folder.
+            spec: Its description.
+            beside_service: Copy a version that a service has open, but has not modified since it opened the version.
 
         Raises:
             StoreDamagedError: Files of the shard are missing or have another size than recorded.
-            StoreLockedError: Another process has the version open, and may be modifying it.
+            StoreLockedError: Another process has the version open, and may be modifying it; or the service has modified
+                it during the copy.
             StoreFullError: The temporary folder has no space for the copy.
             StoreError: The shard can't be read.
         """
@@ -31,7 +38,8 @@ class Snapshot(EdgeGallery):
         copy = Path(self._scratch.name) / "shard"
         try:
             with file_errors(str(folder)):
-                with shared_lock(folder / OPEN, f"gallery '{spec.name}'"):
+                keep_unmodified = _unmodified if beside_service else _locked
+                with keep_unmodified(folder, spec.name):
                     check_not_lost(folder)
                     files = (folder / "shard").rglob("*")
                     check_space(copy, sum(path.stat().st_blocks * 512 for path in files))
@@ -61,3 +69,20 @@ class Snapshot(EdgeGallery):
             f"gallery '{self.spec.name}' can only be searched: this process may not write its files",
             place=str(self._folder_of_original),
         )
+
+
+def _locked(folder: Path, name: str) -> AbstractContextManager[None]:
+    """Keep other processes from opening a version during the block."""
+    return shared_lock(folder / OPEN, f"gallery '{name}'")
+
+
+@contextmanager
+def _unmodified(folder: Path, name: str) -> Iterator[None]:
+    """Check after the block that no process has modified a version during the block.
+
+    Processes remove the manifest before their first change, so an equal manifest means that no file changed.
+    """
+    before = Manifest.read(folder)
+    yield
+    if not (folder / MANIFEST).exists() or Manifest.read(folder) != before:
+        raise StoreLockedError(f"gallery '{name}' was modified while it was read: run the same command again")

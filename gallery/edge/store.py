@@ -26,6 +26,7 @@ from gallery.edge.version import (
     Version,
     can_resume,
     check_unaltered,
+    has_unrecorded_changes,
     how_to_repair,
     is_complete,
     lost_files,
@@ -49,6 +50,7 @@ from gallery.errors import (
 )
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import FORMAT_KEY, parse_object
+from gallery.map import MAP
 from gallery.plurals import counted
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
@@ -122,6 +124,16 @@ class EdgeStore:
         spec = read_spec(folder)
         return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
 
+    def open_for_reading(self, name: str) -> Gallery:
+        """Open a gallery's live version, or a temporary copy if a service that has not modified it has it open."""
+        try:
+            return self.open(name)
+        except StoreLockedError:
+            folder = self._live(name)
+            if has_unrecorded_changes(folder):
+                raise
+            return Snapshot(folder, read_spec(folder), beside_service=True)
+
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
     ) -> "EdgeBuild":
@@ -174,6 +186,8 @@ class EdgeStore:
             contents = {SPEC: spec_bytes(spec)}
             if modified_by_service(live):
                 contents[GROWN] = b""
+            if (live / MAP).exists():
+                contents[MAP] = (live / MAP).read_bytes()
             pack(live, file, contents)
             return spec
 

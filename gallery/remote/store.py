@@ -95,6 +95,10 @@ class RemoteStore:
 
         return RemoteGallery(self._connection, collection, self._spec(collection), mark_modified)
 
+    def open_for_reading(self, name: str) -> Gallery:
+        """Open a gallery's live version; see `open`."""
+        return self.open(name)
+
     def build(
         self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
     ) -> RemoteBuild:

@@ -1,7 +1,7 @@
 """The `ingest` command."""
 
 from encoder_service import terminal
-from ingest.cli import duplicates, galleries, load, plan, quality
+from ingest.cli import duplicates, galleries, load, map, plan, quality
 
 app = terminal.new_app("Load images into galleries and manage them.")
 
@@ -15,6 +15,7 @@ app.command("copy")(galleries.copy_gallery)
 app.command("check")(quality.check)
 app.command("evaluate")(quality.evaluate)
 app.command("duplicates")(duplicates.duplicates)
+app.command("map")(map.make_map)
 app.command("plan")(plan.plan)
 
 

@@ -64,6 +64,8 @@ def test_the_reading_rpcs_are_those_without_side_effects_and_reflection() -> Non
         "/encoder_service.v1.SearchService/BatchSearch",
         "/encoder_service.v1.GalleryService/ListGalleries",
         "/encoder_service.v1.GalleryService/GetGallery",
+        "/encoder_service.v1.GalleryService/GetImages",
+        "/encoder_service.v1.GalleryService/GetMap",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
