@@ -1,7 +1,10 @@
 // The page's state and its form in the address bar. It is behind the #, so that no query reaches a server's log.
 
+export const VIEWS = ["search", "map", "between", "galleries"] as const;
+export type View = (typeof VIEWS)[number];
+
 export interface State {
-  view: "search" | "galleries";
+  view: View;
   gallery: string;
   /** The key of a stored image, if that is the query. */
   key: string;
@@ -11,6 +14,8 @@ export interface State {
   labels: string[];
   /** Maximum distance of a hit; 0 for no bound. */
   max: number;
+  /** The key of the image to look at the way to from the query. */
+  to: string;
 }
 
 export const DEFAULT_LIMIT = 24;
@@ -22,13 +27,14 @@ export function readAddress(): State {
   const limit = Number(parts.get("limit"));
   const max = Number(parts.get("max"));
   return {
-    view: parts.get("view") === "galleries" ? "galleries" : "search",
+    view: VIEWS.find((view) => view === parts.get("view")) ?? "search",
     gallery: parts.get("gallery") ?? "",
     key: parts.get("key") ?? "",
     picture: parts.get("picture") ?? "",
     limit: Number.isInteger(limit) && limit >= 1 && limit <= 1000 ? limit : DEFAULT_LIMIT,
     labels: parts.getAll("label"),
     max: Number.isFinite(max) && max > 0 ? max : 0,
+    to: parts.get("to") ?? "",
   };
 }
 
@@ -41,6 +47,7 @@ export function addressOf(state: State): string {
   if (state.limit !== DEFAULT_LIMIT) parts.set("limit", String(state.limit));
   for (const label of state.labels) parts.append("label", label);
   if (state.max) parts.set("max", String(state.max));
+  if (state.view === "between" && state.to) parts.set("to", state.to);
   return "#" + parts.toString().replaceAll("%2F", "/");
 }
 

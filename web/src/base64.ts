@@ -17,3 +17,10 @@ export function toUrl(text: string): string {
 export function fromUrl(text: string): string {
   return text.replaceAll("-", "+").replaceAll("_", "/");
 }
+
+export function base64Bytes(text: string): Uint8Array<ArrayBuffer> {
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
+}

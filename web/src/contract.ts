@@ -27,9 +27,11 @@ export interface SearchRequest {
   limit: number;
   filter?: { labels: string[] };
   maxDistance?: number;
+  excludeKeys?: string[];
   asIs?: boolean;
   includeThumbnails: true;
   includeReconstruction?: boolean;
+  includeCode?: boolean;
 }
 
 export interface SearchResponse {
@@ -42,6 +44,13 @@ export interface SearchResponse {
   prepared?: string;
   inputPng?: string;
   reconstructionPng?: string;
+  code?: { values: number[] };
+}
+
+export interface StoredImage {
+  key: string;
+  label?: string;
+  thumbnailPng?: string;
 }
 
 /** An error that the service has answered. */
@@ -103,4 +112,13 @@ export function search(request: SearchRequest, signal: AbortSignal): Promise<Sea
 export async function searchAll(requests: SearchRequest[], signal: AbortSignal): Promise<SearchResponse[]> {
   const answer = await call<{ responses: SearchResponse[] }>("SearchService/BatchSearch", { requests }, signal);
   return answer.responses;
+}
+
+/** Return the map of a gallery: JSON that is compressed with gzip, in base64. */
+export async function getMap(gallery: string): Promise<string> {
+  return (await call<{ mapJsonGz: string }>("GalleryService/GetMap", { gallery })).mapJsonGz;
+}
+
+export async function getImages(gallery: string, keys: string[]): Promise<StoredImage[]> {
+  return (await call<{ images?: StoredImage[] }>("GalleryService/GetImages", { gallery, keys })).images ?? [];
 }

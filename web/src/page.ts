@@ -1,11 +1,13 @@
 // The search page: the state in the address bar, the query at hand, and one search at a time.
 
-import { addressOf, readAddress, writeAddress, type State } from "./address";
+import { addressOf, readAddress, VIEWS, writeAddress, type State } from "./address";
 import { base64, fromUrl, toUrl } from "./base64";
+import { showStrip } from "./between";
 import { listGalleries, search, searchAll, ServiceError, type Gallery, type Hit, type SearchRequest } from "./contract";
 import { Drawing } from "./drawing";
 import { find } from "./elements";
 import { offerGalleries, showGalleries } from "./galleries";
+import { mark, showMap } from "./map";
 import { onPicture } from "./pictures";
 import { showExamples, showResponse } from "./results";
 import { askForToken } from "./token";
@@ -16,6 +18,8 @@ const RETRY_MS = 1500;
 const PAUSE_MS = 50;
 // Images that are shown before the first search.
 const EXAMPLES = 24;
+// Hits from which each of two random images is chosen.
+const CHOICE = 50;
 // Largest file that the service accepts.
 const MAX_FILE_BYTES = 10 * 1024 * 1024;
 
@@ -44,7 +48,7 @@ function queryOf(state: State): Query {
 function setQuery(kind: Query, key = ""): void {
   isNew ||= kind !== "drawing" || query !== "drawing";
   query = kind;
-  state = { ...state, view: "search", key, picture: "" };
+  state = { ...state, view: state.view === "map" ? "map" : "search", key, picture: "" };
   if (kind !== "drawing") drawing.clear();
 }
 
@@ -52,8 +56,7 @@ function setQuery(kind: Query, key = ""): void {
 function remember(): void {
   writeAddress(state, isNew);
   isNew = false;
-  find<HTMLAnchorElement>("to-search").href = addressOf({ ...state, view: "search" });
-  find<HTMLAnchorElement>("to-galleries").href = addressOf({ ...state, view: "galleries" });
+  for (const view of VIEWS) find<HTMLAnchorElement>(`to-${view}`).href = addressOf({ ...state, view });
 }
 
 /** Load the galleries, and show what the address bar asks for. */
@@ -72,15 +75,19 @@ async function start(): Promise<void> {
 async function show(): Promise<void> {
   const isEmpty = galleries.length === 0;
   state.gallery ||= galleries[0]?.name ?? "";
-  const isSearch = state.view === "search";
+  const { view } = state;
+  const isSearch = view === "search" || view === "map";
   find("empty").hidden = !isEmpty;
   find("search").hidden = isEmpty || !isSearch;
-  find("galleries").hidden = isEmpty || isSearch;
-  for (const [id, isCurrent] of [["to-search", isSearch], ["to-galleries", !isSearch]] as const) {
-    if (isCurrent) find(id).setAttribute("aria-current", "page");
-    else find(id).removeAttribute("aria-current");
+  find("map").hidden = view !== "map";
+  find("between").hidden = isEmpty || view !== "between";
+  find("galleries").hidden = isEmpty || view !== "galleries";
+  for (const other of VIEWS) {
+    const link = find(`to-${other}`);
+    if (other === view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    if (other === view) document.title = view === "search" ? "Lookalike" : `${link.textContent} – Lookalike`;
   }
-  document.title = isSearch ? "Lookalike" : "Galleries – Lookalike";
   if (isEmpty) {
     retry = window.setTimeout(() => void start(), RETRY_MS);
     return;
@@ -89,7 +96,14 @@ async function show(): Promise<void> {
   offerGalleries(galleries, state.gallery);
   showControls();
   remember();
+  if (view === "map") showTheMap();
   if (isSearch) await run();
+  if (view === "between") await showBetween();
+}
+
+function showTheMap(): void {
+  const gallery = galleries.find(({ name }) => name === state.gallery);
+  if (gallery) showMap(gallery, (key) => more(key)).catch((error: unknown) => showError(messageOf(error)));
 }
 
 function showControls(): void {
@@ -116,10 +130,12 @@ async function run(): Promise<void> {
       const hits = await examples(control.signal);
       if (control.signal.aborted) return;
       showExamples(hits, more);
+      mark("", []);
     } else {
       const response = await search(await request(), control.signal);
       if (control.signal.aborted) return;
-      showResponse(response, subject(), more);
+      showResponse(response, subject(), pickOrMore);
+      mark(query === "key" ? state.key : "", response.hits ?? []);
       if (response.inputPng) state.picture = toUrl(response.inputPng);
     }
     showError("");
@@ -152,15 +168,31 @@ async function request(): Promise<SearchRequest> {
   return { ...common, image: { encoded: fromUrl(state.picture) }, asIs: true };
 }
 
+/** Return a code in a random direction. */
+function anyCode(): number[] {
+  const size = galleries.find(({ name }) => name === state.gallery)?.codeSize ?? 0;
+  return Array.from({ length: size }, () => Math.round(Math.random() * 200 - 100) / 100);
+}
+
+/** Return two images: one near to a code in a random direction, and one near to the opposite code. */
+async function farApart(signal: AbortSignal): Promise<(Hit | undefined)[]> {
+  const { gallery } = state;
+  const code = anyCode();
+  const common = { gallery, limit: CHOICE, includeThumbnails: true as const };
+  const responses = await searchAll([
+    { ...common, code: { values: code } },
+    { ...common, code: { values: code.map((value) => -value) } },
+  ], signal);
+  return responses.map(({ hits = [] }) => hits[Math.floor(Math.random() * hits.length)]);
+}
+
 /** Return images from all over the gallery: those nearest to codes in random directions. */
 async function examples(signal: AbortSignal): Promise<Hit[]> {
   const { gallery, labels } = state;
-  const size = galleries.find(({ name }) => name === gallery)?.codeSize ?? 0;
-  const code = () => ({ values: Array.from({ length: size }, () => Math.round(Math.random() * 200 - 100) / 100) });
   const responses = await searchAll(
     Array.from({ length: EXAMPLES }, () => ({
       gallery,
-      code: code(),
+      code: { values: anyCode() },
       limit: 1,
       filter: { labels },
       includeThumbnails: true,
@@ -181,9 +213,48 @@ function subject(): string {
 /** Search for more images like a stored one. */
 function more(key: string): void {
   setQuery("key", key);
-  showControls();
-  void run();
-  find("title").focus();
+  if (find("search").hidden) void show();
+  else {
+    showControls();
+    void run();
+  }
+  if (state.view === "search") find("title").focus();
+}
+
+/** Look between the query and a hit, if the user has asked for that; else search for more like the hit. */
+function pickOrMore(key: string): void {
+  if (find("pick").getAttribute("aria-pressed") === "true") lookBetween(key);
+  else more(key);
+}
+
+function lookBetween(to: string): void {
+  state = { ...state, view: "between", to };
+  isNew = true;
+  void show();
+  find("between-title").focus();
+}
+
+/** Show the way from the query to another image. Without a query, or without the other, show any two images. */
+async function showBetween(): Promise<void> {
+  running?.abort();
+  const control = new AbortController();
+  running = control;
+  try {
+    if (query === "none" || !state.to) {
+      const [first, second] = await farApart(control.signal);
+      if (query === "none") state = { ...state, key: first?.key ?? "" };
+      state.to ||= second?.key ?? state.key;
+      query = queryOf(state);
+    }
+    find<HTMLInputElement>("from").value = state.key;
+    find<HTMLInputElement>("to").value = state.to;
+    await showStrip(await request(), state.to, more, control.signal);
+    if (control.signal.aborted) return;
+    showError("");
+    remember();
+  } catch (error) {
+    if (!control.signal.aborted) await failed(error, showBetween);
+  }
 }
 
 async function failed(error: unknown, again: () => Promise<void>): Promise<void> {
@@ -231,6 +302,28 @@ find("by-key").onsubmit = (event) => {
   if (key) more(key);
 };
 
+find("pick").onclick = () => {
+  const pick = find("pick");
+  const isPicking = pick.getAttribute("aria-pressed") !== "true";
+  pick.setAttribute("aria-pressed", String(isPicking));
+  find("status").textContent = isPicking ? "Choose an image: see what lies between the query and it." : "";
+};
+
+find("ends").onsubmit = (event) => {
+  event.preventDefault();
+  const from = find<HTMLInputElement>("from").value.trim();
+  if (from && from !== state.key) {
+    setQuery("key", from);
+    state.view = "between";
+  }
+  lookBetween(find<HTMLInputElement>("to").value.trim());
+};
+
+find("others").onclick = () => {
+  setQuery("none");
+  lookBetween("");
+};
+
 find("controls").onsubmit = (event) => event.preventDefault();
 find("controls").onchange = () => {
   const gallery = find<HTMLSelectElement>("gallery").value;
@@ -248,6 +341,7 @@ find("controls").onchange = () => {
     max: max > 0 ? max : 0,
   };
   showControls();
+  if (state.view === "map") showTheMap();
   void run();
 };
 

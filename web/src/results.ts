@@ -11,6 +11,8 @@ const EXACT_DISTANCE = 1e-3;
 const number = new Intl.NumberFormat("en");
 
 function showHits(hits: Hit[], hasDistances: boolean, more: (key: string) => void): void {
+  find("pick").hidden = !hasDistances || !hits.length;
+  find("pick").setAttribute("aria-pressed", "false");
   find("hits").replaceChildren(...hits.map((hit) => make("li", {}, button(hit, hasDistances, more))));
   const known = find<HTMLDataListElement>("known-labels");
   const labels = new Set([...known.options].map((option) => option.value));
@@ -18,7 +20,8 @@ function showHits(hits: Hit[], hasDistances: boolean, more: (key: string) => voi
   known.replaceChildren(...[...labels].sort().map((value) => make("option", { value })));
 }
 
-function button(hit: Hit, hasDistance: boolean, more: (key: string) => void): HTMLButtonElement {
+/** Return a button that shows a stored image. */
+export function button(hit: Hit, hasDistance: boolean, more: (key: string) => void): HTMLButtonElement {
   const distance = hasDistance ? (hit.distance ?? 0).toFixed(2) : "";
   const image = make("img", { alt: "" });
   if (hit.thumbnailPng) showPng(image, hit.thumbnailPng);
