@@ -166,7 +166,7 @@ def test_noise_is_like_nothing(page: Page) -> None:
 
 def test_the_page_can_be_used_from_the_keyboard_alone(page: Page) -> None:
     visited = []
-    for _ in range(11):
+    for _ in range(13):
         page.keyboard.press("Tab")
         focused = page.locator(":focus")
         visited.append(focused.get_attribute("id") or focused.inner_text().split()[0])
@@ -175,8 +175,8 @@ def test_the_page_can_be_used_from_the_keyboard_alone(page: Page) -> None:
             return getComputedStyle(label ?? document.activeElement).outlineStyle;
         }""")
         assert outline != "none", visited
-    assert visited[:5] == ["skip", "to-search", "to-galleries", "pad", "clear"]
-    assert visited[5:10] == ["file", "gallery", "limit", "labels", "max"]
+    assert visited[:7] == ["skip", "to-search", "to-map", "to-between", "to-galleries", "pad", "clear"]
+    assert visited[7:12] == ["file", "gallery", "limit", "labels", "max"]
     key = page.locator(":focus").get_attribute("title")
     page.keyboard.press("Enter")
     expect(page.locator("#title")).to_have_text(f"Most like {key}")

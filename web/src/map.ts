@@ -66,30 +66,31 @@ export async function showMap(gallery: Gallery, chosen: (key: string) => void): 
   loaded = wanted;
   content = null;
   let parsed: MapContent | null = null;
+  let problem = "";
   try {
     parsed = await read(await getMap(gallery.name));
   } catch (error) {
-    if (loaded !== wanted) return;
+    if (loaded !== wanted) return; // another gallery has been chosen meanwhile
     loaded = "";
-    if (!(error instanceof ServiceError && error.code === "not_found")) throw error;
     look = window.setTimeout(() => {
-      if (!find("map").hidden) void showMap(gallery, chosen).catch(() => {});
+      if (!find("map").hidden) void showMap(gallery, chosen);
     }, LOOK_MS);
+    if (error instanceof ServiceError && error.isTemporary) return;
+    const isMissing = error instanceof ServiceError && error.code === "not_found";
+    problem = isMissing ? "No map of this gallery yet" : "The map of this gallery can't be read";
   }
-  if (loaded !== (parsed ? wanted : "")) return; // another gallery has been chosen meanwhile
+  if (parsed && loaded !== wanted) return;
   find("no-map").hidden = parsed !== null;
   find("map-view").hidden = parsed === null;
+  find("no-map-title").textContent = problem;
   find("map-command").textContent = `ingest map ${gallery.name}`;
   if (parsed) showContent(gallery, parsed);
 }
 
+/** Read a map's file. Throws if it is damaged. */
 async function read(file: string): Promise<MapContent> {
-  try {
-    const plain = new Blob([base64Bytes(file)]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return (await new Response(plain).json()) as MapContent;
-  } catch {
-    throw new Error("The map can't be read. Make it again with `ingest map`.");
-  }
+  const plain = new Blob([base64Bytes(file)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return (await new Response(plain).json()) as MapContent;
 }
 
 function showContent(gallery: Gallery, parsed: MapContent): void {

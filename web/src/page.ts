@@ -103,7 +103,7 @@ async function show(): Promise<void> {
 
 function showTheMap(): void {
   const gallery = galleries.find(({ name }) => name === state.gallery);
-  if (gallery) showMap(gallery, (key) => more(key)).catch((error: unknown) => showError(messageOf(error)));
+  if (gallery) void showMap(gallery, more);
 }
 
 function showControls(): void {
