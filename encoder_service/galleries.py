@@ -23,6 +23,7 @@ from gallery.errors import (
     StoreUnusableError,
     UnavailableError,
 )
+from gallery.findings import Findings, read_findings
 from gallery.map import read_map
 
 T = TypeVar("T")
@@ -89,6 +90,13 @@ class Galleries:
                 is_retired = gallery.is_retired
             if is_retired:
                 gallery.close()
+
+    def findings(self, name: str) -> Findings:
+        """Return what commands have found out about a gallery's live version."""
+        try:
+            return read_findings(self._store.local_folder(name))
+        except LookalikeError:
+            return Findings()
 
     def map(self, name: str) -> bytes:
         """Return the content of the file with a gallery's map; see `gallery.map`.

@@ -8,7 +8,9 @@ import numpy as np
 
 from gallery import Entry, Gallery, GallerySpec, Query, Store
 from gallery.errors import StoreDamagedError
-from gallery.map import MAP, read_map, write_map
+from gallery.files import replace_file
+from gallery.findings import FINDINGS
+from gallery.map import MAP
 from gallery.plurals import counted
 from ingest.loading.ledger import FILE, Ledger
 from ingest.progress import Stages
@@ -63,8 +65,9 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
             if source.modified_by_service(name):
                 with closing(Ledger(build.local_folder)) as copied_ledger:
                     copied_ledger.match(build.gallery.scroll())
-        if (source.local_folder(name) / MAP).exists():
-            write_map(build.local_folder, read_map(source.local_folder(name), name))
+        for file in (MAP, FINDINGS):
+            if (source.local_folder(name) / file).exists():
+                replace_file(build.local_folder / file, (source.local_folder(name) / file).read_bytes())
         return build.publish(spec.calibration), written
 
 

@@ -30,6 +30,7 @@ from encoder_service.v1 import (
     search_pb2_grpc,
 )
 from encoder_service.writer import NewImage
+from gallery import GallerySpec
 from gallery.errors import LookalikeError
 from gallery.plurals import counted
 
@@ -148,14 +149,14 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         self, request: gallery_pb2.ListGalleriesRequest, context: grpc.ServicerContext
     ) -> gallery_pb2.ListGalleriesResponse:
         """List the galleries."""
-        return gallery_pb2.ListGalleriesResponse(galleries=map(wire.gallery_to_proto, self._galleries.list()))
+        return gallery_pb2.ListGalleriesResponse(galleries=map(self._described, self._galleries.list()))
 
     def GetGallery(
         self, request: gallery_pb2.GetGalleryRequest, context: grpc.ServicerContext
     ) -> gallery_pb2.GetGalleryResponse:
         """Describe one gallery."""
         with self._galleries.use(request.gallery) as gallery:
-            return gallery_pb2.GetGalleryResponse(gallery=wire.gallery_to_proto(gallery.counted_spec()))
+            return gallery_pb2.GetGalleryResponse(gallery=self._described(gallery.counted_spec()))
 
     def GetImages(
         self, request: gallery_pb2.GetImagesRequest, context: grpc.ServicerContext
@@ -199,6 +200,9 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
             extra={"request_id": request_id_from(context.invocation_metadata())},
         )
         return gallery_pb2.DeleteImagesResponse(deleted_count=count)
+
+    def _described(self, spec: GallerySpec) -> gallery_pb2.Gallery:
+        return wire.gallery_to_proto(spec, self._galleries.findings(spec.name))
 
     def _add(
         self, name: str, requests: list[gallery_pb2.AddImagesRequest], first: int

@@ -19,6 +19,7 @@ from encoder_service.status import error_from_status, status_for
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Relation, SearchOptions
 from gallery.errors import LookalikeError
+from gallery.findings import Findings
 
 _RELATIONS = {
     search_pb2.RELATION_SAME: Relation.SAME,
@@ -283,8 +284,8 @@ def limits_from_proto(message: encoder_pb2.Limits) -> Limits:
     return Limits(**{field.name: getattr(message, field.name) for field in fields(Limits)})
 
 
-def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
-    """Return the message for a gallery's description."""
+def gallery_to_proto(spec: GallerySpec, findings: Findings) -> gallery_pb2.Gallery:
+    """Return the message for a gallery's description and what commands have found out about the gallery."""
     message = gallery_pb2.Gallery(
         name=spec.name,
         version=spec.version,
@@ -295,6 +296,7 @@ def gallery_to_proto(spec: GallerySpec) -> gallery_pb2.Gallery:
         profile=spec.profile,
         sources=spec.sources,
         published_at=spec.published_at,
+        **asdict(findings),
     )
     if spec.calibration:
         message.calibration.errors[:] = spec.calibration.errors

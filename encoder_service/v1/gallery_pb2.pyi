@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Gallery(_message.Message):
-    __slots__ = ("name", "version", "image_count", "encoder", "encoder_fingerprint", "code_size", "profile", "sources", "calibration", "published_at")
+    __slots__ = ("name", "version", "image_count", "encoder", "encoder_fingerprint", "code_size", "profile", "sources", "calibration", "published_at", "precision_at_5", "query_count", "duplicate_count")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,9 @@ class Gallery(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_AT_5_FIELD_NUMBER: _ClassVar[int]
+    QUERY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_COUNT_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     image_count: int
@@ -29,7 +32,10 @@ class Gallery(_message.Message):
     sources: _containers.RepeatedScalarFieldContainer[str]
     calibration: Calibration
     published_at: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., image_count: _Optional[int] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., code_size: _Optional[int] = ..., profile: _Optional[str] = ..., sources: _Optional[_Iterable[str]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., published_at: _Optional[str] = ...) -> None: ...
+    precision_at_5: float
+    query_count: int
+    duplicate_count: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., image_count: _Optional[int] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., code_size: _Optional[int] = ..., profile: _Optional[str] = ..., sources: _Optional[_Iterable[str]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., published_at: _Optional[str] = ..., precision_at_5: _Optional[float] = ..., query_count: _Optional[int] = ..., duplicate_count: _Optional[int] = ...) -> None: ...
 
 class Calibration(_message.Message):
     __slots__ = ("errors", "distances", "same_distance", "similar_distance")

@@ -12,6 +12,7 @@ from typing import Any
 
 from gallery.errors import StoreDamagedError
 from gallery.files import replace_file
+from gallery.findings import FINDINGS
 from gallery.formats import FORMAT_KEY, check_format, parse_object
 from gallery.journal import JOURNAL
 from gallery.map import MAP
@@ -29,7 +30,7 @@ file and no manifest.
 
 _FORMAT = 1
 # Files and folders that a manifest leaves out. The last is Qdrant's write-ahead log, which a closed shard doesn't need.
-_IGNORED = (OPEN, GROWN, JOURNAL, MAP, "shard/wal/")
+_IGNORED = (OPEN, GROWN, JOURNAL, MAP, FINDINGS, "shard/wal/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -49,6 +49,7 @@ from gallery.errors import (
     StoreUnusableError,
 )
 from gallery.files import Lock, file_errors, replace_file
+from gallery.findings import FINDINGS
 from gallery.formats import FORMAT_KEY, parse_object
 from gallery.map import MAP
 from gallery.plurals import counted
@@ -186,8 +187,7 @@ class EdgeStore:
             contents = {SPEC: spec_bytes(spec)}
             if modified_by_service(live):
                 contents[GROWN] = b""
-            if (live / MAP).exists():
-                contents[MAP] = (live / MAP).read_bytes()
+            contents |= {name: (live / name).read_bytes() for name in (MAP, FINDINGS) if (live / name).exists()}
             pack(live, file, contents)
             return spec
 

@@ -5,6 +5,7 @@ v2/manifest.json    the files with their sums; missing while the version is bein
 v2/GROWN            exists if the version has been modified since it was published; see `manifest.GROWN`
 v2/ADDED            keys that a service has added or deleted since the publication; see `gallery.journal`
 v2/map.json.gz      the map, if one has been made; see `gallery.map`
+v2/findings.json    results of commands that have assessed the version; see `gallery.findings`
 v2/OPEN             lock of the one process that may have the version open
 v2/shard/           Qdrant Edge's own files
 

@@ -12,6 +12,7 @@ from encoder_service import terminal
 from encoder_service.terminal import JsonOption, StoreOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError
+from gallery.findings import add_findings
 from ingest.cli.galleries import GalleryArgument
 
 if TYPE_CHECKING:
@@ -44,11 +45,15 @@ def duplicates(
 
     galleries = open_store(store)
     spec = galleries.spec(gallery)
+    folder = galleries.local_folder(gallery)
+    is_measured = within is None
     within = _measured(spec) if within is None else within
-    with closing(galleries.open(gallery)) as opened_gallery, Stages() as stages:
+    with closing(galleries.open_for_reading(gallery)) as opened_gallery, Stages() as stages:
         groups = find_duplicates(opened_gallery, within, stages)
         if out:
             terminal.write_out(out, duplicates_html(opened_gallery, within, groups, limit).encode())
+    if is_measured:
+        add_findings(folder, duplicate_count=sum(map(len, groups)))
     if as_json:
         print(json.dumps(_as_dict(spec, within, groups, limit)))
     else:

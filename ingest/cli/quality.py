@@ -11,6 +11,7 @@ from encoder_service import terminal
 from encoder_service.terminal import EncoderOption, JsonOption, StoreOption
 from gallery import DEFAULT_STORE, open_store
 from gallery.errors import StoreDamagedError
+from gallery.findings import add_findings
 from gallery.plurals import counted
 from ingest.cli.galleries import GalleryArgument
 from ingest.errors import GalleryUnsoundError
@@ -84,11 +85,13 @@ def evaluate(
     if source and (galleries.local_folder(gallery) / FILE).exists():
         with closing(Ledger(galleries.local_folder(gallery))) as ledger:
             source = with_known_keys(source, ledger)
-    with closing(galleries.open(gallery)) as opened_gallery, Stages() as stages:
+    folder = galleries.local_folder(gallery)
+    with closing(galleries.open_for_reading(gallery)) as opened_gallery, Stages() as stages:
         evaluation = run_evaluation(opened_gallery, loaded_encoder, source, sample, stages)
     if out:
         terminal.write_out(out, html(spec, evaluation).encode())
     figures = evaluation.as_dict()
+    add_findings(folder, precision_at_5=figures["precision_at_5"], query_count=len(evaluation.answered))
     if as_json:
         print(json.dumps(figures))
         return

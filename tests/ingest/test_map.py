@@ -1,18 +1,22 @@
 """`ingest map`, and the map as services return it."""
 
 import gzip
+import json
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
+from encoder_service.rpc.config import Config
 from encoder_service.rpc.server import Server
 from gallery import Entry, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NotFoundError, StoreDamagedError
 from gallery.exact import ExactGallery
+from gallery.findings import FINDINGS, Findings, read_findings
 from gallery.map import MAP, MAX_PLACE, GalleryMap
 from ingest.map import lay_out
 from ingest.progress import Stages
@@ -135,3 +139,30 @@ def test_a_map_without_opentsne_says_what_to_install(
     done = command("ingest", "map", "digits", "--store", store_url)
     assert done.returncode == 3
     assert "a map needs openTSNE, which is not installed: pip install '.[train]'" in done.stderr
+
+
+def test_a_gallery_says_how_precise_it_is_and_how_many_duplicates_it_has(
+    store_url: str, encoder: Encoder, command: Command, tmp_path: Path
+) -> None:
+    store = open_store(store_url)
+    digits.build(store, encoder, count=60)
+    with Server(store, encoder, Config(port=0, http_port=0)) as server:
+
+        def described() -> dict[str, object]:
+            address = f"http://127.0.0.1:{server.http_port}/encoder_service.v1.GalleryService/ListGalleries"
+            gallery: dict[str, object] = httpx.post(address, json={}).json()["galleries"][0]
+            return gallery
+
+        assert "precisionAt5" not in described()
+        evaluated = command("ingest", "evaluate", "digits", "--sample", "20", "--json", "--store", store_url)
+        command("ingest", "duplicates", "digits", "--store", store_url)
+        command("ingest", "duplicates", "digits", "--within", "1000", "--store", store_url)
+        gallery = described()
+        assert gallery["precisionAt5"] == json.loads(evaluated.stdout)["precision_at_5"]
+        assert gallery["queryCount"] == "20"
+        assert int(str(gallery.get("duplicateCount"))) < 10
+    store.backup("digits", tmp_path / "backup")
+    store.restore(tmp_path / "backup", "copy")
+    assert read_findings(store.local_folder("copy")) == read_findings(store.local_folder("digits"))
+    (store.local_folder("digits") / FINDINGS).write_bytes(b"[]")
+    assert read_findings(store.local_folder("digits")) == Findings()

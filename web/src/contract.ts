@@ -9,6 +9,9 @@ export interface Gallery {
   profile: string;
   sources?: string[];
   publishedAt?: string;
+  precisionAt5?: number;
+  queryCount?: string;
+  duplicateCount?: string;
 }
 
 export interface Hit {

@@ -5,6 +5,7 @@ import type { Gallery } from "./contract";
 import { find, make } from "./elements";
 
 const number = new Intl.NumberFormat("en");
+const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1 });
 const date = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
 
 export function showGalleries(galleries: Gallery[]): void {
@@ -20,6 +21,8 @@ function row(gallery: Gallery): HTMLTableRowElement {
     ["Profile", gallery.profile],
     ["Version", gallery.version],
     ["Last loaded", gallery.publishedAt ? date.format(new Date(gallery.publishedAt)) : "unknown"],
+    ["Precision", precision(gallery)],
+    ["Duplicates", gallery.duplicateCount === undefined ? "–" : number.format(Number(gallery.duplicateCount))],
     ["Sources", (gallery.sources ?? []).join(", ") || "–"],
   ];
   const name = make("th", { scope: "row" }, link);
@@ -28,6 +31,12 @@ function row(gallery: Gallery): HTMLTableRowElement {
     cell.dataset["title"] = title;
     return cell;
   }));
+}
+
+function precision({ precisionAt5, queryCount }: Gallery): string {
+  if (precisionAt5 === undefined) return "–";
+  const queries = Number(queryCount);
+  return `${percent.format(precisionAt5)}, ${number.format(queries)} ${queries === 1 ? "query" : "queries"}`;
 }
 
 /** Offer the galleries in the search's controls. */
