@@ -39,7 +39,9 @@ class Limits:
 
     max_image_bytes: int = _limit(10 * 1024 * 1024, "bytes of one image file")
     max_image_pixels: int = _limit(64_000_000, "pixels of one image, checked before it is decoded")
-    max_hit_count: int = _limit(MAX_LIMIT, "hits, labels or excluded keys of one search, or keys of one GetImages or DeleteImages")
+    max_hit_count: int = _limit(
+        MAX_LIMIT, "hits, labels or excluded keys of one search, or keys of one GetImages or DeleteImages"
+    )
     max_batch_count: int = _limit(256, "searches of one BatchSearch")
     max_batch_hit_count: int = _limit(10_000, "total hits of all searches of one BatchSearch")
     max_message_bytes: int = _limit(64 * 1024 * 1024, "bytes of one message", "RESOURCE_EXHAUSTED, from gRPC itself")

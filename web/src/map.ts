@@ -7,7 +7,7 @@ import { find, make } from "./elements";
 import { Plot, rgb } from "./plot";
 
 // Points in view up to which thumbnails are shown.
-const MAX_NEAR = 3000;
+const MAX_NEAR = 8000;
 // Side of a thumbnail, and least distance between the middles of two, in CSS pixels.
 const THUMBNAIL = 40;
 const GAP = 46;
@@ -99,8 +99,7 @@ function showContent(gallery: Gallery, parsed: MapContent): void {
   thumbnails.clear();
   const count = parsed.keys.length;
   const total = Number(gallery.imageCount ?? 0);
-  const images = count === total ? number.format(count) : `${number.format(count)} of ${number.format(total)}`;
-  plotElement.setAttribute("aria-label", `Map of ${gallery.name}: ${images} images`);
+  plotElement.setAttribute("aria-label", `Map of ${gallery.name}: ${number.format(count)} images`);
   plot.show({
     x: Uint16Array.from(parsed.x),
     y: Uint16Array.from(parsed.y),
@@ -109,7 +108,15 @@ function showContent(gallery: Gallery, parsed: MapContent): void {
   showColours();
   point(-1);
   mark(latest.key, latest.hits);
-  find("map-note").textContent = count === total ? "" : `${images} images are on the map. \`ingest map ${gallery.name}\` adds the others.`;
+  find("map-note").replaceChildren(
+    ...(count === total
+      ? []
+      : [
+          `The map has ${number.format(count)} images, and the gallery has ${number.format(total)}. `,
+          make("code", {}, `ingest map ${gallery.name}`),
+          " makes a new map.",
+        ]),
+  );
 }
 
 function showColours(): void {
@@ -177,21 +184,6 @@ function drawOver(context: CanvasRenderingContext2D): void {
   if (!content) return;
   const { x, y, label_indexes } = content;
   const style = getComputedStyle(plotElement);
-  const framed = new Set<number>();
-  for (const index of near) {
-    const image = thumbnails.get(index);
-    if (!image?.complete || !image.naturalWidth) continue;
-    const [left, top] = plot.place(x[index]!, y[index]!);
-    const size = THUMBNAIL / Math.max(image.naturalWidth, image.naturalHeight);
-    const [width, height] = [image.naturalWidth * size, image.naturalHeight * size];
-    framed.add(index);
-    const isMarked = marked.includes(index) || index === queryIndex || index === pointed;
-    const [frame, colour] = isMarked ? [4, style.color] : [2, colours[label_indexes[index]!]!];
-    context.fillStyle = index === queryIndex ? style.accentColor : colour;
-    context.fillRect(left - width / 2 - frame, top - height / 2 - frame, width + 2 * frame, height + 2 * frame);
-    context.imageSmoothingEnabled = size < 1;
-    context.drawImage(image, left - width / 2, top - height / 2, width, height);
-  }
   const ring = (left: number, top: number, radius: number, colour: string) => {
     for (const [width, stroke] of [[5, style.backgroundColor], [2, colour]] as const) {
       context.lineWidth = width;
@@ -201,7 +193,26 @@ function drawOver(context: CanvasRenderingContext2D): void {
       context.stroke();
     }
   };
-  for (const index of marked) if (!framed.has(index)) ring(...plot.place(x[index]!, y[index]!), 6, style.color);
+  for (const index of marked) ring(...plot.place(x[index]!, y[index]!), 6, style.color);
+  const framed = new Set<number>();
+  for (const index of near) {
+    const image = thumbnails.get(index);
+    if (!image?.complete || !image.naturalWidth) continue;
+    const [left, top] = plot.place(x[index]!, y[index]!);
+    const size = THUMBNAIL / Math.max(image.naturalWidth, image.naturalHeight);
+    const [width, height] = [image.naturalWidth * size, image.naturalHeight * size];
+    framed.add(index);
+    const box = (frame: number, colour: string) => {
+      context.fillStyle = colour;
+      context.fillRect(left - width / 2 - frame, top - height / 2 - frame, width + 2 * frame, height + 2 * frame);
+    };
+    if (index === queryIndex) box(6, style.accentColor);
+    else if (index === pointed || marked.includes(index)) box(5, style.color);
+    box(3, style.backgroundColor);
+    box(2, colours[label_indexes[index]!]!);
+    context.imageSmoothingEnabled = size < 1;
+    context.drawImage(image, left - width / 2, top - height / 2, width, height);
+  }
   if (pointed >= 0 && !framed.has(pointed)) ring(...plot.place(x[pointed]!, y[pointed]!), 9, style.color);
   if (query && !framed.has(queryIndex)) {
     const [left, top] = plot.place(...query);

@@ -17,13 +17,15 @@ const FIT = 0.94;
 // Maximum zoom. At 400, neighbours of a map of 1,000,000 images are about ten pixels apart.
 const MAX_ZOOM = 400;
 // Points that are drawn while the map moves. More would make it stutter; the rest follow when it rests.
-const MAX_MOVING = 250_000;
+const MAX_MOVING = 150_000;
 // Milliseconds without a movement after which the map rests.
 const REST_MS = 150;
 // Pixels that a pointer may move between press and release in a click.
 const CLICK_PX = 5;
 // Distance in pixels from which a click or the pointer takes the nearest point.
 const REACH_PX = 14;
+// Opacity of a point, 0 to 256. Points that overlap are then darker.
+const OPACITY = 220;
 const KEY_STEP_PX = 60;
 const KEY_ZOOM = 1.5;
 
@@ -181,28 +183,25 @@ export class Plot {
     const scale = this.scale * ratio;
     const left = width / 2 - this.centreX * scale;
     const top = height / 2 - this.centreY * scale;
-    const stamp = discOf(ratio * radiusOf(this.width * this.height, x.length, this.zoom));
-    const side = Math.sqrt(stamp.length);
+    const { side, offsets, opacities } = discOf(ratio * radiusOf(this.width * this.height, x.length, this.zoom), width);
     const step = this.isMoving ? Math.ceil(x.length / MAX_MOVING) : 1;
     for (let i = 0; i < x.length; i += step) {
       const column = Math.round(x[i]! * scale + left - side / 2);
       const row = Math.round(y[i]! * scale + top - side / 2);
       if (column < 0 || row < 0 || column + side > width || row + side > height) continue;
       const colour = palette[colours[i]!]!;
-      let s = 0;
-      for (let r = row; r < row + side; r++) {
-        for (let p = r * width + column, end = p + side; p < end; p++) {
-          const alpha = stamp[s++]!;
-          const old = pixels[p]!;
-          const r0 = old & 255;
-          const g0 = (old >> 8) & 255;
-          const b0 = (old >> 16) & 255;
-          pixels[p] =
-            0xff000000 |
-            ((b0 + (((colour[2] - b0) * alpha) >> 8)) << 16) |
-            ((g0 + (((colour[1] - g0) * alpha) >> 8)) << 8) |
-            (r0 + (((colour[0] - r0) * alpha) >> 8));
-        }
+      const corner = row * width + column;
+      for (let k = 0; k < offsets.length; k++) {
+        const opacity = opacities[k]!;
+        const pixel = pixels[corner + offsets[k]!]!;
+        const r = pixel & 255;
+        const g = (pixel >> 8) & 255;
+        const b = (pixel >> 16) & 255;
+        pixels[corner + offsets[k]!] =
+          0xff000000 |
+          ((b + (((colour[2] - b) * opacity) >> 8)) << 16) |
+          ((g + (((colour[1] - g) * opacity) >> 8)) << 8) |
+          (r + (((colour[0] - r) * opacity) >> 8));
       }
     }
     context.putImageData(image, 0, 0);
@@ -311,14 +310,21 @@ function radiusOf(area: number, count: number, zoom: number): number {
   return Math.min(Math.max(typical, 0.6), 5);
 }
 
-/** A square of opacities, 0 to 256, with a smooth disc in it. */
-function discOf(radius: number): Uint16Array {
+/** The pixels of a smooth disc: offsets from the corner of its square, in an image of some width, and opacities to 256. */
+function discOf(radius: number, width: number): { side: number; offsets: number[]; opacities: number[] } {
   const side = Math.ceil(2 * radius + 1);
   const middle = (side - 1) / 2;
-  return Uint16Array.from({ length: side * side }, (_, i) => {
-    const distance = Math.hypot((i % side) - middle, Math.floor(i / side) - middle);
-    return 220 * Math.min(Math.max(radius + 0.5 - distance, 0), 1);
-  });
+  const offsets: number[] = [];
+  const opacities: number[] = [];
+  for (let row = 0; row < side; row++) {
+    for (let column = 0; column < side; column++) {
+      const inside = radius + 0.5 - Math.hypot(column - middle, row - middle);
+      if (inside <= 0) continue;
+      offsets.push(row * width + column);
+      opacities.push(Math.round(OPACITY * Math.min(inside, 1)));
+    }
+  }
+  return { side, offsets, opacities };
 }
 
 /** The channels of a colour such as "rgb(1, 2, 3)". */
