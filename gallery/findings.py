@@ -8,6 +8,7 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from gallery.errors import NewerFormatError
 from gallery.files import replace_file
@@ -44,7 +45,7 @@ def read_findings(folder: Path) -> Findings:
     return Findings()
 
 
-def add_findings(folder: Path, **found: float) -> None:
+def add_findings(folder: Path, **found: Any) -> None:
     """Record findings, by their names, beside those that are recorded already. In a read-only store, do nothing."""
     content = {FORMAT_KEY: _FORMAT, **asdict(replace(read_findings(folder), **found))}
     with suppress(OSError):

@@ -1,7 +1,7 @@
 """Lay a gallery's codes out in the plane by t-SNE, so that similar images are close together."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,4 +149,5 @@ def _scaled(places: NDArray[np.float64]) -> NDArray[np.uint16]:
     low, high = places.min(axis=0), places.max(axis=0)
     size = max(float((high - low).max()), 1e-9)
     centred = (places - (low + high) / 2) / size + 0.5
-    return np.rint(centred * MAX_PLACE).clip(0, MAX_PLACE).astype(np.uint16)
+    scaled: NDArray[np.uint16] = np.rint(centred * MAX_PLACE).clip(0, MAX_PLACE).astype(np.uint16)
+    return scaled

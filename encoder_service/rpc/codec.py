@@ -17,7 +17,8 @@ from encoder_service.limits import LIMITS
 _MAX_SMALL_BYTES = 64 * 1024
 # Maximum bytes of a health request, which contains one name.
 _MAX_HEALTH_BYTES = 4096
-# Maximum bytes of a GetImages or DeleteImages request: 1,000 keys of 1,024 characters, up to 4 bytes each, and some overhead.
+# Maximum bytes of a GetImages or DeleteImages request: 1,000 keys of 1,024 characters, up to 4 bytes each, and some
+# overhead.
 _MAX_KEYS_BYTES = 5 * 1024 * 1024
 _MAX_BYTES = {
     "Encode": LIMITS.max_message_bytes,

@@ -207,7 +207,7 @@ def test_without_a_gallery_the_page_says_what_to_type(
     store = open_store(store_url)
     page = open_page(url(serve(store)))
     expect(page.get_by_role("heading", name="No gallery yet")).to_be_visible()
-    expect(page.locator("pre")).to_contain_text("ingest load mnist")
+    expect(page.locator("#empty pre")).to_contain_text("ingest load mnist")
     build(store, encoder)
     expect_examples(page)
 
