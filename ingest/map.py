@@ -15,10 +15,10 @@ SAMPLE_COUNT = 100_000
 """Maximum number of images that t-SNE lays out. It bounds the time and the memory."""
 # Images per batch that is read.
 _BATCH_COUNT = 4096
-# Neighbours of each image that attract it, all with the same weight. On MNIST this gives the same picture as a
-# perplexity of 30, which needs six times as many neighbours.
+# Neighbours of each image that attract it, all with the same weight. The layout is nearly that of a perplexity of 30,
+# which needs 90 neighbours (Böhm, Berens and Kobak 2022, arXiv 2007.08902).
 _ATTRACTING_COUNT = 15
-# Neighbours whose mean place an image gets that t-SNE has not laid out.
+# An image outside of the sample gets the mean place of this many images.
 _PLACING_COUNT = 5
 # Steps with stronger attraction, which form the groups, and steps that spread them out. Both are openTSNE's defaults.
 _GATHERING_STEPS, _SPREADING_STEPS = 250, 500
@@ -26,7 +26,7 @@ _GATHERING_EXAGGERATION = 12
 # Steps between two reports of progress.
 _REPORT_STEPS = 10
 _SEED = 0
-# Minimum images of a map: t-SNE needs more images than attracting neighbours.
+# Minimum images of a map. Each needs a neighbour.
 _LEAST_COUNT = 2
 
 Place = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -106,7 +106,8 @@ def _layout(codes: NDArray[np.float32], stages: Stages) -> tuple[NDArray[np.floa
         affinities = affinity.Uniform(
             codes,
             k_neighbors=min(_ATTRACTING_COUNT, count - 1),
-            # one index for all sizes, seeded, which also finds the neighbours of the images outside of the sample
+            # openTSNE's own seeded index, which also finds the neighbours of the images outside of the sample. The
+            # gallery's index could not search the sample alone.
             method="annoy",
             n_jobs=1,
             random_state=_SEED,

@@ -36,6 +36,8 @@ from tests.digits import png
 
 SEARCH = "/encoder_service.v1.SearchService/Search"
 DELETE = "/encoder_service.v1.GalleryService/DeleteImages"
+ENCODE = "/encoder_service.v1.EncoderService/Encode"
+GET_IMAGES = "/encoder_service.v1.GalleryService/GetImages"
 LIST = "/encoder_service.v1.GalleryService/ListGalleries"
 
 
@@ -160,6 +162,22 @@ def test_a_search_returns_the_query_as_the_encoder_saw_it(server: Server, http: 
     assert not {"inputPng", "reconstructionPng"} & set(http.post(SEARCH, json=encoded(large)).json())
     with Client(server.address) as client:
         assert client.search(large, with_reconstruction=True).input_png == base64.b64decode(answer["inputPng"])
+
+
+def test_stored_images_are_returned_by_key(http: httpx.Client) -> None:
+    keys = ["digits/train/1", "nothing", "digits/train/0"]
+    images = http.post(GET_IMAGES, json={"keys": keys}).json()["images"]
+    assert [image["key"] for image in images] == ["digits/train/1", "digits/train/0"]
+    assert all(image["label"] and image["thumbnailPng"] for image in images)
+    assert http.post(GET_IMAGES, json={}).json() == {}
+    status, code, message = error(http.post(GET_IMAGES, json={"keys": ["k"] * 1001}))
+    assert (status, code, message) == (400, "invalid_argument", "keys: expected at most 1,000, got 1,001")
+
+
+def test_a_search_returns_the_query_s_code_if_it_is_asked_to(http: httpx.Client, queries: list[Image.Image]) -> None:
+    code = http.post(SEARCH, json={**encoded(queries[0]), "asIs": True, "includeCode": True}).json()["code"]
+    assert code == http.post(ENCODE, json=encoded(queries[0])).json()["code"]
+    assert "code" not in http.post(SEARCH, json=encoded(queries[0])).json()
 
 
 def test_a_gallery_says_when_it_was_published(http: httpx.Client) -> None:

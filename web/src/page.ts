@@ -33,6 +33,7 @@ let running: AbortController | null = null;
 let isWaiting = false; // whether the drawing has changed since the running search began
 let isNew = false; // whether the query gets a new entry in the browser's history
 let retry = 0;
+let found = ""; // what the status says of the hits, while it asks to choose one
 
 const drawing = new Drawing((isEnd) => {
   setQuery("drawing");
@@ -306,7 +307,8 @@ find("pick").onclick = () => {
   const pick = find("pick");
   const isPicking = pick.getAttribute("aria-pressed") !== "true";
   pick.setAttribute("aria-pressed", String(isPicking));
-  find("status").textContent = isPicking ? "Choose an image: see what lies between the query and it." : "";
+  if (isPicking) found = find("status").textContent ?? "";
+  find("status").textContent = isPicking ? "Choose an image: see what lies between the query and it." : found;
 };
 
 find("ends").onsubmit = (event) => {

@@ -1,5 +1,5 @@
 // Draws points on a canvas, and pans and zooms them. Pixels are computed here rather than by WebGL, so that every browser
-// draws them: 60,000 points take about 5 ms.
+// draws them. 60,000 points take less than a frame of 16 ms.
 
 export interface Points {
   /** Places, from 0 to 65,535 from the left and from the top. */
@@ -14,7 +14,7 @@ type Rgb = readonly [number, number, number];
 const EXTENT = 65535;
 // Share of the canvas that the whole map takes.
 const FIT = 0.94;
-// Maximum zoom. At 400, neighbours of a map of 1,000,000 images are about ten pixels apart.
+// Maximum zoom. At 400, the images on a map of 1,000,000 are typically 200 pixels apart.
 const MAX_ZOOM = 400;
 // Points that are drawn while the map moves. More would make it stutter; the rest follow when it rests.
 const MAX_MOVING = 150_000;
@@ -24,7 +24,7 @@ const REST_MS = 150;
 const CLICK_PX = 5;
 // Distance in pixels from which a click or the pointer takes the nearest point.
 const REACH_PX = 14;
-// Opacity of a point, 0 to 256. Points that overlap are then darker.
+// Opacity of a point, 0 to 256. It is below 256 so that points show where they overlap.
 const OPACITY = 220;
 const KEY_STEP_PX = 60;
 const KEY_ZOOM = 1.5;
