@@ -1,4 +1,4 @@
-"""The commands that manage galleries: `ingest list`, `drop`, `clean`, `backup`, `restore` and `copy`."""
+"""The commands that manage galleries: `ingest list`, `drop`, `clean`, `compact`, `backup`, `restore` and `copy`."""
 
 import json
 import sys
@@ -79,6 +79,26 @@ def clean(
         removed = galleries.clean(spec.name)
         versions = ", ".join(f"v{version}" for version in removed) or "nothing"
         print(f"{spec.name} v{spec.version}: removed {versions}")
+
+
+def compact(
+    gallery: GalleryArgument,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Index a gallery anew, from its stored codes.
+
+    Makes searches quick again after many images have been added through a service, and gives back the space of deleted
+    images. A service does so by itself, so this is rarely needed. A Qdrant server needs no compaction.
+    """
+    from ingest.compact import compact
+    from ingest.progress import Stages
+
+    with Stages() as stages:
+        spec = compact(open_store(store), gallery, stages)
+    if spec is None:
+        print(f"{gallery}: nothing to do, because a Qdrant server keeps its index up to date")
+    else:
+        print(f"{spec.name} v{spec.version}: {counted(spec.count, 'image')} indexed anew")
 
 
 def backup(
