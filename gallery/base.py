@@ -143,9 +143,9 @@ class Compaction(Protocol):
         ...
 
     def go_live(self) -> Gallery:
-        """Make the new version the live one in one atomic step, and return it. Writes to the old version wait meanwhile.
+        """Make the new version the live one in one atomic step, and return it.
 
-        Writes to the old version are possible afterwards, but lost.
+        Writes to the old version wait meanwhile. Afterwards they are possible, but lost.
         """
         ...
 
