@@ -173,6 +173,8 @@ class Compactor:
             return None
         for spec, changes in self._changes():
             if needs_compaction(spec, changes) and time.monotonic() >= self._retry_at.get(spec.name, 0.0):
+                text = f"{counted(changes.added, 'image')} added and {changes.deleted:,} deleted since it was indexed"
+                _log.info("gallery '%s' v%d is compacted: %s", spec.name, spec.version, text)
                 return spec.name
         return None
 
@@ -190,7 +192,7 @@ class Compactor:
                 _log.info("gallery '%s' compacted in %.1f s: v%d, %s", name, seconds, ended.version, count)
         except LookalikeError as error:
             ended = error
-            if not self._stopping.is_set():
+            if str(error) != str(self._ended.get(name)) and not self._stopping.is_set():
                 _log.warning("gallery '%s' could not be compacted: %s", name, error)
         except Exception:  # keep the thread alive, because the next compaction may succeed
             _log.exception("gallery '%s' could not be compacted", name)

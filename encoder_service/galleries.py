@@ -278,6 +278,8 @@ class Galleries:
                 progress.stage = Stage.INDEXING
                 compaction.index(progress.check)
                 with self._opening:
+                    if old.is_replaced:
+                        raise StoreUnusableError("another version has gone live meanwhile")
                     new = OpenGallery(compaction.go_live(), self._encoder_for(old.spec))
                     self._replace(old, new)
                 spec = new.counted_spec()

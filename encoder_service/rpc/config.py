@@ -96,15 +96,15 @@ class Config:
             1000,
         ),
     )
+    max_streams: int = field(
+        default=LIMITS.max_concurrent_stream_count,
+        metadata=_setting("MAX_STREAMS", "Maximum concurrent streams; further streams are rejected.", 1, 1000),
+    )
     compact: bool = field(
         default=True,
         metadata=_setting(
             "COMPACT", "Index galleries anew, beside the searches, once many images have been added or deleted."
         ),
-    )
-    max_streams: int = field(
-        default=LIMITS.max_concurrent_stream_count,
-        metadata=_setting("MAX_STREAMS", "Maximum concurrent streams; further streams are rejected.", 1, 1000),
     )
     http_port: int | None = field(
         default=None,

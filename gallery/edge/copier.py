@@ -19,9 +19,9 @@ from gallery.edge.version import Version, read_spec
 from gallery.errors import LookalikeError
 from gallery.types import Entry
 
-# Niceness of the process and of the index process that it starts. Linux then gives searches ten times its share of a
+# Niceness of the process and of the index process that it starts. Linux then gives a search three times as much of a
 # busy processor. At 19, the lowest priority, a busy machine would hardly ever finish a compaction.
-_NICENESS = 10
+_NICENESS = 5
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":
