@@ -58,6 +58,8 @@ def main() -> None:
     os.nice(_NICENESS)
     try:
         _make(Path(sys.argv[1]))
+    except (EOFError, pickle.UnpicklingError):
+        sys.exit("the process that started the copying has ended")
     except LookalikeError as error:
         pickle.dump(error, sys.stdout.buffer)
         sys.exit(error.exit_code)

@@ -115,8 +115,14 @@ def main(indexed: int = 60_000, changed: int = 100_000, rate: int = 500, settle_
             worst = max(p50 for _, p50, _ in searcher.windows(begun, time.monotonic()))
             after = searcher.p50(time.monotonic() - 2 * _WINDOW_S, time.monotonic())
             passed += [
-                judge(f"largest p50 while {name}: {worst:.2f} ms, {worst / before:.1f} times", worst <= _MAX_WHILE * before),
-                judge(f"p50 {settle_s:.0f} s later: {after:.2f} ms, {after / before:.1f} times", after <= _MAX_AFTER * before),
+                judge(
+                    f"largest p50 while {name}: {worst:.2f} ms, {worst / before:.1f} times",
+                    worst <= _MAX_WHILE * before,
+                ),
+                judge(
+                    f"p50 {settle_s:.0f} s later: {after:.2f} ms, {after / before:.1f} times",
+                    after <= _MAX_AFTER * before,
+                ),
                 judge(f"failed calls: {len(searcher.failures)}", not searcher.failures),
             ]
         disk_after, memory_after = _disk_mb(url), service.memory_mb("RssAnon")
