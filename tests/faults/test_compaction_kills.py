@@ -119,16 +119,20 @@ class Service:
     def kill(self, store: Store, moment: str, later_s: float) -> str:
         """Begin a compaction, kill the service at a moment of it, and return the moment."""
         home = store.local_folder("digits").parent
-        with Client(self._address) as client:
-            next(client.compact("digits"))
         due, deadline = time.monotonic() + later_s, time.monotonic() + 60
-        arrived = MOMENTS.get(moment, lambda home: time.monotonic() > due)
-        version = current(home)
-        while not arrived(home) and time.monotonic() < deadline:
-            if current(home) != version and not any(home.glob("v*/REPLACES")):
-                moment = "done"
-                break
-            time.sleep(0.0005)
+
+        def is_due(home: Path) -> bool:
+            return time.monotonic() > due
+
+        has_come = MOMENTS.get(moment, is_due)
+        with Client(self._address) as client:
+            while not has_come(home):
+                if not any(home.glob("v*/REPLACES")):  # the moment was too short to be seen: wait for the next one
+                    next(client.compact("digits"))
+                if time.monotonic() > deadline:
+                    moment = "never"
+                    break
+                time.sleep(0.0005)
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         return moment
