@@ -26,9 +26,11 @@ _DELETED_SHARE = 0.2
 _MIN_CHANGED = 10_000
 # Seconds between two checks of the galleries.
 _CHECK_S = 2.0
-# Seconds before a compaction that the service began, and that failed, is tried again. Reasons such as a full disk or a
-# running load take minutes to go away.
+# Seconds before a compaction that the service began, and that failed, is tried again: after the first failure, and at
+# most. Each failure in a row doubles the time. A running load takes minutes. But if memory is too small for indexing,
+# each attempt copies the whole gallery in vain.
 _RETRY_S = 60.0
+_MAX_RETRY_S = 3600.0
 # Maximum seconds that `stop` waits for a compaction to end.
 _STOP_TIMEOUT_S = 5.0
 
@@ -109,7 +111,8 @@ class Compactor:
         self._running: dict[str, Progress] = {}  # at most one gallery
         # by name: the new version of the latest compaction, its error, or None if the store keeps its index up to date
         self._ended: dict[str, GallerySpec | LookalikeError | None] = {}
-        self._retry_at: dict[str, float] = {}
+        # by name of a gallery whose compaction has failed: seconds until the next attempt, and the time of that attempt
+        self._retries: dict[str, tuple[float, float]] = {}
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._run, name="compactor", daemon=True)
@@ -173,7 +176,8 @@ class Compactor:
         if self._only_on_request:
             return None
         for spec, changes in self._changes():
-            if needs_compaction(spec, changes) and time.monotonic() >= self._retry_at.get(spec.name, 0.0):
+            _, retry_at = self._retries.get(spec.name, (0.0, 0.0))
+            if needs_compaction(spec, changes) and time.monotonic() >= retry_at:
                 text = f"{counted(changes.added, 'image')} added and {changes.deleted:,} deleted since it was indexed"
                 _log.info("gallery '%s' v%d is compacted: %s", spec.name, spec.version, text)
                 return spec.name
@@ -201,7 +205,10 @@ class Compactor:
         with self._lock:
             del self._running[name]
             self._ended[name] = ended
-        self._retry_at[name] = time.monotonic() + (0.0 if isinstance(ended, GallerySpec) else _RETRY_S)
+        previous_s, _ = self._retries.pop(name, (_RETRY_S / 2, 0.0))
+        if isinstance(ended, LookalikeError):
+            pause_s = min(2 * previous_s, _MAX_RETRY_S)
+            self._retries[name] = (pause_s, time.monotonic() + pause_s)
 
 
 def needs_compaction(spec: GallerySpec, changes: Changes) -> bool:

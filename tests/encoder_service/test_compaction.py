@@ -12,7 +12,7 @@ from PIL import Image
 
 from encoder_service import compactor
 from encoder_service.client import Client
-from encoder_service.compactor import Stage, needs_compaction
+from encoder_service.compactor import Compactor, Progress, Stage, needs_compaction
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ForbiddenError
 from encoder_service.rpc.config import Config
@@ -20,7 +20,7 @@ from encoder_service.rpc.server import Server
 from encoder_service.searcher import Key
 from encoder_service.writer import NewImage
 from gallery import GallerySpec, Store
-from gallery.errors import NotFoundError, UnavailableError
+from gallery.errors import NotFoundError, StoreFullError, UnavailableError
 from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from gallery.types import Changes
@@ -144,6 +144,29 @@ def test_small_shares_and_small_numbers_are_not_worth_a_compaction() -> None:
     assert not needs_compaction(large, Changes(49_999, 199_999))
     assert needs_compaction(large, Changes(50_000, 0))
     assert needs_compaction(large, Changes(0, 200_000))
+
+
+def test_a_compaction_that_fails_is_logged_once_and_tried_again_later_and_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compactor, "_CHECK_S", 0.01)
+    monkeypatch.setattr(compactor, "_RETRY_S", 0.1)
+    attempts: list[float] = []
+
+    def fail(name: str, progress: Progress) -> None:
+        attempts.append(time.monotonic())
+        raise StoreFullError("the disk is full")
+
+    spec = GallerySpec("g", "e", "f" * 64, 128, version=1)
+    compacting = Compactor(lambda: [(spec, Changes(10_000, 0))], fail)
+    compacting.start()
+    wait(lambda: len(attempts) == 3)
+    with pytest.raises(StoreFullError):
+        compacting.follow(spec, 1)
+    compacting.stop()
+    assert attempts[1] - attempts[0] > 0.1
+    assert attempts[2] - attempts[1] > 0.2
+    assert caplog.text.count("gallery 'g' could not be compacted: the disk is full") == 1
 
 
 def test_a_load_that_is_running_is_named_and_the_service_goes_on(
