@@ -8,7 +8,7 @@ import pytest
 
 from gallery import Entry, Gallery, GallerySpec, Query, Store, open_store
 from gallery.base import Compaction
-from gallery.errors import StoreFullError, StoreLockedError, StoreUnusableError
+from gallery.errors import InvalidCodeError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.journal import read_journal
 from tests.digits import entries
 
@@ -131,6 +131,15 @@ def test_a_compaction_that_ends_early_leaves_the_live_version_and_nothing_else(e
             assert len(stored(live)) == 300
             assert sorted(path.name for path in edge.local_folder("g").parent.glob("v*")) == ["v1"]
     assert edge.differences("g") == []
+
+
+def test_an_error_of_the_copying_process_is_raised_here(edge: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(edge.open("g")) as live:
+        unusable = Entry("k", np.full(8, np.nan, np.float32))
+        monkeypatch.setattr(live, "scroll", lambda batch_count: iter([[unusable]] * 1000))
+        with closing(begin(edge, live)) as compaction, pytest.raises(InvalidCodeError):
+            compaction.copy(lambda count: None)
+            compaction.index(lambda: None)
 
 
 @pytest.mark.parametrize("name", ["v2", "v2.part"])
