@@ -4,8 +4,10 @@ The entries are copied in small batches, so that searches need not wait long for
 in the live version's journal, and is repeated on the new version before it goes live.
 """
 
+import ctypes
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -139,6 +141,9 @@ class EdgeCompaction:
                 self._new.close()
             with file_errors(str(self._home)):
                 finish_compactions(self._home, self._folder if self._is_live else self._live.folder)
+            if sys.platform == "linux":
+                # return the freed heap of the old version to the system
+                ctypes.CDLL(None).malloc_trim(0)
         finally:
             self._lock.close()
 
