@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.compactor import Compaction, Stage
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.limits import LIMITS, Limits
@@ -24,6 +25,12 @@ _RELATIONS = {
     search_pb2.RELATION_SAME: Relation.SAME,
     search_pb2.RELATION_SIMILAR: Relation.SIMILAR,
     search_pb2.RELATION_UNRELATED: Relation.UNRELATED,
+}
+_STAGES = {
+    gallery_pb2.COMPACTION_STAGE_COPYING: Stage.COPYING,
+    gallery_pb2.COMPACTION_STAGE_INDEXING: Stage.INDEXING,
+    gallery_pb2.COMPACTION_STAGE_DONE: Stage.DONE,
+    gallery_pb2.COMPACTION_STAGE_NOT_NEEDED: Stage.NOT_NEEDED,
 }
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
@@ -326,6 +333,21 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
         if message.HasField("calibration")
         else None,
     )
+
+
+def compaction_to_proto(compaction: Compaction) -> gallery_pb2.CompactGalleryResponse:
+    """Return the message for the state of a compaction."""
+    return gallery_pb2.CompactGalleryResponse(
+        gallery=gallery_to_proto(compaction.spec),
+        stage=next(value for value, stage in _STAGES.items() if stage is compaction.stage),
+        copied_count=compaction.copied,
+    )
+
+
+def compaction_from_proto(message: gallery_pb2.CompactGalleryResponse) -> Compaction:
+    """Convert a message to the state of a compaction. A stage that this release does not know becomes INDEXING."""
+    stage = _STAGES.get(message.stage, Stage.INDEXING)
+    return Compaction(gallery_from_proto(message.gallery), stage, message.copied_count)
 
 
 def item_error_to_proto(error: LookalikeError) -> encoder_pb2.ItemError:

@@ -22,7 +22,7 @@ from gallery.files import check_space
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
 from gallery.spec import GallerySpec
-from gallery.types import Entry, Hit, Query, check_comparable
+from gallery.types import Changes, Entry, Hit, Query, check_comparable
 
 # Threads per search. With more than one, Edge would pass each search to its thread pool. For a gallery of the usual
 # size, that takes longer than the search itself.
@@ -133,6 +133,10 @@ class EdgeGallery:
         """Return the exact number of entries."""
         with _translated(self._folder):
             return self._shard.count(qe.CountRequest(exact=True))
+
+    def changes(self) -> Changes:
+        """Return zeros: only a live version knows its changes."""
+        return Changes()
 
     def index(self) -> None:
         """Build the search index in a separate process, then open the shard again.

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gallery.base import Gallery
 from gallery.edge.backup import pack, unpack
-from gallery.edge.manifest import GROWN, OPEN, Manifest, write_manifest
+from gallery.edge.compaction import EdgeCompaction, finish_compactions
+from gallery.edge.manifest import GROWN, OPEN, REPLACES, Manifest, write_manifest
 from gallery.edge.snapshot import Snapshot
 from gallery.edge.version import (
     SPEC,
@@ -118,6 +120,7 @@ class EdgeStore:
         """
         self._clear_scratch()
         folder = self._live(name)
+        self._finish_compactions(folder)
         may_write = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
         spec = read_spec(folder)
         return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
@@ -136,6 +139,29 @@ class EdgeStore:
         except BaseException:
             lock.close()
             raise
+
+    def compaction(self, gallery: Gallery) -> EdgeCompaction:
+        """Begin to index a gallery anew, from its stored entries."""
+        if not isinstance(gallery, LiveVersion):
+            raise StoreUnusableError(
+                f"gallery '{gallery.spec.name}' can't be compacted: this process may not write its files",
+                place=self._place,
+            )
+        home = gallery.folder.parent
+        with ExitStack() as stack, file_errors(self._place):
+            lock = stack.enter_context(closing(_loading_lock(home)))
+            finish_compactions(home, gallery.folder)
+            stack.callback(finish_compactions, home, gallery.folder)
+            newer = _versions(home)[-1]
+            if newer != gallery.folder:
+                raise StoreUnusableError(
+                    f"gallery '{home.name}' can't be compacted, because it has an unfinished or unused version "
+                    f"{newer.name}: finish its load, or remove it with `ingest clean {home.name}`",
+                    place=self._place,
+                )
+            compaction = EdgeCompaction(gallery, partial(_make_live, home), lock)
+            stack.pop_all()
+            return compaction
 
     def local_folder(self, name: str) -> Path:
         """Return the folder of a gallery's live version."""
@@ -248,6 +274,8 @@ class EdgeStore:
             extended = read_spec(live).extended_by(spec)
             check_unaltered(live, spec.name)
             return LiveVersion(live, extended)
+        if live:
+            finish_compactions(home, live)
         number = version_number(live) + 1 if live else 1
         folder = home / f"v{number}"
         spec = replace(spec, version=number)
@@ -279,6 +307,12 @@ class EdgeStore:
             folder = Path(scratch) / "v1"
             folder.mkdir()
             yield folder
+
+    def _finish_compactions(self, live: Path) -> None:
+        """Remove what killed compactions have left, unless a compaction or a load is running."""
+        if any(live.parent.glob(f"v*/{REPLACES}")):
+            with suppress(OSError, StoreError), closing(_loading_lock(live.parent)):
+                finish_compactions(live.parent, live)
 
     def _clear_scratch(self) -> None:
         """Remove the scratch folders of killed restores, as far as permissions allow."""

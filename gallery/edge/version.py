@@ -4,6 +4,7 @@ v2/gallery.json     the description, see `GallerySpec`
 v2/manifest.json    the files with their sums; missing while the version is being built or modified
 v2/GROWN            exists if the version has been modified since it was published; see `manifest.GROWN`
 v2/ADDED            keys that a service has added or deleted since the publication; see `gallery.journal`
+v2/REPLACES         exists while a compaction makes the version; see `manifest.REPLACES`
 v2/OPEN             lock of the one process that may have the version open
 v2/shard/           Qdrant Edge's own files
 
@@ -14,6 +15,7 @@ records them.
 
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,9 +26,9 @@ from gallery.edge.shard import EdgeGallery
 from gallery.errors import NewerFormatError, StoreDamagedError
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import parse_object
-from gallery.journal import JOURNAL, note_added, note_deleted
+from gallery.journal import JOURNAL, changes_since_indexing, note_added, note_deleted
 from gallery.spec import GallerySpec
-from gallery.types import Entry
+from gallery.types import Changes, Entry
 
 SPEC = "gallery.json"
 """Name of the file with a version's description."""
@@ -76,6 +78,9 @@ class LiveVersion(Version):
 
     Attributes:
         is_modified: Whether its entries have been modified since it was opened.
+        writing: Held during each modification. A compaction holds it while it replaces the version.
+        is_replaced: Set by a compaction that has replaced the version. Then `close` records nothing, which would take
+            long, because the version is about to be removed.
     """
 
     def __init__(self, folder: Path, spec: GallerySpec, *, keeps_journal: bool = False) -> None:
@@ -94,23 +99,34 @@ class LiveVersion(Version):
         """
         self._keeps_journal = keeps_journal
         self.is_modified = False
+        self.is_replaced = False
+        self.writing = threading.Lock()
         self._must_record = False
         super().__init__(folder, spec)
         self._must_record = has_unrecorded_changes(folder)
+        self._changes = changes_since_indexing(folder) if keeps_journal else Changes()
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         """Mark the version as modified, and store entries."""
         if entries:
-            self._begin_modification()
-            self._note(note_added, [entry.key for entry in entries])
-            super().upsert(entries)
+            with self.writing:
+                self._begin_modification()
+                self._note(note_added, [entry.key for entry in entries])
+                super().upsert(entries)
+                self._changes = Changes(self._changes.added + len(entries), self._changes.deleted)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Mark the version as modified, and remove the entries with these keys."""
         if keys:
-            self._begin_modification()
-            self._note(note_deleted, keys)
-            super().delete(keys)
+            with self.writing:
+                self._begin_modification()
+                self._note(note_deleted, keys)
+                super().delete(keys)
+                self._changes = Changes(self._changes.added, self._changes.deleted + len(keys))
+
+    def changes(self) -> Changes:
+        """Return how many entries services have changed since the search index was built."""
+        return self._changes
 
     def index(self) -> None:
         """Mark the version as modified, and build the search index."""
@@ -138,7 +154,7 @@ class LiveVersion(Version):
     def close(self) -> None:
         """Close the shard and release the lock. If the version was modified, record its count and manifest."""
         try:
-            if self._must_record and not self._closed:
+            if self._must_record and not self._closed and not self.is_replaced:
                 self._must_record = False
                 count = self.count()
                 self.settle()

@@ -108,6 +108,9 @@ class RemoteStore:
             lock.close()
             raise
 
+    def compaction(self, gallery: Gallery) -> None:
+        """Return None: the server indexes new entries and removes deleted ones by itself."""
+
     def local_folder(self, name: str) -> Path:
         """Return the folder on this machine for files that loads keep with a gallery's live version."""
         return self._version_folder(name, self.live_version(name))

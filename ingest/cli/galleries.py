@@ -1,4 +1,4 @@
-"""The commands that manage galleries: `ingest list`, `drop`, `clean`, `backup`, `restore` and `copy`."""
+"""The commands that manage galleries: `ingest list`, `drop`, `clean`, `compact`, `backup`, `restore` and `copy`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from encoder_service import terminal
-from encoder_service.terminal import JsonOption, StoreOption
+from encoder_service.terminal import CaFileOption, CertFileOption, JsonOption, StoreOption, TokenFileOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
 from gallery.plurals import counted
@@ -79,6 +79,38 @@ def clean(
         removed = galleries.clean(spec.name)
         versions = ", ".join(f"v{version}" for version in removed) or "nothing"
         print(f"{spec.name} v{spec.version}: removed {versions}")
+
+
+def compact(
+    gallery: GalleryArgument,
+    store: StoreOption = DEFAULT_STORE,
+    service: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Running service that has the gallery open, and compacts it."),
+    ] = "",
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+) -> None:
+    """Index a gallery anew, from its stored codes.
+
+    Makes searches quick again after many images have been added through a service, and gives back the space of deleted
+    images. A service does this by itself once it is worthwhile. A Qdrant server needs no compaction, because it keeps
+    its index up to date.
+    """
+    from ingest.compact import compact, compact_through_service
+    from ingest.progress import Stages
+
+    with Stages() as stages:
+        if service:
+            with terminal.connect(service, token_file, ca_file, cert_file) as client:
+                spec = compact_through_service(client, gallery, stages)
+        else:
+            spec = compact(open_store(store), gallery, stages)
+    if spec is None:
+        print(f"{gallery}: nothing to do, because a Qdrant server keeps its index up to date")
+    else:
+        print(f"{spec.name} v{spec.version}: {counted(spec.count, 'image')} indexed anew")
 
 
 def backup(

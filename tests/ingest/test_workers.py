@@ -15,6 +15,7 @@ from encoder_service.encoder import Encoder
 from gallery import Calibration, Entry, Gallery, GallerySpec, Hit, Query, open_store
 from gallery.errors import InvalidInputError, StoreError
 from gallery.exact import ExactGallery
+from gallery.types import Changes
 from ingest.loading.build import LoadOptions, load_and_publish
 from ingest.progress import Stages
 from ingest.sources import open_source
@@ -63,6 +64,9 @@ class FolderGallery:
 
     def count(self) -> int:
         return len(list(self.folder.iterdir()))
+
+    def changes(self) -> Changes:
+        return Changes()
 
     def close(self) -> None:
         pass

@@ -117,6 +117,7 @@ def _valid() -> list[tuple[str, str, bytes]]:
     add = gallery_pb2.AddImagesRequest(gallery="mnist", key="k", image=images[0], label="l")
     calls += [("GalleryService/AddImages", add)]
     calls += [("GalleryService/DeleteImages", gallery_pb2.DeleteImagesRequest(gallery="mnist", keys=["k", "l"]))]
+    calls += [("GalleryService/CompactGallery", gallery_pb2.CompactGalleryRequest(gallery="mnist", version=1))]
     calls += [("GalleryService/GetGallery", gallery_pb2.GetGalleryRequest(gallery="mnist"))]
     calls += [("GalleryService/ListGalleries", gallery_pb2.ListGalleriesRequest())]
     requests = [(_GRPC, method, message.SerializeToString()) for method, message in calls]
