@@ -4,14 +4,17 @@
 `python -m benchmarks.scale fit`   search 4·10⁶ codes in 1 GB and in 512 MB of memory
 `python -m benchmarks.scale try`   compare storage profiles for galleries larger than memory, with 10⁶ codes
 `python -m benchmarks.scale cap`   build the index of 10⁶ codes in 1 GB, 512 MB and 256 MB of memory
+`python -m benchmarks.scale build` build and search 4·10⁶ codes in 1 GB, in 512 MB, and without a limit
 `python -m benchmarks.scale coefficients`   measure the coefficients of `ingest plan`
 """
 
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,11 +31,12 @@ from numpy.typing import NDArray
 
 from benchmarks.codes import codes_like_real
 from benchmarks.memory import children, process_memory_mb
-from benchmarks.served import Served, cgroup, serve
+from benchmarks.served import Served, cgroup, drop_caches, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
 from gallery.edge.index import command
 from gallery.edge.shard import EdgeGallery
+from gallery.edge.store import EdgeStore
 from gallery.profiles import PROFILES, Memory, Profile, Quantised
 from ingest.progress import Stages
 from ingest.sources import open_source
@@ -178,6 +182,8 @@ _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 _FITS = (0, 1024, 512)
 # What `cap` measures: pairs of a memory limit for the index build and a maximum segment size (of full codes), in MB.
 _CAPS = ((1024, 4096), (512, 128), (256, 64))
+# Memory limits that `build` measures, in MB; 0 for no limit.
+_BUILDS = (0, 1024, 512)
 # Memory of a process before it opens a gallery, in MB.
 _BASE_MB = 64
 
@@ -272,6 +278,81 @@ def _index_in_parts(
             return 0.0
         seconds += time.perf_counter() - begun
     return seconds
+
+
+@app.command("build")
+def build_within(
+    folder: FolderOption,
+    count: CountOption = 4_000_000,
+    profile: str = "disk",
+    memory_mb: Annotated[list[int] | None, typer.Option(help="Memory limits in MB; 0 for none.")] = None,
+) -> None:
+    """Build a gallery from codes within memory limits, then search it within the same limits."""
+    print(_machine())
+    print(
+        "| limit MB | stored, s | indexed, s | in all, s | CPU, s | segments | open s | cold ms | p50 ms | p99 ms "
+        "| recall@5 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
+    for limit_mb in memory_mb or _BUILDS:
+        home = folder / f"built-{profile}-{count}-{limit_mb}"
+        shutil.rmtree(home, ignore_errors=True)
+        with Stages() as stages:
+            codes_like_real(folder, "train", max(count, *_GROWTH), stages)
+            begun = time.perf_counter()
+            before_s = _children_cpu_s()
+            drop_caches()
+            inside = [sys.executable, "-m", "benchmarks.scale", "build-inside", "--folder", str(folder)]
+            inside += ["--count", str(count), "--profile", profile, "--limit-mb", str(limit_mb), "--home", str(home)]
+            with stages.stage("building", None), cgroup(limit_mb) as enter:
+                done = subprocess.run(inside, preexec_fn=enter, stdout=subprocess.PIPE, text=True)
+            whole_s = time.perf_counter() - begun
+            if done.returncode:
+                print(f"| {limit_mb or 'none'} | ended with {done.returncode} after {whole_s:.0f} s |", flush=True)
+                continue
+            store_s, index_s, segments = json.loads(done.stdout)
+            codes = codes_like_real(folder, "train", max(count, *_GROWTH), stages)[:count]
+            queries, answers = questions(folder, codes, stages)
+            with stages.stage("searching", None):
+                served = serve(home / "scale" / "v1" / "shard", PROFILES[profile], queries, answers, limit_mb)
+        print(
+            f"| {limit_mb or 'none'} | {store_s:.0f} | {index_s:.0f} | {whole_s:.0f} "
+            f"| {_children_cpu_s() - before_s:.0f} | {segments} | {_figures(served)} |",
+            flush=True,
+        )
+
+
+@app.command(hidden=True)
+def build_inside(
+    folder: Annotated[Path, typer.Option()],
+    count: Annotated[int, typer.Option()],
+    profile: Annotated[str, typer.Option()],
+    limit_mb: Annotated[int, typer.Option()],
+    home: Annotated[Path, typer.Option()],
+) -> None:
+    """Build a gallery as a load does. `build` runs this in a cgroup."""
+    thumbnails = _thumbnails()
+    codes = np.load(folder / f"codes-train-{max(count, *_GROWTH)}.npy", mmap_mode="r")[:count]
+    spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=profile)
+    begun = time.perf_counter()
+    memory_bytes = limit_mb * 2**20 or None
+    with closing(EdgeStore(home).build(spec, memory_bytes=memory_bytes)) as build, Stages() as stages:
+        with stages.stage("storing", count) as advance:
+            for start in range(0, count, _BATCH):
+                batch = enumerate(np.array(codes[start : start + _BATCH]), start)
+                build.gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
+                advance(min(_BATCH, count - start))
+        store_s = time.perf_counter() - begun
+        with stages.stage("indexing", None):
+            build.index()
+        index_s = time.perf_counter() - begun - store_s
+        build.publish()
+    segments = len(list(home.glob("scale/v1/shard/segments/*/vector_index/links*")))
+    print(json.dumps([store_s, index_s, segments]))
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @app.command()

@@ -165,7 +165,14 @@ class Store(Protocol):
         """
         ...
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT) -> Build:
+    def build(
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+    ) -> Build:
         """Begin a new gallery, or extend the live version of an existing one.
 
         With `rebuild`, begin the next version of an existing gallery. The live one stays searchable meanwhile.
@@ -176,8 +183,12 @@ class Store(Protocol):
             spec: The gallery to build. The store sets its version and count, whatever they are in `spec`.
             rebuild: Build a new version even though the gallery exists.
             placement: Distribution of a new version over a cluster.
+            memory_bytes: Memory to build the gallery in. In a local store, it includes the processes that build, and
+                None stands for the memory that is available. On a server, it is the memory of a node, and None leaves
+                the largest size of a segment to the storage profile.
 
         Raises:
+            InvalidInputError: `memory_bytes` is too small for any gallery.
             EncoderMismatchError: The live version was made by another encoder.
             StoreDamagedError: The live version's files have been altered.
             StoreLockedError: Another process is building the gallery or has it open.

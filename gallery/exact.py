@@ -212,7 +212,12 @@ class ExactStore:
         return _LiveGallery(*self._find(name))
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
     ) -> ExactBuild:
         """Begin a gallery or its next version, or extend the live one."""
         placement.require_default(self.url)

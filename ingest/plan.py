@@ -123,6 +123,15 @@ def amount(text: str, what: str) -> float:
     return value
 
 
+def memory_amount(text: str) -> int | None:
+    """Parse the option --memory, as `amount` does; None if it is not given.
+
+    Raises:
+        InvalidInputError: The text is not a number of bytes.
+    """
+    return int(amount(text, "--memory")) if text else None
+
+
 def as_bytes(size: float) -> str:
     """Format a size in bytes for people: "1.9 GB"."""
     return decimal(round(size))

@@ -49,7 +49,10 @@ from gallery.errors import (
 )
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import FORMAT_KEY, parse_object
+from gallery.memory import Parts
+from gallery.memory import parts as build_parts
 from gallery.plurals import counted
+from gallery.profiles import find_profile
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
@@ -123,16 +126,22 @@ class EdgeStore:
         return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
     ) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
         placement.require_default(self.url)
+        parts = build_parts(memory_bytes, find_profile(spec.profile), spec.code_size)
         home = self._root / spec.name
         with file_errors(self._place):
             home.mkdir(parents=True, exist_ok=True)
             lock = _loading_lock(home)
         try:
-            return EdgeBuild(home, lock, self._begin(home, spec, rebuild))
+            return EdgeBuild(home, lock, self._begin(home, spec, rebuild, parts))
         except BaseException:
             lock.close()
             raise
@@ -242,12 +251,12 @@ class EdgeStore:
         hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
         return GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
 
-    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> Version:
+    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool, parts: Parts) -> Version:
         live = self._live_or_complete(home)
         if live and not rebuild:
             extended = read_spec(live).extended_by(spec)
             check_unaltered(live, spec.name)
-            return LiveVersion(live, extended)
+            return LiveVersion(live, extended, parts)
         number = version_number(live) + 1 if live else 1
         folder = home / f"v{number}"
         spec = replace(spec, version=number)
@@ -256,7 +265,7 @@ class EdgeStore:
                 shutil.rmtree(folder)
             folder.mkdir(exist_ok=True)
             write_spec(folder, spec)
-        return Version(folder, spec)
+        return Version(folder, spec, parts)
 
     def _live_or_complete(self, home: Path) -> Path | None:
         """Return the folder of the live version; None if the gallery has no complete version.
