@@ -94,6 +94,16 @@ class Build(Protocol):
         """True if entries have been added or deleted since the publication; see `Store.modified_by_service`."""
         ...
 
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries with small thumbnails, and for their index.
+
+        On a server, this checks nothing.
+
+        Raises:
+            StoreFullError: The disk has less space.
+        """
+        ...
+
     def index(self) -> None:
         """Build the search index over the stored entries. May take minutes."""
         ...

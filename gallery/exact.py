@@ -164,6 +164,9 @@ class ExactBuild:
         """True if a service has modified the version since it was published."""
         return self._contents.modified_by_service
 
+    def check_space(self, new_count: int) -> None:
+        """Do nothing: memory is not a disk."""
+
     def index(self) -> None:
         """Do nothing: exact search has no index."""
 

@@ -11,16 +11,25 @@ from pathlib import Path
 from gallery.errors import InvalidInputError
 from gallery.profiles import Profile, Quantised
 
-# Memory of the processes themselves, in bytes: the load with an encoder and the batches in flight takes up to 155 MB,
-# and the index process 20 MB before it reads a code.
-_PROCESSES = 192_000_000
-# Least memory for the codes, in bytes. With less, a load would spend its time on opening and closing tiny parts.
-_LEAST = 64_000_000
+PROCESSES = 192_000_000
+"""Memory of the processes that build a gallery, in bytes, without the codes.
+
+A load with an encoder and the batches in flight takes up to 155 MB, and the index process 20 MB before it reads a code.
+"""
+LEAST = 64_000_000
+"""Least memory for the codes that are being built, in bytes.
+
+With less, a load would spend its time on opening and closing tiny parts.
+"""
 # A part that is being sorted is in memory twice, as it was stored and as it is written, with a table of its ids.
 _SORTED_SHARE = 3
-# A server's memory as a multiple of its largest segment. With four times the full codes of a segment, 1,000,000 codes
-# were indexed as quickly as with more.
-_SERVER_SHARE = 4
+# Bytes on disk of an entry's key, label, hash, id, small thumbnail and part of the graph.
+_ENTRY = 640
+SERVER_SHARE = 4
+"""Memory of a server's node as a multiple of the full codes of its largest segment.
+
+With this memory, 1,000,000 codes that had not been sorted were indexed as quickly as with more.
+"""
 # Smallest segment of a server, in MB. Below about 10 MB, Qdrant builds no graph.
 _LEAST_SEGMENT_MB = 16
 # Bytes per code of the graph that is being built: for the lists of ids, and for each link of `m`. Measured with
@@ -72,9 +81,9 @@ def node_segment_mb(memory_bytes: int, profile: Profile) -> int:
     Raises:
         InvalidInputError: The memory is too small for any segment.
     """
-    segment_mb = memory_bytes // _SERVER_SHARE // 2**20
+    segment_mb = memory_bytes // SERVER_SHARE // 2**20
     if segment_mb < _LEAST_SEGMENT_MB:
-        raise _too_little(memory_bytes, _LEAST_SEGMENT_MB * 2**20 * _SERVER_SHARE)
+        raise _too_little(memory_bytes, _LEAST_SEGMENT_MB * 2**20 * SERVER_SHARE)
     return min(segment_mb, profile.max_segment_mb)
 
 
@@ -102,6 +111,11 @@ def graph_bytes(profile: Profile, code_size: int) -> float:
     return _IDS + _LINK * profile.m + _COMPARED[profile.quantised] * code_size
 
 
+def disk_bytes(profile: Profile, code_size: int) -> float:
+    """Return the size on disk of an entry with a small thumbnail and of its part of the index, in bytes."""
+    return (4 + _COMPARED[profile.quantised]) * code_size + _ENTRY
+
+
 def parts(memory_bytes: int | None, profile: Profile, code_size: int) -> Parts:
     """Return the parts to build a gallery in.
 
@@ -113,12 +127,12 @@ def parts(memory_bytes: int | None, profile: Profile, code_size: int) -> Parts:
     Raises:
         InvalidInputError: `memory_bytes` is too small for any part.
     """
-    if memory_bytes is not None and memory_bytes < _PROCESSES + _LEAST:
-        raise _too_little(memory_bytes, _PROCESSES + _LEAST)
+    if memory_bytes is not None and memory_bytes < PROCESSES + LEAST:
+        raise _too_little(memory_bytes, PROCESSES + LEAST)
     memory = memory_bytes or available_memory()
     if memory is None:
         return Parts(profile.max_segment_mb * 2**20, profile.max_segment_mb)
-    usable = max(memory - _PROCESSES, _LEAST)
+    usable = max(memory - PROCESSES, LEAST)
     codes = usable / graph_bytes(profile, code_size)
-    segment_mb = int(codes * code_size * 4 / 2**20)
+    segment_mb = max(1, int(codes * code_size * 4 / 2**20))
     return Parts(usable // _SORTED_SHARE, min(segment_mb, profile.max_segment_mb))

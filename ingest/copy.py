@@ -41,6 +41,7 @@ def copy(
     Raises:
         GalleryNotFoundError: The source has no gallery of this name.
         StoreDamagedError: The copy differs from the original. It does not go live.
+        StoreFullError: The target's disk has no space for the copy.
     """
     spec = source.spec(name)
     copy_spec = replace(spec, version=0, count=0, calibration=None, profile=profile or spec.profile)
@@ -48,6 +49,7 @@ def copy(
         closing(source.open(name)) as original,
         closing(target.build(copy_spec, rebuild=True, memory_bytes=memory_bytes)) as build,
     ):
+        build.check_space(max(0, original.count() - build.gallery.count()))
         with stages.stage("copying", original.count()) as advance:
             written = 0
             resumed = build.gallery.count() > 0

@@ -61,17 +61,24 @@ def unsorted_size(folder: Path) -> int:
 
 
 def rewritten_size(folder: Path, segment_mb: int) -> int:
-    """Return the bytes on disk of a shard's segments that an optimisation may write anew.
+    """Return the bytes that an optimisation of a shard writes before it removes as many.
+
+    Edge joins segments into one of at most `segment_mb`, removes them, and goes on with the next ones.
 
     Args:
         folder: The shard's folder.
-        segment_mb: Largest size of a segment, in MB of full codes. Larger segments stay.
+        segment_mb: Largest size of a segment, in MB (2^20 bytes) of full codes. Larger segments stay as they are.
     """
-    return sum(
-        size_on_disk(segment)
-        for segment in _segments(folder)
-        if not (codes := segment / _ORDERED).exists() or codes.stat().st_size < segment_mb * 2**20
-    )
+    limit = segment_mb * 2**20
+    sizes = [(_codes_size(segment), size_on_disk(segment)) for segment in _segments(folder)]
+    rewritten = [size for size in sizes if size[0] < limit]
+    codes, files = (sum(values) for values in zip(*rewritten, strict=True)) if rewritten else (0, 0)
+    return int(files * min(1.0, limit / max(codes, 1)))
+
+
+def _codes_size(segment: Path) -> int:
+    ordered = segment / _ORDERED
+    return ordered.stat().st_size if ordered.exists() else size_on_disk(ordered.parent / "vectors")
 
 
 def _segments(folder: Path) -> list[Path]:

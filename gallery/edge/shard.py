@@ -20,7 +20,7 @@ from gallery.edge.page_cache import keep, prefetch
 from gallery.edge.segments import CONFIG, plan_indexing, plan_sorting, rewritten_size, unsorted_size
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
-from gallery.memory import Parts
+from gallery.memory import Parts, disk_bytes
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
 from gallery.spec import GallerySpec
@@ -146,6 +146,18 @@ class EdgeGallery:
         with _translated(self._folder):
             return self._shard.count(qe.CountRequest(exact=True))
 
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries with small thumbnails, and for their index.
+
+        Raises:
+            StoreFullError: The disk has less space.
+        """
+        codes_bytes = new_count * self._spec.code_size * 4
+        # indexing writes a segment before it removes the parts that the segment is made of
+        written_twice = min(1.0, self._segment_mb * 2**20 / max(codes_bytes, 1))
+        needed = new_count * disk_bytes(self._profile, self._spec.code_size) * (1 + written_twice)
+        check_space(self._folder, int(needed))
+
     def index(self) -> None:
         """Join the shard's segments, and build the search index.
 
@@ -154,9 +166,13 @@ class EdgeGallery:
             StoreDamagedError: The index could not be built.
         """
         self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
-        segment_mb = self._parts.segment_mb if self._parts else self._profile.max_segment_mb
-        plan_indexing(self._folder, self._profile.m, segment_mb)
-        self._optimize(rewritten_size(self._folder, segment_mb))
+        plan_indexing(self._folder, self._profile.m, self._segment_mb)
+        self._optimize(rewritten_size(self._folder, self._segment_mb))
+
+    @property
+    def _segment_mb(self) -> int:
+        """Largest size of a segment, in MB of full codes."""
+        return self._parts.segment_mb if self._parts else self._profile.max_segment_mb
 
     def _sort(self) -> None:
         """Sort the codes that have been added since the last call, so that `index` can read them from disk."""

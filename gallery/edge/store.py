@@ -324,6 +324,10 @@ class EdgeBuild:
         """True if the version had been modified between its publication and the beginning of this build."""
         return self._modified_before
 
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries, and for their index."""
+        self.gallery.check_space(new_count)
+
     def index(self) -> None:
         """Build the search index."""
         self.gallery.index()

@@ -262,6 +262,9 @@ class RemoteBuild:
         """True if a service has ever modified the version."""
         return _modified_by_service(self._connection, self.gallery.collection)
 
+    def check_space(self, new_count: int) -> None:
+        """Do nothing: the disk is the server's."""
+
     def index(self) -> None:
         """Make the server build the graph, and wait until it is complete."""
         self.gallery.index()
