@@ -3,7 +3,6 @@
 `python -m benchmarks.scale grow`  load, index and search 10⁴ to 4·10⁶ codes; prints a table and draws a plot
 `python -m benchmarks.scale fit`   search 4·10⁶ codes in 1 GB and in 512 MB of memory
 `python -m benchmarks.scale try`   compare storage profiles for galleries larger than memory, with 10⁶ codes
-`python -m benchmarks.scale cap`   build the index of 10⁶ codes in 1 GB, 512 MB and 256 MB of memory
 `python -m benchmarks.scale build` build and search 4·10⁶ codes in 1 GB, in 512 MB, and without a limit
 `python -m benchmarks.scale coefficients`   measure the coefficients of `ingest plan`
 """
@@ -34,9 +33,9 @@ from benchmarks.memory import children, process_memory_mb
 from benchmarks.served import Served, cgroup, drop_caches, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
-from gallery.edge.index import command
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.store import EdgeStore
+from gallery.memory import Parts, disk_bytes
 from gallery.profiles import PROFILES, Memory, Profile, Quantised
 from ingest.progress import Stages
 from ingest.sources import open_source
@@ -86,14 +85,16 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
     return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
 
 
-def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, first: int = 0) -> GallerySpec:
-    """Add codes to a gallery, with keys, labels, hashes and thumbnails. The first key gets the number `first`."""
+def _store(
+    folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, parts: Parts | None = None
+) -> GallerySpec:
+    """Add codes to a gallery, with keys, labels, hashes and thumbnails. If `parts` is given, sort them in parts."""
     folder.mkdir(parents=True, exist_ok=True)
     thumbnails = _thumbnails()
     spec = GallerySpec("scale", "mnist", "f" * 64, 128)
-    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("storing", len(codes)) as advance:
+    with closing(EdgeGallery(folder, spec, stored, parts)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
-            batch = enumerate(codes[start : start + _BATCH], first + start)
+            batch = enumerate(codes[start : start + _BATCH], start)
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
             advance(min(_BATCH, len(codes) - start))
     return spec
@@ -180,8 +181,6 @@ LEVERS = {
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 # Memory limits that `fit` measures, in MB; 0 for no limit.
 _FITS = (0, 1024, 512)
-# What `cap` measures: pairs of a memory limit for the index build and a maximum segment size (of full codes), in MB.
-_CAPS = ((1024, 4096), (512, 128), (256, 64))
 # Memory limits that `build` measures, in MB; 0 for no limit.
 _BUILDS = (0, 1024, 512)
 # Memory of a process before it opens a gallery, in MB.
@@ -237,47 +236,6 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
     print(_HEAD)
     for memory_mb in _FITS:
         _row(folder, profile, PROFILES[profile], count, memory_mb)
-
-
-@app.command()
-def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
-    """Build an index segment by segment, for several memory limits and segment sizes."""
-    print(_machine())
-    print("| codes | limit MB | segment MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
-    for memory_mb, segment_mb in _CAPS:
-        stored = replace(PROFILES["disk"], name="cap", max_segment_mb=segment_mb)
-        shard = folder / "cap"
-        shutil.rmtree(shard, ignore_errors=True)
-        with Stages() as stages:
-            codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
-            index_s = _index_in_parts(
-                shard, codes, stored, memory_mb, segment_mb * 1_000_000 // codes[0].nbytes, stages
-            )
-            queries, answers = questions(folder, codes, stages)
-            served = serve(shard, stored, queries, answers, 0) if index_s else None
-        figures = f"{index_s:.0f} | {served.p50_ms:.2f} | {served.recall_at_5:.4f}" if served else "killed | |"
-        print(f"| {count:,} | {memory_mb} | {segment_mb} | {figures} |", flush=True)
-        shutil.rmtree(shard)
-
-
-def _index_in_parts(
-    shard: Path, codes: NDArray[np.float32], stored: Profile, memory_mb: int, part: int, stages: Stages
-) -> float:
-    """Store and index `part` codes at a time, within a memory limit.
-
-    Returns:
-        Seconds spent on indexing, or 0 if the process was killed for lack of memory.
-    """
-    seconds = 0.0
-    for start in range(0, len(codes), part):
-        _store(shard, codes[start : start + part], stored, stages, start)
-        begun = time.perf_counter()
-        with stages.stage("indexing", None), cgroup(memory_mb) as enter:
-            done = subprocess.run(command(shard), preexec_fn=enter)
-        if done.returncode:
-            return 0.0
-        seconds += time.perf_counter() - begun
-    return seconds
 
 
 @app.command("build")
@@ -365,6 +323,7 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             built = _built(folder, codes, stored, stages)
             queries, answers = questions(folder, codes, stages)
             served = serve(built.shard, stored, queries, answers, 0)
+            sort_s = _sort_s(folder / "sorted", codes, stored, built, stages)
         assert served
         sizes = {part: sum(_blocks(built.shard, pattern)) / count for part, pattern in _PARTS.items()}
         recorded[stored.name] = {
@@ -372,10 +331,21 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             "base_bytes": round(served.anonymous_mb * 2**20),
             "load_per_s": _LOADED_PER_S,
             "index_us": round(built.index_s / count * 1e6 / (np.log10(count) / 6), 1),
+            "sort_us": round(sort_s / count * 1e6, 1),
             "cores": os.cpu_count(),
         }
         print(stored.name, recorded[stored.name], f"recall@5 {served.recall_at_5:.4f}, p50 {served.p50_ms:.2f} ms")
     Path("ingest/coefficients.json").write_text(json.dumps(recorded, indent=2) + "\n")
+
+
+def _sort_s(folder: Path, codes: NDArray[np.float32], stored: Profile, built: Built, stages: Stages) -> float:
+    """Return the seconds that storing codes takes longer if they are sorted, in four parts."""
+    begun = time.perf_counter()
+    part_bytes = int(len(codes) * disk_bytes(stored, codes.shape[1])) // 4
+    _store(folder, codes, stored, stages, Parts(part_bytes, stored.max_segment_mb))
+    store_s = time.perf_counter() - begun
+    shutil.rmtree(folder)
+    return store_s - built.load_s
 
 
 def _blocks(shard: Path, pattern: str) -> list[int]:
