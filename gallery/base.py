@@ -13,6 +13,10 @@ from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement
 from gallery.types import Entry, Hit, Query
 
 
+def say_nothing(line: str) -> None:
+    """Ignore a line for the user."""
+
+
 class Gallery(Protocol):
     """An open version of a gallery. Several threads may search it at once.
 
@@ -182,6 +186,7 @@ class Store(Protocol):
         rebuild: bool = False,
         placement: Placement = DEFAULT_PLACEMENT,
         memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> Build:
         """Begin a new gallery, or extend the live version of an existing one.
 
@@ -196,6 +201,7 @@ class Store(Protocol):
             memory_bytes: Memory to build the gallery in. In a local store, it includes the processes that build, and
                 None stands for the memory that is available. On a server, it is the memory of a node, and None leaves
                 the largest size of a segment to the storage profile.
+            say: Prints a line for the user when a long step begins while entries are stored.
 
         Raises:
             InvalidInputError: `memory_bytes` is too small for any gallery.

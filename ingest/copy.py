@@ -47,7 +47,7 @@ def copy(
     copy_spec = replace(spec, version=0, count=0, calibration=None, profile=profile or spec.profile)
     with (
         closing(source.open(name)) as original,
-        closing(target.build(copy_spec, rebuild=True, memory_bytes=memory_bytes)) as build,
+        closing(target.build(copy_spec, rebuild=True, memory_bytes=memory_bytes, say=stages.say)) as build,
     ):
         build.check_space(max(0, original.count() - build.gallery.count()))
         with stages.stage("copying", original.count()) as advance:

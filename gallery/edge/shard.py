@@ -7,7 +7,7 @@ them to Edge, and translates Edge's errors.
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
+from gallery.base import say_nothing
 from gallery.edge import index
 from gallery.edge.page_cache import keep, prefetch
 from gallery.edge.segments import CONFIG, plan_indexing, plan_sorting, rewritten_size, unsorted_size
@@ -38,7 +39,13 @@ _HEADROOM = 64 * 1024 * 1024
 
 
 class EdgeGallery:
-    """A gallery in the folder of one Edge shard. Only one process at a time may have it open."""
+    """A gallery in the folder of one Edge shard. Only one process at a time may have it open.
+
+    Attributes:
+        say: Prints a line for the user when a long step begins while entries are stored.
+    """
+
+    say: Callable[[str], None] = staticmethod(say_nothing)
 
     def __init__(
         self, folder: Path, spec: GallerySpec, profile: Profile | None = None, parts: Parts | None = None
@@ -176,6 +183,7 @@ class EdgeGallery:
 
     def _sort(self) -> None:
         """Sort the codes that have been added since the last call, so that `index` can read them from disk."""
+        self.say(f"sorting {self._unsorted_bytes // 2**20:,} MB of stored images, as many as fit in memory")
         self._close_shard()
         plan_sorting(self._folder)
         self._optimize(unsorted_size(self._folder))

@@ -11,12 +11,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from gallery.base import Gallery
+from gallery.base import Gallery, say_nothing
 from gallery.edge.backup import pack, unpack
 from gallery.edge.manifest import GROWN, OPEN, Manifest, write_manifest
 from gallery.edge.snapshot import Snapshot
@@ -132,6 +132,7 @@ class EdgeStore:
         rebuild: bool = False,
         placement: Placement = DEFAULT_PLACEMENT,
         memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
         placement.require_default(self.url)
@@ -141,7 +142,9 @@ class EdgeStore:
             home.mkdir(parents=True, exist_ok=True)
             lock = _loading_lock(home)
         try:
-            return EdgeBuild(home, lock, self._begin(home, spec, rebuild, parts))
+            version = self._begin(home, spec, rebuild, parts)
+            version.say = say
+            return EdgeBuild(home, lock, version)
         except BaseException:
             lock.close()
             raise

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gallery.base import Gallery
+from gallery.base import Gallery, say_nothing
 from gallery.errors import (
     BackupError,
     GalleryNotFoundError,
@@ -104,6 +104,7 @@ class RemoteStore:
         rebuild: bool = False,
         placement: Placement = DEFAULT_PLACEMENT,
         memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> RemoteBuild:
         """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
         segment_mb = memory_bytes and node_segment_mb(memory_bytes, find_profile(spec.profile))

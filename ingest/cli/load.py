@@ -331,7 +331,11 @@ def _load_here(
             if replaces:
                 live = stack.enter_context(live_version(galleries, spec, stages.say, must_copy=options.keep_added))
             build = stack.enter_context(
-                closing(galleries.build(spec, rebuild=rebuild, placement=placement, memory_bytes=memory_bytes))
+                closing(
+                    galleries.build(
+                        spec, rebuild=rebuild, placement=placement, memory_bytes=memory_bytes, say=stages.say
+                    )
+                )
             )
             stack.enter_context(stages)
             return load_and_publish(build, images, encoder, stages, options, live)

@@ -46,10 +46,12 @@ def test_a_gallery_built_in_parts_is_the_same_as_one_built_at_once(store_url: st
 def test_parts_are_joined_into_indexed_segments(store_url: str) -> None:
     # more than 10 MB of codes, below which Edge builds no graph
     stored = entries(codes(36_000))
-    with SMALL, closing(open_store(store_url).build(SPEC, memory_bytes=30 * MB)) as building:
+    said: list[str] = []
+    with SMALL, closing(open_store(store_url).build(SPEC, memory_bytes=30 * MB, say=said.append)) as building:
         for start in range(0, len(stored), 2000):
             building.gallery.upsert(stored[start : start + 2000])
         assert len(segments(store_url)) == 3
+        assert said == ["sorting 9 MB of stored images, as many as fit in memory"] * 2
         building.index()
         building.publish()
     with closing(open_store(store_url).open("g")) as gallery:
