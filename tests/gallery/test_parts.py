@@ -51,7 +51,8 @@ def test_parts_are_joined_into_indexed_segments(store_url: str) -> None:
         for start in range(0, len(stored), 2000):
             building.gallery.upsert(stored[start : start + 2000])
         assert len(segments(store_url)) == 3
-        assert said == ["sorting 9 MB of stored images, as many as fit in memory"] * 2
+        assert len(said) == 2
+        assert all(line.startswith("sorting ") for line in said)
         building.index()
         building.publish()
     with closing(open_store(store_url).open("g")) as gallery:
