@@ -10,7 +10,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from gallery.errors import InvalidInputError
-from gallery.memory import LEAST, PROCESSES, SERVER_SHARE, disk_bytes, graph_bytes, node_segment_mb, parts
+from gallery.memory import LEAST, PROCESSES, SERVER_SHARE, build_parts, disk_bytes, graph_bytes, node_segment_mb
 from gallery.profiles import Memory, Profile, find_profile
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
@@ -114,7 +114,7 @@ def _building(images: float, profile: Profile, ram_bytes: float, *, is_server: b
     if is_server:
         allowed_mb, needed, sorts = node_segment_mb(ram, profile), SERVER_SHARE * segment_mb * 2**20, False
     else:
-        sizes = parts(ram, profile, _CODE_SIZE)
+        sizes = build_parts(ram, profile, _CODE_SIZE)
         allowed_mb = sizes.segment_mb
         needed = PROCESSES + segment_mb * 2**20 / (_CODE_SIZE * 4) * graph_bytes(profile, _CODE_SIZE)
         sorts = images * disk_bytes(profile, _CODE_SIZE) > sizes.sorted_bytes

@@ -16,9 +16,9 @@ _UNBOUNDED = 10_000
 def plan_sorting(folder: Path) -> None:
     """Make the next optimisation of a closed shard sort the codes that have been added, and leave its other segments.
 
-    It builds no graph yet, unless the shard has one already: then Edge would remove the graphs of all segments.
+    No graph is built yet, unless the shard has one: then Edge would build all segments again without their graphs.
     """
-    # the smallest sizes: so any number of codes is sorted, and no segment is joined with another one
+    # the smallest sizes, so that any number of codes is sorted and no segment is joined with another one
     _configure(folder, 0, segments=_UNBOUNDED, segment_kb=1, threshold_kb=1)
 
 

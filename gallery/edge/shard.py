@@ -45,8 +45,6 @@ class EdgeGallery:
         say: Prints a line for the user when a long step begins while entries are stored.
     """
 
-    say: Callable[[str], None] = staticmethod(say_nothing)
-
     def __init__(
         self, folder: Path, spec: GallerySpec, profile: Profile | None = None, parts: Parts | None = None
     ) -> None:
@@ -65,6 +63,7 @@ class EdgeGallery:
         """
         self._spec = spec
         self._profile = profile or find_profile(spec.profile)
+        self.say: Callable[[str], None] = say_nothing
         self._parts = parts
         self._folder = folder
         self._closed = False

@@ -49,8 +49,7 @@ from gallery.errors import (
 )
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import FORMAT_KEY, parse_object
-from gallery.memory import Parts
-from gallery.memory import parts as build_parts
+from gallery.memory import Parts, build_parts
 from gallery.plurals import counted
 from gallery.profiles import find_profile
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name

@@ -11,7 +11,7 @@ import pytest
 
 from gallery import Query, SearchOptions, open_store
 from gallery.errors import InvalidInputError, StoreFullError
-from gallery.memory import available_memory, node_segment_mb, parts
+from gallery.memory import available_memory, build_parts, node_segment_mb
 from gallery.profiles import PROFILES, find_profile
 from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
@@ -108,10 +108,10 @@ def test_a_disk_too_small_for_the_entries_is_rejected(store_url: str) -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_more_memory_makes_larger_parts_up_to_the_profile_s_segments(name: str) -> None:
     profile = find_profile(name)
-    sizes = [parts(megabytes * MB, profile, 128) for megabytes in (300, 500, 1000, 2000, 1_000_000)]
+    sizes = [build_parts(megabytes * MB, profile, 128) for megabytes in (300, 500, 1000, 2000, 1_000_000)]
     assert sizes == sorted(sizes, key=lambda size: (size.sorted_bytes, size.segment_mb))
     assert sizes[-1].segment_mb == profile.max_segment_mb
-    assert parts(None, profile, 128).sorted_bytes > 0
+    assert build_parts(None, profile, 128).sorted_bytes > 0
 
 
 def test_the_available_memory_is_known_here() -> None:
