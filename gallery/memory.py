@@ -32,8 +32,8 @@ With this memory, 1,000,000 codes that had not been sorted were indexed as quick
 """
 # Smallest segment of a server, in MB. Below about 10 MB, Qdrant builds no graph.
 _LEAST_SEGMENT_MB = 16
-# Bytes per code while a graph is built: for the tables of ids, and for each link of `m`. Measured were 270 bytes with an
-# `m` of 12 (200,000 codes) and 380 bytes with 16 (150,000 codes).
+# Bytes per code while a graph is built: for the tables of ids, and for each link of `m`. Measured were 270 bytes with
+# `m` 12 (200,000 codes) and 380 bytes with `m` 16 (150,000 codes).
 _IDS, _LINK = 100, 18
 # Bytes per number of a code that building the graph reads in random order.
 _COMPARED = {Quantised.NONE: 4.0, Quantised.INT8: 1.0, Quantised.TURBO4: 0.5, Quantised.TURBO2: 0.25}
