@@ -17,6 +17,8 @@ from pathlib import Path
 
 from gallery.edge.version import Version, read_spec
 from gallery.errors import LookalikeError
+from gallery.memory import LEAST, PROCESSES, available_memory, build_parts
+from gallery.profiles import find_profile
 from gallery.types import Entry
 
 # Niceness of the process and of the index process that it starts. Linux then gives a search three times as much of a
@@ -67,7 +69,11 @@ def main() -> None:
 
 def _make(folder: Path) -> None:
     spec = read_spec(folder)
-    with closing(Version(folder, spec)) as version:
+    memory = available_memory()
+    # the other half is for the service, which goes on searching
+    half = max(memory // 2, PROCESSES + LEAST) if memory else None
+    parts = build_parts(half, find_profile(spec.profile), spec.code_size)
+    with closing(Version(folder, spec, parts)) as version:
         while batch := pickle.load(sys.stdin.buffer):
             version.upsert(batch)
         threading.Thread(target=_end_with_parent, daemon=True).start()
