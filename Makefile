@@ -88,8 +88,8 @@ bench-scale: .venv/.dev  ## Measure searches in up to 4,000,000 codes, and in 1 
 	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
 
-soak: .venv/.dev  ## Stress a running service for 20 minutes: overload, mixed traffic, shutdowns, mutated requests, fuzzing
-	for trial in mutated decoder endings overload "overload --http" mixed; do \
+soak: .venv/.dev  ## Stress a running service for half an hour: overload, mixed traffic, growth, shutdowns, mutated requests, fuzzing
+	for trial in mutated decoder endings overload "overload --http" growth mixed; do \
 		$(BIN)/python -m tests.soak.$$trial || exit 1; \
 	done
 

@@ -1,5 +1,6 @@
 """A typed client of the service, which hides the protobuf messages and raises Lookalike's own errors."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from PIL import Image
 
+from encoder_service.compactor import Compaction, Stage
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import RequestError, ServiceError, at
 from encoder_service.limits import LIMITS, Limits
@@ -42,6 +44,8 @@ _RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
 # connection. Without pings, a stream would wait forever for a service that has stopped or vanished.
 _KEEPALIVE_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
+# Seconds between two calls that ask for the state of a compaction.
+_COMPACTION_POLL_S = 0.25
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response")
@@ -268,6 +272,27 @@ class Client:
         """
         request = gallery_pb2.DeleteImagesRequest(gallery=gallery, keys=keys)
         return self._call(self._gallery.DeleteImages, request).deleted_count
+
+    def compact(self, gallery: str = "") -> Iterator[Compaction]:
+        """Make the service index a gallery anew, from its stored codes, while it is searched and modified.
+
+        The compaction goes on if the iterator is not read to its end.
+
+        Yields:
+            The state of the compaction, four times a second. The stage of the last one is DONE or NOT_NEEDED.
+
+        Raises:
+            NotFoundError: No gallery has this name.
+            UnavailableError: A load of the gallery is running, or the disk of the service is full.
+        """
+        request = gallery_pb2.CompactGalleryRequest(gallery=gallery)
+        while True:
+            compaction = wire.compaction_from_proto(self._call(self._gallery.CompactGallery, request))
+            yield compaction
+            if compaction.stage in (Stage.DONE, Stage.NOT_NEEDED):
+                return
+            request.version = request.version or compaction.spec.version
+            time.sleep(_COMPACTION_POLL_S)
 
     def check_health(self, name: str = "") -> None:
         """Ask whether the service accepts calls.

@@ -4,10 +4,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from encoder_service.compactor import Compaction, Compactor, Progress, Stage
 from encoder_service.encoder import Encoder, load_encoder
 from encoder_service.errors import EncoderNotFoundError, RequestError
 from encoder_service.searcher import Searcher
@@ -23,8 +24,9 @@ from gallery.errors import (
     StoreUnusableError,
     UnavailableError,
 )
-from gallery.findings import Findings, read_findings
+from gallery.findings import NO_FINDINGS, Findings, read_findings
 from gallery.map import read_map
+from gallery.types import Changes
 
 T = TypeVar("T")
 
@@ -36,17 +38,21 @@ _MAX_WRITE_ATTEMPTS = 20
 _WRITE_RETRY_S = 0.1
 # Seconds between attempts to open the galleries that failed to open. An attempt may have to read all of their files.
 _REOPEN_EVERY_S = 5.0
+# Maximum seconds that a compaction waits for the calls that still use the old version, before it leaves the version to
+# be removed when the gallery is next opened.
+_RETIRE_S = 60.0
 
 
 class Galleries:
     """The open galleries of one store, by name. Safe to use from several threads."""
 
-    def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
+    def __init__(self, store: Store, encoder: Encoder | None = None, *, compacts: bool = True) -> None:
         """Begin with all galleries closed.
 
         Args:
             store: The store that holds the galleries.
             encoder: An encoder that is already loaded. Other encoders are loaded by name when a gallery needs them.
+            compacts: Whether `follow` begins to compact galleries that need it.
         """
         self._store = store
         self._encoders = {encoder.spec.fingerprint: encoder} if encoder else {}
@@ -59,6 +65,7 @@ class Galleries:
         # Held while a gallery is being opened, which takes long. Calls to galleries that are open need only `_lock`.
         self._opening = threading.Lock()
         self._watcher: VersionWatcher | None = None
+        self._compactor = Compactor(self._changes, self._compact, only_on_request=not compacts)
 
     @contextmanager
     def searcher(self, name: str = "") -> Iterator[Searcher]:
@@ -96,7 +103,7 @@ class Galleries:
         try:
             return read_findings(self._store.local_folder(name))
         except LookalikeError:
-            return Findings()
+            return NO_FINDINGS
 
     def map(self, name: str) -> bytes:
         """Return the content of the file with a gallery's map; see `gallery.map`.
@@ -140,6 +147,17 @@ class Galleries:
                 time.sleep(_WRITE_RETRY_S)
         raise UnavailableError(f"gallery '{spec.name}' has a version newer than v{spec.version}: try again later")
 
+    def compact(self, name: str, version: int = 0) -> Compaction:
+        """Begin to compact a gallery in the background, and return the state of its compaction; see `Compactor.follow`.
+
+        Args:
+            name: Name of the gallery; empty for the store's only gallery.
+            version: The version to compact; 0 for the live one.
+        """
+        with self.use(name) as gallery:
+            live = gallery.counted_spec()
+        return self._compactor.follow(live, version)
+
     def list(self) -> "list[GallerySpec]":
         """Return the specs of the live galleries, sorted by name. The images of open galleries are counted again."""
         self._check_store()
@@ -164,7 +182,9 @@ class Galleries:
         self._reopen_at = time.monotonic() + _REOPEN_EVERY_S
 
     def follow(self, report: Callable[[bool], None]) -> None:
-        """Start a thread that switches each gallery to its newest version. Calls in flight finish on the old version.
+        """Start a thread that switches each gallery to its newest version, and one that compacts galleries.
+
+        Calls in flight finish on the old version.
 
         Args:
             report: Called at once with True or False, and again whenever the value changes. True means that searches
@@ -173,9 +193,11 @@ class Galleries:
         """
         self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, self._reopen, report)
         self._watcher.start()
+        self._compactor.start()
 
     def close(self) -> None:
         """Close all galleries."""
+        self._compactor.stop()
         if self._watcher:
             self._watcher.stop()
         with self._lock:
@@ -259,6 +281,35 @@ class Galleries:
             _log.warning("gallery '%s' can't be counted: %s", spec.name, error)
             return spec
 
+    def _changes(self) -> Sequence[tuple[GallerySpec, Changes]]:
+        with self._lock:
+            return [(gallery.spec, gallery.gallery.changes()) for gallery in self._open.values()]
+
+    def _compact(self, name: str, progress: Progress) -> GallerySpec | None:
+        """Compact a gallery, and replace its open version with the new one.
+
+        Returns:
+            The new version; None if the store itself keeps its index up to date.
+        """
+        with ExitStack() as stack:
+            old = stack.enter_context(self.use(name))
+            compaction = self._store.compaction(old.gallery)
+            if compaction is None:
+                return None
+            with closing(compaction):
+                compaction.copy(progress.advance)
+                progress.stage = Stage.INDEXING
+                compaction.index(progress.check)
+                with self._opening:
+                    if old.is_replaced:
+                        raise StoreUnusableError("another version has gone live meanwhile")
+                    new = OpenGallery(compaction.go_live(), self._encoder_for(old.spec))
+                    self._replace(old, new)
+                spec = new.counted_spec()
+                stack.close()  # the old version loses this user, and is closed by its last one
+                old.is_closed.wait(_RETIRE_S)
+                return spec
+
     def _open_specs(self) -> Sequence[GallerySpec]:
         with self._lock:
             return [gallery.spec for gallery in self._open.values()]
@@ -280,14 +331,17 @@ class Galleries:
                 old = self._open[spec.name]
             if old.spec.version == spec.version:  # another thread has switched already
                 return
-            new = self._open_version(spec)
-            with self._lock:
-                self._open[spec.name] = new
-                old.is_replaced = True
-                is_retired = old.is_retired
+            is_retired = self._replace(old, self._open_version(spec))
         if is_retired:
             old.close()
         _log.info("gallery '%s' switched to v%d", spec.name, spec.version)
+
+    def _replace(self, old: "OpenGallery", new: "OpenGallery") -> bool:
+        """Replace an open version with another, and return whether no call uses the old one. The caller closes it."""
+        with self._lock:
+            self._open[new.spec.name] = new
+            old.is_replaced = True
+            return old.is_retired
 
     def _open_version(self, spec: GallerySpec) -> "OpenGallery":
         encoder = self._encoder_for(spec)
@@ -324,10 +378,12 @@ class OpenGallery:
     """An open version of a gallery, and the number of calls that use it.
 
     Attributes:
+        gallery: The version.
         searcher: Searches the version.
         writer: Adds images to the version, and removes images from it.
         users: Number of calls that are using the version. `Galleries` changes it while holding its lock.
         is_replaced: Whether a newer version has been opened in place of this one.
+        is_closed: Set once the version has been closed.
     """
 
     def __init__(self, gallery: Gallery, encoder: Encoder) -> None:
@@ -336,16 +392,17 @@ class OpenGallery:
         Raises:
             EncoderMismatchError: Another encoder made the gallery.
         """
-        self._gallery = gallery
+        self.gallery = gallery
         self.searcher = Searcher(encoder, gallery)
         self.writer = GalleryWriter(encoder, gallery)
         self.users = 0
         self.is_replaced = False
+        self.is_closed = threading.Event()
 
     @property
     def spec(self) -> GallerySpec:
         """The version's spec, whose `count` is the number of images when the version was built."""
-        return self._gallery.spec
+        return self.gallery.spec
 
     @property
     def is_retired(self) -> bool:
@@ -354,15 +411,17 @@ class OpenGallery:
 
     def get(self, keys: Sequence[str]) -> list[Entry]:
         """Return the stored images with these keys, in the order of the keys. Keys without an image are left out."""
-        return [entry for entry in self._gallery.get(keys) if entry]
+        return [entry for entry in self.gallery.get(keys) if entry]
 
     def counted_spec(self) -> GallerySpec:
         """Return the version's spec, with its current number of images as `count`."""
-        return replace(self._gallery.spec, count=self._gallery.count())
+        return replace(self.gallery.spec, count=self.gallery.count())
 
     def close(self) -> None:
         """Close the version. Log an error instead of raising it, because no caller could handle it."""
         try:
-            self._gallery.close()
+            self.gallery.close()
         except LookalikeError as error:
             _log.error("gallery '%s' v%d: %s", self.spec.name, self.spec.version, error)
+        finally:
+            self.is_closed.set()

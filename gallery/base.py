@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement
-from gallery.types import Entry, Hit, Query
+from gallery.types import Changes, Entry, Hit, Query
+
+
+def say_nothing(line: str) -> None:
+    """Ignore a line for the user."""
 
 
 class Gallery(Protocol):
@@ -66,6 +70,14 @@ class Gallery(Protocol):
         """Return the exact number of entries."""
         ...
 
+    def changes(self) -> Changes:
+        """Return how many entries services have changed since the search index was built.
+
+        Entries that were changed repeatedly count each time. Both numbers are 0 if the store itself keeps its index up
+        to date.
+        """
+        ...
+
     def close(self) -> None:
         """Release files and connections; the gallery can't be used afterwards. Closing it twice is harmless."""
         ...
@@ -94,6 +106,16 @@ class Build(Protocol):
         """True if entries have been added or deleted since the publication; see `Store.modified_by_service`."""
         ...
 
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries with small thumbnails, and for their index.
+
+        On a server, this checks nothing.
+
+        Raises:
+            StoreFullError: The disk has less space.
+        """
+        ...
+
     def index(self) -> None:
         """Build the search index over the stored entries. May take minutes."""
         ...
@@ -106,6 +128,45 @@ class Build(Protocol):
         """Release files and locks. The entries of an unpublished build are kept, so that `Store.build` can resume it.
 
         If the build extends the live version, that version stays live and has the entries stored so far.
+        """
+        ...
+
+
+class Compaction(Protocol):
+    """The next version of a live gallery, with the same entries and a new index. Always call `close`.
+
+    The live version stays searchable and modifiable meanwhile. Call `copy`, `index` and `go_live`, in this order. Each
+    may raise a StoreError. The live version then stays as it is.
+    """
+
+    def copy(self, advance: Callable[[int], None]) -> None:
+        """Copy the entries of the live version.
+
+        Args:
+            advance: Called with the number of entries of each batch that has been copied. An exception that it raises
+                ends the copying.
+        """
+        ...
+
+    def index(self, keep_waiting: Callable[[], None]) -> None:
+        """Build the search index, then repeat the changes that were made to the live version meanwhile.
+
+        Args:
+            keep_waiting: Called several times a second. An exception that it raises ends the indexing.
+        """
+        ...
+
+    def go_live(self) -> Gallery:
+        """Make the new version the live one in one atomic step, and return it.
+
+        Writes to the old version wait meanwhile. Afterwards they are possible, but lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Remove the version that is not live: the old one after `go_live`, otherwise the new one.
+
+        Close the old version's `Gallery` first. If a version is still open, the next `Store.open` removes it.
         """
         ...
 
@@ -176,7 +237,15 @@ class Store(Protocol):
         """
         ...
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT) -> Build:
+    def build(
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
+    ) -> Build:
         """Begin a new gallery, or extend the live version of an existing one.
 
         With `rebuild`, begin the next version of an existing gallery. The live one stays searchable meanwhile.
@@ -187,13 +256,35 @@ class Store(Protocol):
             spec: The gallery to build. The store sets its version and count, whatever they are in `spec`.
             rebuild: Build a new version even though the gallery exists.
             placement: Distribution of a new version over a cluster.
+            memory_bytes: Memory to build the gallery in. In a local store, it includes the processes that build, and
+                None stands for the memory that is available. On a server, it is the memory of a node, and None leaves
+                the largest size of a segment to the storage profile.
+            say: Prints a line for the user when a long step begins while entries are stored.
 
         Raises:
+            InvalidInputError: `memory_bytes` is too small for any gallery.
             EncoderMismatchError: The live version was made by another encoder.
             StoreDamagedError: The live version's files have been altered.
             StoreLockedError: Another process is building the gallery or has it open.
             InvalidQueryError: `placement` has settings and the store is not on a server, or the server uses the
                 gallery's name for something else.
+        """
+        ...
+
+    def compaction(self, gallery: Gallery) -> Compaction | None:
+        """Begin to index a gallery anew, from its stored entries.
+
+        Args:
+            gallery: The live version, from `open`. The process that has it open must be this one.
+
+        Returns:
+            The new version; None if the store itself keeps its index up to date.
+
+        Raises:
+            StoreLockedError: Another process is building the gallery.
+            StoreFullError: The store's disk has too little space for a second version and its index.
+            StoreUnusableError: An interrupted load has left an unfinished version, or this process may not write the
+                gallery's files.
         """
         ...
 

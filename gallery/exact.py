@@ -3,16 +3,17 @@
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gallery.base import Gallery, say_nothing
 from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
-from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
+from gallery.types import MAX_DISTANCE, Changes, Entry, Hit, Query, check_comparable
 
 # Number of queries per matrix of distances. For 60,000 entries, this float32 matrix takes 61 MB.
 _QUERY_BATCH = 256
@@ -71,6 +72,10 @@ class ExactGallery:
     def count(self) -> int:
         """Return the number of entries."""
         return len(self._contents.entries)
+
+    def changes(self) -> Changes:
+        """Return zeros: exact search has no index."""
+        return Changes()
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
@@ -164,6 +169,9 @@ class ExactBuild:
         """True if a service has modified the version since it was published."""
         return self._contents.modified_by_service
 
+    def check_space(self, new_count: int) -> None:
+        """Do nothing: memory is not a disk."""
+
     def index(self) -> None:
         """Do nothing: exact search has no index."""
 
@@ -216,7 +224,13 @@ class ExactStore:
         return self.open(name)
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> ExactBuild:
         """Begin a gallery or its next version, or extend the live one."""
         placement.require_default(self.url)
@@ -226,6 +240,9 @@ class ExactStore:
             return ExactBuild(self, live_spec.extended_by(spec), contents)
         version = live[0].version + 1 if live else 1
         return ExactBuild(self, replace(spec, version=version), _Contents(spec.code_size))
+
+    def compaction(self, gallery: Gallery) -> None:
+        """Return None: exact search has no index."""
 
     def publish(self, spec: GallerySpec, contents: _Contents) -> None:
         """Make a version the live version of the gallery that `spec` names."""

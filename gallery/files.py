@@ -166,5 +166,6 @@ def _take(file: TextIO, kind: portalocker.LockFlags, subject: str) -> None:
         file.close()
         raise StoreLockedError(
             f"{subject} is in use by {holder}: wait for it or stop it; to search a running service use "
-            "`encoder-service search … --address`, to add images to it `ingest load … --service`"
+            "`encoder-service search … --address`, to add images to it `ingest load … --service`, to compact it "
+            "`ingest compact … --service`"
         ) from None

@@ -34,6 +34,10 @@ class Findings:
     duplicate_count: int | None = None
 
 
+NO_FINDINGS = Findings()
+"""The findings of a version that no command has assessed."""
+
+
 def read_findings(folder: Path) -> Findings:
     """Return the findings in a folder. A missing or unreadable file counts as empty: commands can write it again."""
     with suppress(OSError, ValueError, NewerFormatError):
@@ -42,7 +46,7 @@ def read_findings(folder: Path) -> Findings:
         known = {field.name: content.get(field.name) for field in fields(Findings)}
         if all(value is None or isinstance(value, int | float) for value in known.values()):
             return Findings(**known)
-    return Findings()
+    return NO_FINDINGS
 
 
 def add_findings(folder: Path, **found: Any) -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,18 @@ class Entry:
     label: str = ""
     sha256: str = ""
     thumbnail_png: bytes = b""
+
+
+class Changes(NamedTuple):
+    """Numbers of entries that have changed since a gallery's search index was built.
+
+    Attributes:
+        added: Entries that were added or replaced. Each search compares its query with all of them, one by one.
+        deleted: Entries that were deleted, whose space on disk is still taken.
+    """
+
+    added: int = 0
+    deleted: int = 0
 
 
 class Relation(StrEnum):

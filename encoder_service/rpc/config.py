@@ -100,6 +100,12 @@ class Config:
         default=LIMITS.max_concurrent_stream_count,
         metadata=_setting("MAX_STREAMS", "Maximum concurrent streams; further streams are rejected.", 1, 1000),
     )
+    compact: bool = field(
+        default=True,
+        metadata=_setting(
+            "COMPACT", "Index galleries anew, beside the searches, once many images have been added or deleted."
+        ),
+    )
     http_port: int | None = field(
         default=None,
         metadata=_setting(

@@ -132,7 +132,7 @@ class Server:
         """
         self._encoder = encoder
         self._config = config
-        self._galleries = Galleries(store, encoder)
+        self._galleries = Galleries(store, encoder, compacts=config.compact)
         self._health = Health((LIVENESS, *_ALL_NAMES))
         self._health.set(LIVENESS, True)
         self._traces = Traces() if config.traces else None

@@ -201,6 +201,12 @@ class GalleryServicer(gallery_pb2_grpc.GalleryServiceServicer):
         )
         return gallery_pb2.DeleteImagesResponse(deleted_count=count)
 
+    def CompactGallery(
+        self, request: gallery_pb2.CompactGalleryRequest, context: grpc.ServicerContext
+    ) -> gallery_pb2.CompactGalleryResponse:
+        """Begin to compact a gallery, and return the state of its compaction."""
+        return wire.compaction_to_proto(self._galleries.compact(request.gallery, request.version))
+
     def _described(self, spec: GallerySpec) -> gallery_pb2.Gallery:
         return wire.gallery_to_proto(spec, self._galleries.findings(spec.name))
 

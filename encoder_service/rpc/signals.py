@@ -1,12 +1,12 @@
 """Handle the signals that end the service: SIGTERM, SIGINT and SIGHUP."""
 
 import signal
-import threading
+import time
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# Seconds after which the waiting main thread wakes up. Python runs signal handlers only in the main thread. If the
-# system delivers a signal to another thread, the main thread keeps waiting, and the handler runs when it wakes up.
+# Seconds between checks for a signal. Python runs signal handlers only in the main thread. If the system delivers a
+# signal to another thread, the main thread sleeps on, and the handler runs when it wakes up.
 _POLL_S = 0.1
 
 
@@ -23,7 +23,6 @@ class EndingSignals:
         """Install the handlers. If SIGHUP is ignored, as under `nohup`, it stays ignored."""
         self.count = 0
         self._is_starting = True
-        self._received = threading.Event()
         for number in _ENDING:
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
@@ -31,11 +30,12 @@ class EndingSignals:
     def wait(self) -> None:
         """Wait for the first signal."""
         self._is_starting = False
-        while not self._received.wait(_POLL_S):
-            pass
+        # A `threading.Event` could deadlock here: the handler would set it while `Event.wait`, which the handler has
+        # interrupted, holds the event's lock.
+        while not self.count:
+            time.sleep(_POLL_S)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._is_starting:
             raise SystemExit(128 + number)
         self.count += 1
-        self._received.set()

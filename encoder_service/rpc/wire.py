@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from encoder_service import images
+from encoder_service.compactor import Compaction, Stage
 from encoder_service.encoder import EncoderSpec
 from encoder_service.errors import ImageError, RequestError
 from encoder_service.limits import LIMITS, Limits
@@ -19,12 +20,18 @@ from encoder_service.status import error_from_status, status_for
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Relation, SearchOptions
 from gallery.errors import LookalikeError
-from gallery.findings import Findings
+from gallery.findings import NO_FINDINGS, Findings
 
 _RELATIONS = {
     search_pb2.RELATION_SAME: Relation.SAME,
     search_pb2.RELATION_SIMILAR: Relation.SIMILAR,
     search_pb2.RELATION_UNRELATED: Relation.UNRELATED,
+}
+_STAGES = {
+    gallery_pb2.COMPACTION_STAGE_COPYING: Stage.COPYING,
+    gallery_pb2.COMPACTION_STAGE_INDEXING: Stage.INDEXING,
+    gallery_pb2.COMPACTION_STAGE_DONE: Stage.DONE,
+    gallery_pb2.COMPACTION_STAGE_NOT_NEEDED: Stage.NOT_NEEDED,
 }
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
@@ -284,7 +291,7 @@ def limits_from_proto(message: encoder_pb2.Limits) -> Limits:
     return Limits(**{field.name: getattr(message, field.name) for field in fields(Limits)})
 
 
-def gallery_to_proto(spec: GallerySpec, findings: Findings) -> gallery_pb2.Gallery:
+def gallery_to_proto(spec: GallerySpec, findings: Findings = NO_FINDINGS) -> gallery_pb2.Gallery:
     """Return the message for a gallery's description and what commands have found out about the gallery."""
     message = gallery_pb2.Gallery(
         name=spec.name,
@@ -338,6 +345,21 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
 def stored_image_to_proto(entry: Entry) -> gallery_pb2.StoredImage:
     """Return the message for a stored image."""
     return gallery_pb2.StoredImage(key=entry.key, label=entry.label, thumbnail_png=entry.thumbnail_png)
+
+
+def compaction_to_proto(compaction: Compaction) -> gallery_pb2.CompactGalleryResponse:
+    """Return the message for the state of a compaction."""
+    return gallery_pb2.CompactGalleryResponse(
+        gallery=gallery_to_proto(compaction.spec),
+        stage=next(value for value, stage in _STAGES.items() if stage is compaction.stage),
+        copied_count=compaction.copied,
+    )
+
+
+def compaction_from_proto(message: gallery_pb2.CompactGalleryResponse) -> Compaction:
+    """Convert a message to the state of a compaction. A stage that this release does not know becomes INDEXING."""
+    stage = _STAGES.get(message.stage, Stage.INDEXING)
+    return Compaction(gallery_from_proto(message.gallery), stage, message.copied_count)
 
 
 def item_error_to_proto(error: LookalikeError) -> encoder_pb2.ItemError:

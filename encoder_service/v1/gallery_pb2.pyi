@@ -1,11 +1,25 @@
 from encoder_service.v1 import encoder_pb2 as _encoder_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class CompactionStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMPACTION_STAGE_UNSPECIFIED: _ClassVar[CompactionStage]
+    COMPACTION_STAGE_COPYING: _ClassVar[CompactionStage]
+    COMPACTION_STAGE_INDEXING: _ClassVar[CompactionStage]
+    COMPACTION_STAGE_DONE: _ClassVar[CompactionStage]
+    COMPACTION_STAGE_NOT_NEEDED: _ClassVar[CompactionStage]
+COMPACTION_STAGE_UNSPECIFIED: CompactionStage
+COMPACTION_STAGE_COPYING: CompactionStage
+COMPACTION_STAGE_INDEXING: CompactionStage
+COMPACTION_STAGE_DONE: CompactionStage
+COMPACTION_STAGE_NOT_NEEDED: CompactionStage
 
 class Gallery(_message.Message):
     __slots__ = ("name", "version", "image_count", "encoder", "encoder_fingerprint", "code_size", "profile", "sources", "calibration", "published_at", "precision_at_5", "query_count", "duplicate_count")
@@ -152,3 +166,21 @@ class DeleteImagesResponse(_message.Message):
     DELETED_COUNT_FIELD_NUMBER: _ClassVar[int]
     deleted_count: int
     def __init__(self, deleted_count: _Optional[int] = ...) -> None: ...
+
+class CompactGalleryRequest(_message.Message):
+    __slots__ = ("gallery", "version")
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    gallery: str
+    version: int
+    def __init__(self, gallery: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+
+class CompactGalleryResponse(_message.Message):
+    __slots__ = ("gallery", "stage", "copied_count")
+    GALLERY_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    COPIED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    gallery: Gallery
+    stage: CompactionStage
+    copied_count: int
+    def __init__(self, gallery: _Optional[_Union[Gallery, _Mapping]] = ..., stage: _Optional[_Union[CompactionStage, str]] = ..., copied_count: _Optional[int] = ...) -> None: ...

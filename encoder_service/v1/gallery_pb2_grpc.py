@@ -65,6 +65,11 @@ class GalleryServiceStub:
                 request_serializer=encoder__service_dot_v1_dot_gallery__pb2.DeleteImagesRequest.SerializeToString,
                 response_deserializer=encoder__service_dot_v1_dot_gallery__pb2.DeleteImagesResponse.FromString,
                 _registered_method=True)
+        self.CompactGallery = channel.unary_unary(
+                '/encoder_service.v1.GalleryService/CompactGallery',
+                request_serializer=encoder__service_dot_v1_dot_gallery__pb2.CompactGalleryRequest.SerializeToString,
+                response_deserializer=encoder__service_dot_v1_dot_gallery__pb2.CompactGalleryResponse.FromString,
+                _registered_method=True)
 
 
 class GalleryServiceServicer:
@@ -119,6 +124,17 @@ class GalleryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompactGallery(self, request, context):
+        """Begins to compact a gallery in the background: to index it anew from its stored codes, while it is searched and
+        modified. Answers at once with the state of the compaction. If one is running, no other one begins. To follow a
+        compaction, repeat the call with the version of the first answer, until the stage is DONE or NOT_NEEDED. If the
+        compaction has failed, such a call gets the reason, such as UNAVAILABLE if a load is running or the disk is full.
+        NOT_FOUND: no gallery has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GalleryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -151,6 +167,11 @@ def add_GalleryServiceServicer_to_server(servicer, server):
                     servicer.DeleteImages,
                     request_deserializer=encoder__service_dot_v1_dot_gallery__pb2.DeleteImagesRequest.FromString,
                     response_serializer=encoder__service_dot_v1_dot_gallery__pb2.DeleteImagesResponse.SerializeToString,
+            ),
+            'CompactGallery': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompactGallery,
+                    request_deserializer=encoder__service_dot_v1_dot_gallery__pb2.CompactGalleryRequest.FromString,
+                    response_serializer=encoder__service_dot_v1_dot_gallery__pb2.CompactGalleryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +337,33 @@ class GalleryService:
             '/encoder_service.v1.GalleryService/DeleteImages',
             encoder__service_dot_v1_dot_gallery__pb2.DeleteImagesRequest.SerializeToString,
             encoder__service_dot_v1_dot_gallery__pb2.DeleteImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompactGallery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/encoder_service.v1.GalleryService/CompactGallery',
+            encoder__service_dot_v1_dot_gallery__pb2.CompactGalleryRequest.SerializeToString,
+            encoder__service_dot_v1_dot_gallery__pb2.CompactGalleryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,13 @@ class GalleryServiceStub:
     """Removes images by key. Unknown keys are ignored.
     INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
     """
+    CompactGallery: _grpc.UnaryUnaryMultiCallable[_gallery_pb2.CompactGalleryRequest, _gallery_pb2.CompactGalleryResponse]
+    """Begins to compact a gallery in the background: to index it anew from its stored codes, while it is searched and
+    modified. Answers at once with the state of the compaction. If one is running, no other one begins. To follow a
+    compaction, repeat the call with the version of the first answer, until the stage is DONE or NOT_NEEDED. If the
+    compaction has failed, such a call gets the reason, such as UNAVAILABLE if a load is running or the disk is full.
+    NOT_FOUND: no gallery has this name.
+    """
 
 @_typing.type_check_only
 class GalleryServiceAsyncStub(GalleryServiceStub):
@@ -82,6 +89,13 @@ class GalleryServiceAsyncStub(GalleryServiceStub):
     DeleteImages: _aio.UnaryUnaryMultiCallable[_gallery_pb2.DeleteImagesRequest, _gallery_pb2.DeleteImagesResponse]  # type: ignore[assignment]
     """Removes images by key. Unknown keys are ignored.
     INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
+    """
+    CompactGallery: _aio.UnaryUnaryMultiCallable[_gallery_pb2.CompactGalleryRequest, _gallery_pb2.CompactGalleryResponse]  # type: ignore[assignment]
+    """Begins to compact a gallery in the background: to index it anew from its stored codes, while it is searched and
+    modified. Answers at once with the state of the compaction. If one is running, no other one begins. To follow a
+    compaction, repeat the call with the version of the first answer, until the stage is DONE or NOT_NEEDED. If the
+    compaction has failed, such a call gets the reason, such as UNAVAILABLE if a load is running or the disk is full.
+    NOT_FOUND: no gallery has this name.
     """
 
 class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -143,6 +157,19 @@ class GalleryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_gallery_pb2.DeleteImagesResponse, _abc.Awaitable[_gallery_pb2.DeleteImagesResponse]]:
         """Removes images by key. Unknown keys are ignored.
         INVALID_ARGUMENT: there are too many keys, or a key is too long. NOT_FOUND: no gallery has this name.
+        """
+
+    @_abc_1.abstractmethod
+    def CompactGallery(
+        self,
+        request: _gallery_pb2.CompactGalleryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_gallery_pb2.CompactGalleryResponse, _abc.Awaitable[_gallery_pb2.CompactGalleryResponse]]:
+        """Begins to compact a gallery in the background: to index it anew from its stored codes, while it is searched and
+        modified. Answers at once with the state of the compaction. If one is running, no other one begins. To follow a
+        compaction, repeat the call with the version of the first answer, until the stage is DONE or NOT_NEEDED. If the
+        compaction has failed, such a call gets the reason, such as UNAVAILABLE if a load is running or the disk is full.
+        NOT_FOUND: no gallery has this name.
         """
 
 def add_GalleryServiceServicer_to_server(servicer: GalleryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,10 +27,16 @@ GROWN = "GROWN"
 It contains the manifest from before the latest modifications, or is empty. A version that is being modified has this
 file and no manifest.
 """
+REPLACES = "REPLACES"
+"""Name of the file in a version that a compaction is making. It contains the name of the version to replace, "v2".
+
+It is removed after the replaced version. So a process that finds it knows what a killed compaction has left: an
+unfinished version if the version with this file is not live, otherwise the replaced version.
+"""
 
 _FORMAT = 1
 # Files and folders that a manifest leaves out. The last is Qdrant's write-ahead log, which a closed shard doesn't need.
-_IGNORED = (OPEN, GROWN, JOURNAL, MAP, FINDINGS, "shard/wal/")
+_IGNORED = (OPEN, GROWN, JOURNAL, MAP, FINDINGS, REPLACES, "shard/wal/")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -11,14 +11,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from gallery.base import Gallery
+from gallery.base import Gallery, say_nothing
 from gallery.edge.backup import pack, unpack
-from gallery.edge.manifest import GROWN, OPEN, Manifest, write_manifest
+from gallery.edge.compaction import EdgeCompaction, finish_compactions
+from gallery.edge.manifest import GROWN, OPEN, REPLACES, Manifest, write_manifest
 from gallery.edge.snapshot import Snapshot
 from gallery.edge.version import (
     SPEC,
@@ -52,7 +54,9 @@ from gallery.files import Lock, file_errors, replace_file
 from gallery.findings import FINDINGS
 from gallery.formats import FORMAT_KEY, parse_object
 from gallery.map import MAP
+from gallery.memory import Parts, build_parts
 from gallery.plurals import counted
+from gallery.profiles import find_profile
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
@@ -121,6 +125,7 @@ class EdgeStore:
         """
         self._clear_scratch()
         folder = self._live(name)
+        self._finish_compactions(folder)
         may_write = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
         spec = read_spec(folder)
         return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
@@ -136,19 +141,51 @@ class EdgeStore:
             return Snapshot(folder, read_spec(folder), beside_service=True)
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
         placement.require_default(self.url)
+        parts = build_parts(memory_bytes, find_profile(spec.profile), spec.code_size)
         home = self._root / spec.name
         with file_errors(self._place):
             home.mkdir(parents=True, exist_ok=True)
             lock = _loading_lock(home)
         try:
-            return EdgeBuild(home, lock, self._begin(home, spec, rebuild))
+            version = self._begin(home, spec, rebuild, parts)
+            version.say = say
+            return EdgeBuild(home, lock, version)
         except BaseException:
             lock.close()
             raise
+
+    def compaction(self, gallery: Gallery) -> EdgeCompaction:
+        """Begin to index a gallery anew, from its stored entries."""
+        if not isinstance(gallery, LiveVersion):
+            raise StoreUnusableError(
+                f"gallery '{gallery.spec.name}' can't be compacted: this process may not write its files",
+                place=self._place,
+            )
+        home = gallery.folder.parent
+        with ExitStack() as stack, file_errors(self._place):
+            lock = stack.enter_context(closing(_loading_lock(home)))
+            finish_compactions(home, gallery.folder)
+            stack.callback(finish_compactions, home, gallery.folder)
+            newer = _versions(home)[-1]
+            if newer != gallery.folder:
+                raise StoreUnusableError(
+                    f"gallery '{home.name}' can't be compacted, because it has an unfinished or unused version "
+                    f"{newer.name}: finish its load, or remove it with `ingest clean {home.name}`",
+                    place=self._place,
+                )
+            compaction = EdgeCompaction(gallery, partial(_make_live, home), lock)
+            stack.pop_all()
+            return compaction
 
     def local_folder(self, name: str) -> Path:
         """Return the folder of a gallery's live version."""
@@ -256,12 +293,14 @@ class EdgeStore:
         hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
         return GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
 
-    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> Version:
+    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool, parts: Parts) -> Version:
         live = self._live_or_complete(home)
         if live and not rebuild:
             extended = read_spec(live).extended_by(spec)
             check_unaltered(live, spec.name)
-            return LiveVersion(live, extended)
+            return LiveVersion(live, extended, parts)
+        if live:
+            finish_compactions(home, live)
         number = version_number(live) + 1 if live else 1
         folder = home / f"v{number}"
         spec = replace(spec, version=number)
@@ -270,7 +309,7 @@ class EdgeStore:
                 shutil.rmtree(folder)
             folder.mkdir(exist_ok=True)
             write_spec(folder, spec)
-        return Version(folder, spec)
+        return Version(folder, spec, parts)
 
     def _live_or_complete(self, home: Path) -> Path | None:
         """Return the folder of the live version; None if the gallery has no complete version.
@@ -293,6 +332,12 @@ class EdgeStore:
             folder = Path(scratch) / "v1"
             folder.mkdir()
             yield folder
+
+    def _finish_compactions(self, live: Path) -> None:
+        """Remove what killed compactions have left, unless a compaction or a load is running."""
+        if any(live.parent.glob(f"v*/{REPLACES}")):
+            with suppress(OSError, StoreError), closing(_loading_lock(live.parent)):
+                finish_compactions(live.parent, live)
 
     def _clear_scratch(self) -> None:
         """Remove the scratch folders of killed restores, as far as permissions allow."""
@@ -328,6 +373,10 @@ class EdgeBuild:
     def modified_by_service(self) -> bool:
         """True if the version had been modified between its publication and the beginning of this build."""
         return self._modified_before
+
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries, and for their index."""
+        self.gallery.check_space(new_count)
 
     def index(self) -> None:
         """Build the search index."""

@@ -6,6 +6,7 @@ v2/GROWN            exists if the version has been modified since it was publish
 v2/ADDED            keys that a service has added or deleted since the publication; see `gallery.journal`
 v2/map.json.gz      the map, if one has been made; see `gallery.map`
 v2/findings.json    results of commands that have assessed the version; see `gallery.findings`
+v2/REPLACES         exists while a compaction makes the version; see `manifest.REPLACES`
 v2/OPEN             lock of the one process that may have the version open
 v2/shard/           Qdrant Edge's own files
 
@@ -16,6 +17,7 @@ records them.
 
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,9 +28,10 @@ from gallery.edge.shard import EdgeGallery
 from gallery.errors import NewerFormatError, StoreDamagedError
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import parse_object
-from gallery.journal import JOURNAL, note_added, note_deleted
+from gallery.journal import JOURNAL, changes_since_indexing, note_added, note_deleted
+from gallery.memory import Parts
 from gallery.spec import GallerySpec
-from gallery.types import Entry
+from gallery.types import Changes, Entry
 
 SPEC = "gallery.json"
 """Name of the file with a version's description."""
@@ -38,8 +41,13 @@ _VERSION_NAME = re.compile(r"v([1-9][0-9]{0,17})")
 class Version(EdgeGallery):
     """An open shard, and the lock that keeps other processes from opening it."""
 
-    def __init__(self, folder: Path, spec: GallerySpec) -> None:
+    def __init__(self, folder: Path, spec: GallerySpec, parts: Parts | None = None) -> None:
         """Take the lock and open the shard, or create one.
+
+        Args:
+            folder: The version's folder.
+            spec: Its description.
+            parts: Sizes of the parts that a load builds the version in; None if no load opens it.
 
         Raises:
             StoreLockedError: Another process has the version open.
@@ -49,7 +57,7 @@ class Version(EdgeGallery):
         self._open_lock = open_lock(folder, spec.name)
         try:
             self._check_files()
-            super().__init__(folder / "shard", spec)
+            super().__init__(folder / "shard", spec, parts=parts)
         except BaseException:
             self._open_lock.close()
             raise
@@ -78,14 +86,20 @@ class LiveVersion(Version):
 
     Attributes:
         is_modified: Whether its entries have been modified since it was opened.
+        writing: Held during each modification. A compaction holds it while it replaces the version.
+        is_replaced: Set by a compaction that has replaced the version. Then `close` records nothing, which would take
+            long, because the version is about to be removed.
     """
 
-    def __init__(self, folder: Path, spec: GallerySpec, *, keeps_journal: bool = False) -> None:
+    def __init__(
+        self, folder: Path, spec: GallerySpec, parts: Parts | None = None, *, keeps_journal: bool = False
+    ) -> None:
         """Take the lock and open the shard.
 
         Args:
             folder: The version's folder.
             spec: Its description.
+            parts: Sizes of the parts that a load extends the version in; None if no load opens it.
             keeps_journal: Record added and deleted keys in the journal. True for services. Loads use their ledger
                 instead.
 
@@ -96,30 +110,38 @@ class LiveVersion(Version):
         """
         self._keeps_journal = keeps_journal
         self.is_modified = False
+        self.is_replaced = False
+        self.writing = threading.Lock()
         self._must_record = False
-        super().__init__(folder, spec)
+        super().__init__(folder, spec, parts)
         self._must_record = has_unrecorded_changes(folder)
+        self._changes = changes_since_indexing(folder) if keeps_journal else Changes()
 
     def upsert(self, entries: Sequence[Entry]) -> None:
         """Mark the version as modified, and store entries."""
         if entries:
-            self._begin_modification()
-            self._note(note_added, [entry.key for entry in entries])
-            super().upsert(entries)
+            with self.writing:
+                self._begin_modification()
+                self._note(note_added, [entry.key for entry in entries])
+                super().upsert(entries)
+                self._changes = Changes(self._changes.added + len(entries), self._changes.deleted)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Mark the version as modified, and remove the entries with these keys."""
         if keys:
-            self._begin_modification()
-            self._note(note_deleted, keys)
-            super().delete(keys)
+            with self.writing:
+                self._begin_modification()
+                self._note(note_deleted, keys)
+                super().delete(keys)
+                self._changes = Changes(self._changes.added, self._changes.deleted + len(keys))
+
+    def changes(self) -> Changes:
+        """Return how many entries services have changed since the search index was built."""
+        return self._changes
 
     def index(self) -> None:
         """Mark the version as modified, and build the search index."""
-        self._begin_modification()
-        with file_errors(str(self.folder)):
-            # empty GROWN, which contains the old manifest: indexing replaces files that this manifest lists
-            (self.folder / GROWN).write_bytes(b"")
+        self._begin_replacing_files()
         super().index()
 
     def mark(self) -> None:
@@ -140,7 +162,7 @@ class LiveVersion(Version):
     def close(self) -> None:
         """Close the shard and release the lock. If the version was modified, record its count and manifest."""
         try:
-            if self._must_record and not self._closed:
+            if self._must_record and not self._closed and not self.is_replaced:
                 self._must_record = False
                 count = self.count()
                 self.settle()
@@ -149,6 +171,16 @@ class LiveVersion(Version):
                     write_manifest(self.folder)
         finally:
             super().close()
+
+    def _sort(self) -> None:
+        self._begin_replacing_files()
+        super()._sort()
+
+    def _begin_replacing_files(self) -> None:
+        self._begin_modification()
+        with file_errors(str(self.folder)):
+            # empty GROWN, which contains the old manifest: the files that this manifest lists are about to be replaced
+            (self.folder / GROWN).write_bytes(b"")
 
     def _note(self, note: Callable[[Path, Sequence[str]], None], keys: Sequence[str]) -> None:
         if self._keeps_journal:

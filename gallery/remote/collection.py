@@ -12,7 +12,7 @@ from gallery.points import exclusive_threshold, payload_fields, point_id, to_ent
 from gallery.profiles import find_profile, search_plan
 from gallery.remote.connection import SLOW_CALL_S, QdrantConnection
 from gallery.spec import GallerySpec
-from gallery.types import Entry, Hit, Query, check_comparable
+from gallery.types import Changes, Entry, Hit, Query, check_comparable
 
 # Number of points per upsert: Qdrant's recommended size, small enough to resend cheaply on a retry.
 _UPSERT_BATCH = 256
@@ -163,6 +163,10 @@ class RemoteGallery:
             lambda client, timeout_s: client.count(self.collection, exact=True, timeout=timeout_s), SLOW_CALL_S
         )
         return int(response.count)
+
+    def changes(self) -> Changes:
+        """Return zeros: the server indexes new entries and removes deleted ones by itself."""
+        return Changes()
 
     def index(self) -> None:
         """Make the server build the graph, and wait until it is complete.

@@ -45,7 +45,6 @@ def duplicates(
 
     galleries = open_store(store)
     spec = galleries.spec(gallery)
-    folder = galleries.local_folder(gallery)
     is_measured = within is None
     within = _measured(spec) if within is None else within
     with closing(galleries.open_for_reading(gallery)) as opened_gallery, Stages() as stages:
@@ -53,7 +52,7 @@ def duplicates(
         if out:
             terminal.write_out(out, duplicates_html(opened_gallery, within, groups, limit).encode())
     if is_measured:
-        add_findings(folder, duplicate_count=sum(map(len, groups)))
+        add_findings(galleries.local_folder(gallery), duplicate_count=sum(map(len, groups)))
     if as_json:
         print(json.dumps(_as_dict(spec, within, groups, limit)))
     else:

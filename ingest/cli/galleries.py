@@ -1,4 +1,4 @@
-"""The commands that manage galleries: `ingest list`, `drop`, `clean`, `backup`, `restore` and `copy`."""
+"""The commands that manage galleries: `ingest list`, `drop`, `clean`, `compact`, `backup`, `restore` and `copy`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from encoder_service import terminal
-from encoder_service.terminal import JsonOption, StoreOption
+from encoder_service.terminal import CaFileOption, CertFileOption, JsonOption, StoreOption, TokenFileOption
 from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
 from gallery.plurals import counted
@@ -25,6 +25,15 @@ PatienceOption = Annotated[
         min=0,
         metavar="SECONDS",
         help="Time to wait for a Qdrant server that can't be reached, such as while it restarts.",
+    ),
+]
+
+MemoryOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory to build the gallery in, such as 512MB or 4GB, including the page cache. Less memory makes more "
+        "segments. On a Qdrant server, the memory of a node. Default: what is available.",
     ),
 ]
 
@@ -81,6 +90,38 @@ def clean(
         print(f"{spec.name} v{spec.version}: removed {versions}")
 
 
+def compact(
+    gallery: GalleryArgument,
+    store: StoreOption = DEFAULT_STORE,
+    service: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Running service that has the gallery open, and compacts it."),
+    ] = "",
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
+    cert_file: CertFileOption = None,
+) -> None:
+    """Index a gallery anew, from its stored codes.
+
+    Makes searches quick again after many images have been added through a service, and gives back the space of deleted
+    images. A service does this by itself once it is worthwhile. A Qdrant server needs no compaction, because it keeps
+    its index up to date.
+    """
+    from ingest.compact import compact, compact_through_service
+    from ingest.progress import Stages
+
+    with Stages() as stages:
+        if service:
+            with terminal.connect(service, token_file, ca_file, cert_file) as client:
+                spec = compact_through_service(client, gallery, stages)
+        else:
+            spec = compact(open_store(store), gallery, stages)
+    if spec is None:
+        print(f"{gallery}: nothing to do, because a Qdrant server keeps its index up to date")
+    else:
+        print(f"{spec.name} v{spec.version}: {counted(spec.count, 'image')} indexed anew")
+
+
 def backup(
     gallery: GalleryArgument,
     file: Annotated[Path, typer.Argument(help="File to write, such as mnist.tar.gz.")],
@@ -126,6 +167,7 @@ def copy_gallery(
     profile: Annotated[
         str, typer.Option(help=f"Storage profile of the copy. Default: the original's. {PROFILE_MEANINGS}.")
     ] = "",
+    memory: MemoryOption = "",
     patience_s: PatienceOption = DEFAULT_PATIENCE_S,
 ) -> None:
     """Copy a gallery from one store to another.
@@ -133,13 +175,15 @@ def copy_gallery(
     Nothing is encoded again. The same command resumes an interrupted copy. The copy is verified before it goes live.
     """
     from ingest.copy import copy
+    from ingest.plan import memory_amount
     from ingest.progress import Stages
 
+    memory_bytes = memory_amount(memory)
     if source == target:
         raise InvalidInputError(f"expected two stores, got {source} twice")
     with Stages() as stages:
         from_store, to_store = (open_store(url, patience_s=patience_s) for url in (source, target))
-        spec, written = copy(from_store, to_store, gallery, stages, profile)
+        spec, written = copy(from_store, to_store, gallery, stages, profile, memory_bytes)
     print(
         f"{spec.name} v{spec.version}: {counted(spec.count, 'image')} in {target}, {written:,} written, "
         f"profile {spec.profile}"

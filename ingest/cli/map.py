@@ -27,8 +27,8 @@ def make_map(gallery: GalleryArgument, store: StoreOption = DEFAULT_STORE) -> No
 
     galleries = open_store(store)
     with closing(galleries.open_for_reading(gallery)) as opened_gallery, Stages() as stages:
-        folder = galleries.local_folder(gallery)
         content = lay_out(opened_gallery, stages)
-        spec = opened_gallery.spec
-    write_map(folder, content.to_bytes())
+    # the version that is live now: a service may have compacted the gallery meanwhile
+    spec = galleries.spec(gallery)
+    write_map(galleries.local_folder(gallery), content.to_bytes())
     print(f"{spec.name} v{spec.version}: a map of {counted(len(content.keys), 'image')}: the search page shows it")

@@ -85,13 +85,14 @@ def evaluate(
     if source and (galleries.local_folder(gallery) / FILE).exists():
         with closing(Ledger(galleries.local_folder(gallery))) as ledger:
             source = with_known_keys(source, ledger)
-    folder = galleries.local_folder(gallery)
     with closing(galleries.open_for_reading(gallery)) as opened_gallery, Stages() as stages:
         evaluation = run_evaluation(opened_gallery, loaded_encoder, source, sample, stages)
     if out:
         terminal.write_out(out, html(spec, evaluation).encode())
     figures = evaluation.as_dict()
-    add_findings(folder, precision_at_5=figures["precision_at_5"], query_count=len(evaluation.answered))
+    add_findings(
+        galleries.local_folder(gallery), precision_at_5=figures["precision_at_5"], query_count=len(evaluation.answered)
+    )
     if as_json:
         print(json.dumps(figures))
         return

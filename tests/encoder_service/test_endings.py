@@ -49,6 +49,25 @@ signals.wait()
     assert time.monotonic() - begun < 10
 
 
+def test_a_signal_is_heard_at_whatever_moment_it_comes() -> None:
+    script = """
+import os, signal, time
+from encoder_service.rpc import signals as module
+module._POLL_S = 1e-6
+process = os.getpid()
+for attempt in range(500):
+    signals = module.EndingSignals()
+    killer = os.fork()
+    if not killer:
+        time.sleep(0.003 + attempt % 7 * 1e-4)
+        os.kill(process, signal.SIGTERM)
+        os._exit(0)
+    signals.wait()
+    os.waitpid(killer, 0)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("number", "method"),
     [

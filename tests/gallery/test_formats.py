@@ -17,6 +17,7 @@ from gallery import GallerySpec, Query, Store, open_store
 from gallery.errors import NewerFormatError, StoreDamagedError
 from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
+from ingest.compact import compact
 from ingest.loading.verify import check
 from ingest.progress import Stages
 from tests import digits
@@ -79,6 +80,13 @@ def test_a_store_of_release_0_1_0_can_be_extended_and_rebuilt(released: Store, e
     assert_finds_itself(released)
     assert digits.build(released, encoder, count=10, rebuild=True).version == 2
     assert released.clean("digits") == [1]
+
+
+def test_a_gallery_of_release_0_1_0_can_be_compacted(released: Store) -> None:
+    spec = compact(released, "digits", Stages())
+    assert spec and (spec.version, spec.count, spec.sources) == (2, 40, ("digits",))
+    assert check(released, "digits", 0, Stages()) == ([], 0)
+    assert_finds_itself(released)
 
 
 def test_a_gallery_of_release_0_1_0_can_be_backed_up_and_restored(released: Store, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_map_is_made_beside_a_service_which_returns_it(store_url: str, encoder
         assert "is in use by" in refused.stderr
 
 
-def test_a_map_survives_checks_backups_and_copies_and_a_rebuild_drops_it(
+def test_a_map_survives_checks_backups_copies_and_compactions_and_a_rebuild_drops_it(
     store_url: str, encoder: Encoder, command: Command, tmp_path: Path
 ) -> None:
     store = open_store(store_url)
@@ -109,6 +109,9 @@ def test_a_map_survives_checks_backups_and_copies_and_a_rebuild_drops_it(
     copied = command("ingest", "copy", "digits", "--from", store_url, "--to", f"edge:{tmp_path / 'copy'}")
     assert copied.returncode == 0
     assert (open_store(f"edge:{tmp_path / 'copy'}").local_folder("digits") / MAP).read_bytes() == content
+    assert command("ingest", "compact", "digits", "--store", store_url).returncode == 0
+    assert store.live_version("digits") == 2
+    assert (store.local_folder("digits") / MAP).read_bytes() == content
     digits.build(store, encoder, count=40, rebuild=True)
     assert not (store.local_folder("digits") / MAP).exists()
 

@@ -15,6 +15,7 @@ from encoder_service.encoder import Encoder
 from gallery import Calibration, Entry, Gallery, GallerySpec, Hit, Query, open_store
 from gallery.errors import InvalidInputError, StoreError
 from gallery.exact import ExactGallery
+from gallery.types import Changes
 from ingest.loading.build import LoadOptions, load_and_publish
 from ingest.progress import Stages
 from ingest.sources import open_source
@@ -64,6 +65,9 @@ class FolderGallery:
     def count(self) -> int:
         return len(list(self.folder.iterdir()))
 
+    def changes(self) -> Changes:
+        return Changes()
+
     def close(self) -> None:
         pass
 
@@ -83,6 +87,9 @@ class FolderBuild:
     @property
     def reopen(self) -> Callable[[], Gallery]:
         return partial(FolderGallery, self.local_folder / "entries")
+
+    def check_space(self, new_count: int) -> None:
+        pass
 
     def index(self) -> None:
         pass

@@ -119,6 +119,7 @@ def _valid() -> list[tuple[str, str, bytes]]:
     calls += [("GalleryService/DeleteImages", gallery_pb2.DeleteImagesRequest(gallery="mnist", keys=["k", "l"]))]
     calls += [("GalleryService/GetImages", gallery_pb2.GetImagesRequest(gallery="mnist", keys=["mnist/train/0", "l"]))]
     calls += [("GalleryService/GetMap", gallery_pb2.GetMapRequest(gallery="mnist"))]
+    calls += [("GalleryService/CompactGallery", gallery_pb2.CompactGalleryRequest(gallery="mnist", version=1))]
     calls += [("GalleryService/GetGallery", gallery_pb2.GetGalleryRequest(gallery="mnist"))]
     calls += [("GalleryService/ListGalleries", gallery_pb2.ListGalleriesRequest())]
     requests = [(_GRPC, method, message.SerializeToString()) for method, message in calls]
