@@ -7,7 +7,7 @@ from gallery.files import replace_file
 
 # Name of the file with a shard's configuration, which Edge reads when it opens the shard.
 CONFIG = "edge_config.json"
-# A file of a segment that has been sorted, with 8 bytes for each code. A segment that codes are added to has another one.
+# A file that segments have once they are sorted, with 8 bytes for each code.
 _VERSIONS = "id_tracker.versions"
 # Number of segments that a shard may have before Edge joins any: more than any load makes.
 _UNBOUNDED = 10_000

@@ -16,8 +16,8 @@ from gallery import open_store
 from tests.faults.test_kills import after, appears
 
 COUNT = 3000
-LOAD = (sys.executable, "-m", "tests.small_parts", "load", "mnist", "--limit", str(COUNT))
-LOAD += ("--encoder", "seed", "--memory", "1500KB")
+LOAD = [sys.executable, "-m", "tests.small_parts", "load", "mnist", "--limit", str(COUNT)]
+LOAD += ["--encoder", "seed", "--memory", "1500KB"]
 # Files that exist while a part is sorted, while parts are joined, and while the version is published.
 WRITTEN = (
     "v*/shard/temp_segments/*",
