@@ -7,8 +7,8 @@ from gallery.files import replace_file
 
 # Name of the file with a shard's configuration, which Edge reads when it opens the shard.
 CONFIG = "edge_config.json"
-# The file of a segment that has the full codes in order. Segments that codes are added to have other files instead.
-_ORDERED = "vector_storage/matrix.dat"
+# A file that segments have once they are sorted, with 8 bytes for each code.
+_VERSIONS = "id_tracker.versions"
 # Number of segments that a shard may have before Edge joins any: more than any load makes.
 _UNBOUNDED = 10_000
 
@@ -57,28 +57,23 @@ def size_on_disk(folder: Path) -> int:
 
 def unsorted_size(folder: Path) -> int:
     """Return the bytes on disk of a shard's segments that codes are added to."""
-    return sum(size_on_disk(segment) for segment in _segments(folder) if not (segment / _ORDERED).exists())
+    return sum(size_on_disk(segment) for segment in _segments(folder) if not (segment / _VERSIONS).exists())
 
 
-def rewritten_size(folder: Path, segment_mb: int) -> int:
-    """Return the bytes that an optimisation of a shard writes before it removes as many.
-
-    Edge joins segments into one of at most `segment_mb`, removes them, and goes on with the next ones.
+def rewritten_size(folder: Path, segment_mb: int, code_size: int) -> int:
+    """Return the bytes on disk of a shard's segments that an optimisation may join. It removes them at its end.
 
     Args:
         folder: The shard's folder.
         segment_mb: Largest size of a segment, in MB (2^20 bytes) of full codes. Larger segments stay as they are.
+        code_size: Length of a code.
     """
     limit = segment_mb * 2**20
-    sizes = [(_codes_size(segment), size_on_disk(segment)) for segment in _segments(folder)]
-    rewritten = [size for size in sizes if size[0] < limit]
-    codes, files = (sum(values) for values in zip(*rewritten, strict=True)) if rewritten else (0, 0)
-    return int(files * min(1.0, limit / max(codes, 1)))
-
-
-def _codes_size(segment: Path) -> int:
-    ordered = segment / _ORDERED
-    return ordered.stat().st_size if ordered.exists() else size_on_disk(ordered.parent / "vectors")
+    return sum(
+        size_on_disk(segment)
+        for segment in _segments(folder)
+        if not (versions := segment / _VERSIONS).exists() or versions.stat().st_size // 8 * code_size * 4 < limit
+    )
 
 
 def _segments(folder: Path) -> list[Path]:

@@ -162,11 +162,8 @@ class EdgeGallery:
         Raises:
             StoreFullError: The disk has less space.
         """
-        codes_bytes = new_count * self._spec.code_size * 4
-        # indexing writes a segment before it removes the parts that the segment is made of
-        written_twice = min(1.0, self._segment_mb * 2**20 / max(codes_bytes, 1))
-        needed = new_count * disk_bytes(self._profile, self._spec.code_size) * (1 + written_twice)
-        check_space(self._folder, int(needed))
+        # indexing writes all of them again before it removes what it has read
+        check_space(self._folder, int(2 * new_count * disk_bytes(self._profile, self._spec.code_size)))
 
     def index(self) -> None:
         """Join the shard's segments, and build the search index.
@@ -177,7 +174,7 @@ class EdgeGallery:
         """
         self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
         plan_indexing(self._folder, self._profile.m, self._segment_mb)
-        self._optimize(rewritten_size(self._folder, self._segment_mb))
+        self._optimize(rewritten_size(self._folder, self._segment_mb, self._spec.code_size))
 
     @property
     def _segment_mb(self) -> int:

@@ -16,10 +16,8 @@ from gallery import open_store
 from tests.faults.test_kills import after, appears
 
 COUNT = 3000
-LOAD = (
-    *(sys.executable, "-m", "tests.small_parts", "load", "mnist", "--limit", str(COUNT)),
-    *("--encoder", "seed", "--memory", "1500KB"),
-)
+LOAD = [sys.executable, "-m", "tests.small_parts", "load", "mnist", "--limit", str(COUNT)]
+LOAD += ["--encoder", "seed", "--memory", "1500KB"]
 # Files that exist while a part is sorted, while parts are joined, and while the version is published.
 WRITTEN = (
     "v*/shard/temp_segments/*",
@@ -45,6 +43,7 @@ def test_after_each_of_25_kills_the_same_load_completes_the_gallery(tmp_path: Pa
         if options:
             finish(store)
             check(store, 1)
+            assert not open_store(store).differences("mnist")
         process = subprocess.Popen(
             [*LOAD, *options, "--store", store], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
@@ -56,6 +55,7 @@ def test_after_each_of_25_kills_the_same_load_completes_the_gallery(tmp_path: Pa
             check(store, 1)  # the live version is whole while the rebuilt one is not
             finish(store, *options)
             check(store, 2)
+            assert not open_store(store).differences("mnist")
     print(f"killed while {dict(killed)}")
 
 
@@ -70,4 +70,3 @@ def check(store: str, least_version: int) -> None:
     with closing(opened.open("mnist")) as gallery:
         keys = [entry.key for batch in gallery.scroll() for entry in batch]
     assert sorted(keys) == sorted(f"mnist/train/{index}" for index in range(COUNT))
-    assert not opened.differences("mnist")
