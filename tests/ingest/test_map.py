@@ -128,7 +128,9 @@ def test_opening_for_reading_leaves_the_service_s_gallery_alone(store_url: str, 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", gzip.compress(b"{}"), gzip.compress(b'{"labels":[],"keys":["a"],"label_indexes":[0]}')]
+    "content",
+    [b"", b"{}", gzip.compress(b"{}"), gzip.compress(b'{"labels":[],"keys":["a"],"label_indexes":[0]}')],
+    ids=["empty", "not compressed", "without its fields", "without places"],
 )
 def test_a_damaged_map_is_one_clear_error(content: bytes) -> None:
     with pytest.raises(StoreDamagedError, match="run `ingest map` again"):
