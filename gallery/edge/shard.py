@@ -16,7 +16,7 @@ import numpy as np
 import qdrant_edge as qe
 
 from gallery.edge import index
-from gallery.edge.page_cache import keep, prefetch
+from gallery.edge.page_cache import ReadAhead, prefetch
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
@@ -28,6 +28,9 @@ from gallery.types import Entry, Hit, Query, check_comparable
 # size, that takes longer than the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
+# Memory placement of the codes and the graph. Edge would read cached files before it answers a search, so `ReadAhead`
+# reads them in the background instead.
+_READ_AHEAD = qe.Memory.Cold
 # Segments below this size, in KB, have no graph. A search compares all of their codes, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
 # Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse
@@ -55,12 +58,13 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self._folder = folder
         self._closed = False
+        self._read_ahead: ReadAhead | None = None
         # after a crash, Edge may defer some of its recovery work until the shard is loaded once more; see `settle`
         self._is_settled = False
         with _translated(folder):
             if (folder / "edge_config.json").exists():
                 self._shard = self._load()
-                keep(folder, self._profile)
+                self._read_ahead = ReadAhead(folder, self._profile)
             else:
                 check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
@@ -180,11 +184,13 @@ class EdgeGallery:
     def _close_shard(self) -> None:
         if not self._closed:
             self._closed = True
+            if self._read_ahead:
+                self._read_ahead.close()
             with _translated(self._folder):
                 self._shard.close()
 
     def _load(self) -> qe.EdgeShard:
-        prefetch(self._folder, self._profile)
+        prefetch(self._folder)
         return qe.EdgeShard.load(str(self._folder))
 
     def _request(self, query: Query) -> qe.QueryRequest:
@@ -211,13 +217,19 @@ class EdgeGallery:
 
 
 def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
-    hnsw = qe.HnswIndexConfig(profile.m, profile.ef_construct, _FULL_SCAN_KB, memory=_MEMORY[profile.graph])
+    hnsw = qe.HnswIndexConfig(
+        profile.m,
+        profile.ef_construct,
+        _FULL_SCAN_KB,
+        inline_storage=profile.inline or None,
+        memory=_READ_AHEAD,
+    )
     vectors = qe.EdgeVectorParams(
         code_size,
         qe.Distance.Euclid,
         hnsw_config=hnsw,
         quantization_config=_quantisation(profile),
-        memory=_MEMORY[profile.codes],
+        memory=_READ_AHEAD,
     )
     return qe.EdgeConfig(
         vectors,
@@ -229,16 +241,15 @@ def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
 
 
 def _quantisation(profile: Profile) -> qe.ScalarQuantizationConfig | qe.TurboQuantQuantizationConfig | None:
-    memory = _MEMORY[profile.shortened]
     match profile.quantised:
         case Quantised.NONE:
             return None
         case Quantised.INT8:
-            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=memory)
+            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=_READ_AHEAD)
         case Quantised.TURBO4:
-            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=memory)
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=_READ_AHEAD)
         case Quantised.TURBO2:
-            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=memory)
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=_READ_AHEAD)
 
 
 def _filter(query: Query) -> qe.Filter | None:

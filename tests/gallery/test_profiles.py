@@ -35,6 +35,32 @@ def test_every_profile_has_a_recall_of_99_percent_and_exact_distances(name: str,
     assert shared >= 0.99 * 5 * len(queries)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_gallery_with_a_graph_finds_and_keeps_its_codes(name: str, store_url: str) -> None:
+    codes = (RNG.normal(size=(25_000, 12)) @ RNG.normal(size=(12, 128))).astype(np.float32)
+    added = codes[:100] + np.float32(0.01)
+    store = open_store(store_url)
+    with closing(store.build(replace(SPEC, profile=name))) as build:
+        build.gallery.upsert(entries(codes))
+        build.index()
+        build.publish()
+    with closing(store.open("g")) as gallery:
+        gallery.upsert([replace(entry, key=f"added{i}") for i, entry in enumerate(entries(added))])
+        gallery.delete(["k0", "k1"])
+        queries = [*codes[:200], *added]
+        found = gallery.search_batch([Query(code) for code in queries])
+        nearest = gallery.search_batch([Query(code, EXACT) for code in queries])
+    shared = [{hit.key for hit in hits} & {hit.key for hit in exact} for hits, exact in zip(found, nearest, strict=True)]
+    assert sum(map(len, shared)) >= 0.99 * 5 * len(queries)
+    with closing(store.build(replace(SPEC, profile=name))) as build:
+        build.index()
+        kept = {entry.key: entry.code for batch in build.gallery.scroll() for entry in batch}
+        build.publish()
+    assert len(kept) == len(codes) + len(added) - 2
+    np.testing.assert_array_equal(np.stack([kept[f"k{i}"] for i in range(2, 25_000)]), codes[2:])
+
+
 def test_a_gallery_remembers_its_profile(store_url: str) -> None:
     with closing(open_store(store_url).build(replace(SPEC, profile="disk"))) as build:
         build.gallery.upsert(entries(CODES[:10]))
@@ -43,7 +69,7 @@ def test_a_gallery_remembers_its_profile(store_url: str) -> None:
 
 
 def test_an_unknown_profile_is_rejected() -> None:
-    with pytest.raises(InvalidQueryError, match="profile: expected one of memory, balanced, disk, got 'fast'"):
+    with pytest.raises(InvalidQueryError, match="profile: expected one of memory, balanced, disk, inline, got 'fast'"):
         replace(SPEC, profile="fast")
 
 
