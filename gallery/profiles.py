@@ -156,10 +156,10 @@ PROFILES = {
             quantised=Quantised.TURBO4,
             shortened=Memory.COLD,
             inline=True,
-            m=16,
+            m=12,
             ef_construct=100,
             max_segment_mb=4096,
-            ef=64,
+            ef=96,
             oversampling=3.0,
         ),
     )

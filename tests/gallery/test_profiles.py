@@ -2,13 +2,19 @@
 
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from qdrant_client import QdrantClient
+from qdrant_client.conversions.conversion import RestToGrpc
 
 from gallery import GallerySpec, Query, SearchOptions, open_store
 from gallery.errors import InvalidQueryError
 from gallery.profiles import PROFILES, find_profile, search_plan
+from gallery.remote.connection import QdrantConnection
+from gallery.remote.store import RemoteStore
 from tests.digits import entries
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 128)
@@ -89,3 +95,20 @@ def test_a_search_by_label_uses_acorn_and_twice_the_candidates() -> None:
 
 def test_an_exact_search_has_no_plan() -> None:
     assert search_plan(find_profile("disk"), SearchOptions(labels=("a",), exact=True)) is None
+
+
+def test_a_server_stores_the_codes_in_the_graph_with_inline_only(
+    in_memory_qdrant: QdrantConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured = []
+    create = QdrantClient.create_collection
+
+    def record(client: QdrantClient, *arguments: Any, **settings: Any) -> bool:
+        configured.append(RestToGrpc.convert_hnsw_config_diff(settings["hnsw_config"]))
+        return create(client, *arguments, **settings)
+
+    monkeypatch.setattr(QdrantClient, "create_collection", record)
+    store = RemoteStore(in_memory_qdrant, tmp_path)
+    for name in PROFILES:
+        store.build(replace(SPEC, name=name, profile=name)).close()
+    assert [config.inline_storage for config in configured] == [name == "inline" for name in PROFILES]
