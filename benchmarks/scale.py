@@ -175,7 +175,7 @@ LEVERS = {
     "inline, ef 64": replace(_INLINE, ef=64),
     "inline, ef 96: `inline`": _INLINE,
     "inline, ef 128": replace(_INLINE, ef=128),
-    "inline, m 16": replace(_INLINE, m=16),
+    "inline, m 12": replace(_INLINE, m=12),
     "inline, m 24": replace(_INLINE, m=24),
     "inline, 2 bits": replace(_INLINE, quantised=_TURBO2),
     "inline, segments of 1 GB": replace(_INLINE, max_segment_mb=1024),

@@ -148,7 +148,7 @@ PROFILES = {
         ),
         Profile(
             "inline",
-            "more than four times larger than memory: codes in the graph, all read from disk when needed",
+            "over three times larger than memory: codes in the graph, everything read from disk when needed",
             codes=Memory.COLD,
             graph=Memory.COLD,
             payload=Memory.COLD,
@@ -156,7 +156,7 @@ PROFILES = {
             quantised=Quantised.TURBO4,
             shortened=Memory.COLD,
             inline=True,
-            m=12,
+            m=16,
             ef_construct=100,
             max_segment_mb=4096,
             ef=96,

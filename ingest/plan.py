@@ -133,10 +133,11 @@ def _formula(
     measured: dict[str, Any], in_memory: dict[str, float], image_disk: float, ram_bytes: float, fewest: int
 ) -> tuple[str, ...]:
     """Return the formula of each figure, in the order in which the command prints the figures."""
-    parts = " + ".join(f"{size:,.0f} {part}" for part, size in in_memory.items()) or "0"
+    parts = " + ".join(f"{size:,.0f} {part}" for part, size in in_memory.items())
+    images_ram = f"images × replicas × ({parts}) bytes + " if parts else ""
     base = as_bytes(measured["base_bytes"])
     return (
-        f"RAM   = images × replicas × ({parts}) bytes + nodes × {base}",
+        f"RAM   = {images_ram}nodes × {base}",
         f"disk  = images × replicas × {image_disk:,.0f} bytes; keep {_FREE_DISK:g} times as much free, for a rebuild",
         f"load  = images / {measured['load_per_s']:,.0f} a second, in one process; --workers N divides it",
         f"index = n × {measured['index_us']:.0f} µs × log10(n) / 6, with n = images × replicas / nodes and "

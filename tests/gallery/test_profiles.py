@@ -57,7 +57,9 @@ def test_a_gallery_with_a_graph_finds_and_keeps_its_codes(name: str, store_url: 
         queries = [*codes[:200], *added]
         found = gallery.search_batch([Query(code) for code in queries])
         nearest = gallery.search_batch([Query(code, EXACT) for code in queries])
-    shared = [{hit.key for hit in hits} & {hit.key for hit in exact} for hits, exact in zip(found, nearest, strict=True)]
+    shared = [
+        {hit.key for hit in hits} & {hit.key for hit in exact} for hits, exact in zip(found, nearest, strict=True)
+    ]
     assert sum(map(len, shared)) >= 0.99 * 5 * len(queries)
     with closing(store.build(replace(SPEC, profile=name))) as build:
         build.index()
