@@ -19,18 +19,20 @@ _FILES = {
     "graph": "vector_index/links*",
     "codes": "vector_storage/matrix.dat",
 }
-# Glob patterns of the files that Edge reads as a whole while it opens a shard.
-_OPENED = ("wal/*", "segments/*/id_tracker.*", "segments/*/**/flags_*.dat")
-# Bytes per read, and per read-ahead request, of which Linux ignores the rest. A read takes about a millisecond, so
-# `ReadAhead.close` waits no longer.
+# Glob patterns of the files that Edge reads page by page, and as a whole, while it opens a shard.
+_OPENED = ("segments/*/id_tracker.*", "segments/*/**/flags_*.dat")
+# Bytes per read-ahead request. Linux ignores anything beyond this in one request.
 _CHUNK = 2 * 1024 * 1024
+# Bytes of the buffer that one read fills over and over, and how often: 32 MB per read, and `ReadAhead.close` waits for
+# one. With shorter reads, the thread would mostly wait for the GIL, which Edge holds during a search.
+_BUFFER, _TIMES = 128 * 1024, 256
 # Fraction of the available memory that is filled in advance. The rest is for the process itself and for what searches
 # read from disk.
 _SHARE = 0.8
 
 
 def prefetch(folder: Path) -> None:
-    """Make the system read the files that Edge reads while it opens a shard. Edge would read them page by page."""
+    """Make the system read what Edge reads page by page while it opens a shard, which is far slower."""
     if sys.platform != "linux":
         return
     patterns = [*_OPENED]
@@ -88,9 +90,9 @@ class ReadAhead:
 
     def _read(self, path: Path, most: float) -> int:
         """Read a file, but no more than `most` bytes. Return the number of bytes."""
-        read, buffer = 0, bytearray(_CHUNK)
+        read, buffers = 0, [bytearray(_BUFFER)] * _TIMES
         with path.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            while read < most and not self._closing.is_set() and (count := file.readinto(buffer)):
+            while read < most and not self._closing.is_set() and (count := os.readv(file.fileno(), buffers)):
                 read += count
         return read
