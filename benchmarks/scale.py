@@ -3,15 +3,17 @@
 `python -m benchmarks.scale grow`  load, index and search 10⁴ to 4·10⁶ codes; prints a table and draws a plot
 `python -m benchmarks.scale fit`   search 4·10⁶ codes in 1 GB, 512 MB and 256 MB of memory
 `python -m benchmarks.scale try`   compare storage profiles for galleries larger than memory, with 10⁶ codes
-`python -m benchmarks.scale cap`   build the index of 10⁶ codes in 1 GB, 512 MB and 256 MB of memory
+`python -m benchmarks.scale build` build and search 4·10⁶ codes in 1 GB, in 512 MB, and without a limit
 `python -m benchmarks.scale coefficients`   measure the coefficients of `ingest plan`
 """
 
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,11 +30,12 @@ from numpy.typing import NDArray
 
 from benchmarks.codes import codes_like_real
 from benchmarks.memory import children, process_memory_mb
-from benchmarks.served import Served, cgroup, serve
+from benchmarks.served import Served, cgroup, drop_caches, serve
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
-from gallery.edge.index import command
 from gallery.edge.shard import EdgeGallery
+from gallery.edge.store import EdgeStore
+from gallery.memory import Parts, disk_bytes
 from gallery.profiles import PROFILES, Memory, Profile, Quantised
 from ingest.progress import Stages
 from ingest.sources import open_source
@@ -82,14 +85,16 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
     return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
 
 
-def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, first: int = 0) -> GallerySpec:
-    """Add codes to a gallery, with keys, labels, hashes and thumbnails. The first key gets the number `first`."""
+def _store(
+    folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, parts: Parts | None = None
+) -> GallerySpec:
+    """Add codes to a gallery, with keys, labels, hashes and thumbnails. If `parts` is given, sort them in parts."""
     folder.mkdir(parents=True, exist_ok=True)
     thumbnails = _thumbnails()
     spec = GallerySpec("scale", "mnist", "f" * 64, 128)
-    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("storing", len(codes)) as advance:
+    with closing(EdgeGallery(folder, spec, stored, parts)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
-            batch = enumerate(codes[start : start + _BATCH], first + start)
+            batch = enumerate(codes[start : start + _BATCH], start)
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
             advance(min(_BATCH, len(codes) - start))
     return spec
@@ -186,8 +191,8 @@ LEVERS = {
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 # Memory limits that `fit` measures, in MB; 0 for no limit.
 _FITS = (0, 1024, 512, 256)
-# What `cap` measures: pairs of a memory limit for the index build and a maximum segment size (of full codes), in MB.
-_CAPS = ((1024, 4096), (512, 128), (256, 64))
+# Memory limits that `build` measures, in MB; 0 for no limit.
+_BUILDS = (0, 1024, 512)
 # Memory of a process before it opens a gallery, in MB.
 _BASE_MB = 64
 
@@ -240,45 +245,79 @@ def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "di
         _row(folder, profile, PROFILES[profile], count, memory_mb)
 
 
-@app.command()
-def cap(folder: FolderOption, count: CountOption = 1_000_000) -> None:
-    """Build an index segment by segment, for several memory limits and segment sizes."""
+@app.command("build")
+def build_within(
+    folder: FolderOption,
+    count: CountOption = 4_000_000,
+    profile: str = "disk",
+    memory_mb: Annotated[list[int] | None, typer.Option(help="Memory limits in MB; 0 for none.")] = None,
+) -> None:
+    """Build a gallery from codes within memory limits, then search it within the same limits."""
     print(_machine())
-    print("| codes | limit MB | segment MB | index s | p50 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- |")
-    for memory_mb, segment_mb in _CAPS:
-        stored = replace(PROFILES["disk"], name="cap", max_segment_mb=segment_mb)
-        shard = folder / "cap"
-        shutil.rmtree(shard, ignore_errors=True)
+    print(
+        "| limit MB | stored, s | indexed, s | in all, s | CPU, s | segments | open s | cold ms | p50 ms | p99 ms "
+        "| recall@5 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
+    for limit_mb in memory_mb or _BUILDS:
+        home = folder / f"built-{profile}-{count}-{limit_mb}"
+        shutil.rmtree(home, ignore_errors=True)
         with Stages() as stages:
-            codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
-            index_s = _index_in_parts(
-                shard, codes, stored, memory_mb, segment_mb * 1_000_000 // codes[0].nbytes, stages
-            )
+            codes_like_real(folder, "train", max(count, *_GROWTH), stages)
+            begun = time.perf_counter()
+            before_s = _children_cpu_s()
+            drop_caches()
+            inside = [sys.executable, "-m", "benchmarks.scale", "build-inside", "--folder", str(folder)]
+            inside += ["--count", str(count), "--profile", profile, "--limit-mb", str(limit_mb), "--home", str(home)]
+            with stages.stage("building", None), cgroup(limit_mb) as enter:
+                done = subprocess.run(inside, preexec_fn=enter, stdout=subprocess.PIPE, text=True)
+            whole_s = time.perf_counter() - begun
+            if done.returncode:
+                print(f"| {limit_mb or 'none'} | ended with {done.returncode} after {whole_s:.0f} s |", flush=True)
+                continue
+            store_s, index_s, segments = json.loads(done.stdout)
+            codes = codes_like_real(folder, "train", max(count, *_GROWTH), stages)[:count]
             queries, answers = questions(folder, codes, stages)
-            served = serve(shard, stored, queries, answers, 0) if index_s else None
-        figures = f"{index_s:.0f} | {served.p50_ms:.2f} | {served.recall_at_5:.4f}" if served else "killed | |"
-        print(f"| {count:,} | {memory_mb} | {segment_mb} | {figures} |", flush=True)
-        shutil.rmtree(shard)
+            with stages.stage("searching", None):
+                served = serve(home / "scale" / "v1" / "shard", PROFILES[profile], queries, answers, limit_mb)
+        print(
+            f"| {limit_mb or 'none'} | {store_s:.0f} | {index_s:.0f} | {whole_s:.0f} "
+            f"| {_children_cpu_s() - before_s:.0f} | {segments} | {_figures(served)} |",
+            flush=True,
+        )
 
 
-def _index_in_parts(
-    shard: Path, codes: NDArray[np.float32], stored: Profile, memory_mb: int, part: int, stages: Stages
-) -> float:
-    """Store and index `part` codes at a time, within a memory limit.
+@app.command(hidden=True)
+def build_inside(
+    folder: Annotated[Path, typer.Option()],
+    count: Annotated[int, typer.Option()],
+    profile: Annotated[str, typer.Option()],
+    limit_mb: Annotated[int, typer.Option()],
+    home: Annotated[Path, typer.Option()],
+) -> None:
+    """Build a gallery as a load does. `build` runs this in a cgroup."""
+    thumbnails = _thumbnails()
+    codes = np.load(folder / f"codes-train-{max(count, *_GROWTH)}.npy", mmap_mode="r")[:count]
+    spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=profile)
+    begun = time.perf_counter()
+    memory_bytes = limit_mb * 2**20 or None
+    with closing(EdgeStore(home).build(spec, memory_bytes=memory_bytes)) as build, Stages() as stages:
+        with stages.stage("storing", count) as advance:
+            for start in range(0, count, _BATCH):
+                batch = enumerate(np.array(codes[start : start + _BATCH]), start)
+                build.gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
+                advance(min(_BATCH, count - start))
+        store_s = time.perf_counter() - begun
+        with stages.stage("indexing", None):
+            build.index()
+        index_s = time.perf_counter() - begun - store_s
+        build.publish()
+    segments = len(list(home.glob("scale/v1/shard/segments/*/vector_index/links*")))
+    print(json.dumps([store_s, index_s, segments]))
 
-    Returns:
-        Seconds spent on indexing, or 0 if the process was killed for lack of memory.
-    """
-    seconds = 0.0
-    for start in range(0, len(codes), part):
-        _store(shard, codes[start : start + part], stored, stages, start)
-        begun = time.perf_counter()
-        with stages.stage("indexing", None), cgroup(memory_mb) as enter:
-            done = subprocess.run(command(shard), preexec_fn=enter)
-        if done.returncode:
-            return 0.0
-        seconds += time.perf_counter() - begun
-    return seconds
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @app.command()
@@ -291,6 +330,7 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             built = _built(folder, codes, stored, stages)
             queries, answers = questions(folder, codes, stages)
             served = serve(built.shard, stored, queries, answers, 0)
+            sort_s = _sort_s(folder / "sorted", codes, stored, built, stages)
         assert served
         sizes = {part: sum(_blocks(built.shard, pattern)) / count for part, pattern in _PARTS.items()}
         recorded[stored.name] = {
@@ -298,10 +338,21 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             "base_bytes": round(served.anonymous_mb * 2**20),
             "load_per_s": _LOADED_PER_S,
             "index_us": round(built.index_s / count * 1e6 / (np.log10(count) / 6), 1),
+            "sort_us": round(sort_s / count * 1e6, 1),
             "cores": os.cpu_count(),
         }
         print(stored.name, recorded[stored.name], f"recall@5 {served.recall_at_5:.4f}, p50 {served.p50_ms:.2f} ms")
     Path("ingest/coefficients.json").write_text(json.dumps(recorded, indent=2) + "\n")
+
+
+def _sort_s(folder: Path, codes: NDArray[np.float32], stored: Profile, built: Built, stages: Stages) -> float:
+    """Return the seconds that storing codes takes longer if they are sorted, in four parts."""
+    begun = time.perf_counter()
+    part_bytes = int(len(codes) * disk_bytes(stored, codes.shape[1])) // 4
+    _store(folder, codes, stored, stages, Parts(part_bytes, stored.max_segment_mb))
+    store_s = time.perf_counter() - begun
+    shutil.rmtree(folder)
+    return store_s - built.load_s
 
 
 def _blocks(shard: Path, pattern: str) -> list[int]:

@@ -13,6 +13,10 @@ from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement
 from gallery.types import Entry, Hit, Query
 
 
+def say_nothing(line: str) -> None:
+    """Ignore a line for the user."""
+
+
 class Gallery(Protocol):
     """An open version of a gallery. Several threads may search it at once.
 
@@ -94,6 +98,16 @@ class Build(Protocol):
         """True if entries have been added or deleted since the publication; see `Store.modified_by_service`."""
         ...
 
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries with small thumbnails, and for their index.
+
+        On a server, this checks nothing.
+
+        Raises:
+            StoreFullError: The disk has less space.
+        """
+        ...
+
     def index(self) -> None:
         """Build the search index over the stored entries. May take minutes."""
         ...
@@ -165,7 +179,15 @@ class Store(Protocol):
         """
         ...
 
-    def build(self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT) -> Build:
+    def build(
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
+    ) -> Build:
         """Begin a new gallery, or extend the live version of an existing one.
 
         With `rebuild`, begin the next version of an existing gallery. The live one stays searchable meanwhile.
@@ -176,8 +198,13 @@ class Store(Protocol):
             spec: The gallery to build. The store sets its version and count, whatever they are in `spec`.
             rebuild: Build a new version even though the gallery exists.
             placement: Distribution of a new version over a cluster.
+            memory_bytes: Memory to build the gallery in. In a local store, it includes the processes that build, and
+                None stands for the memory that is available. On a server, it is the memory of a node, and None leaves
+                the largest size of a segment to the storage profile.
+            say: Prints a line for the user when a long step begins while entries are stored.
 
         Raises:
+            InvalidInputError: `memory_bytes` is too small for any gallery.
             EncoderMismatchError: The live version was made by another encoder.
             StoreDamagedError: The live version's files have been altered.
             StoreLockedError: Another process is building the gallery or has it open.

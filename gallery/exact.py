@@ -3,13 +3,14 @@
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gallery.base import say_nothing
 from gallery.errors import BackupError, GalleryNotFoundError
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 from gallery.types import MAX_DISTANCE, Entry, Hit, Query, check_comparable
@@ -164,6 +165,9 @@ class ExactBuild:
         """True if a service has modified the version since it was published."""
         return self._contents.modified_by_service
 
+    def check_space(self, new_count: int) -> None:
+        """Do nothing: memory is not a disk."""
+
     def index(self) -> None:
         """Do nothing: exact search has no index."""
 
@@ -212,7 +216,13 @@ class ExactStore:
         return _LiveGallery(*self._find(name))
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> ExactBuild:
         """Begin a gallery or its next version, or extend the live one."""
         placement.require_default(self.url)

@@ -20,7 +20,9 @@ _VERIFIED = 64
 _ROUNDING = 1e-4
 
 
-def copy(source: Store, target: Store, name: str, stages: Stages, profile: str = "") -> tuple[GallerySpec, int]:
+def copy(
+    source: Store, target: Store, name: str, stages: Stages, profile: str = "", memory_bytes: int | None = None
+) -> tuple[GallerySpec, int]:
     """Copy a gallery's live version, verify the copy and make it live.
 
     An interrupted copy is resumed.
@@ -31,6 +33,7 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
         name: Name of the gallery.
         stages: Displays the progress.
         profile: Storage profile of the copy; "" for the original's.
+        memory_bytes: Memory to build the copy in; see `Store.build`.
 
     Returns:
         The description of the copy, and the number of entries that had to be written.
@@ -38,10 +41,15 @@ def copy(source: Store, target: Store, name: str, stages: Stages, profile: str =
     Raises:
         GalleryNotFoundError: The source has no gallery of this name.
         StoreDamagedError: The copy differs from the original. It does not go live.
+        StoreFullError: The target's disk has no space for the copy.
     """
     spec = source.spec(name)
     copy_spec = replace(spec, version=0, count=0, calibration=None, profile=profile or spec.profile)
-    with closing(source.open(name)) as original, closing(target.build(copy_spec, rebuild=True)) as build:
+    with (
+        closing(source.open(name)) as original,
+        closing(target.build(copy_spec, rebuild=True, memory_bytes=memory_bytes, say=stages.say)) as build,
+    ):
+        build.check_space(max(0, original.count() - build.gallery.count()))
         with stages.stage("copying", original.count()) as advance:
             written = 0
             resumed = build.gallery.count() > 0

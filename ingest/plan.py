@@ -10,6 +10,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from gallery.errors import InvalidInputError
+from gallery.memory import LEAST, PROCESSES, SERVER_SHARE, build_parts, disk_bytes, graph_bytes, node_segment_mb
 from gallery.profiles import DEFAULT_PROFILE, PROFILES, Memory, Profile, find_profile
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
@@ -18,6 +19,10 @@ _USABLE = 0.8
 # Free disk space to keep, as a multiple of the gallery's size: 1 for a rebuild beside the live version, and 1 to merge
 # segments.
 _FREE_DISK = 2.0
+
+
+# Numbers in a code, as the shipped encoders make them.
+_CODE_SIZE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Plan:
         disk_bytes: Size of the gallery on the disks of all nodes together, in bytes, without the space for a rebuild.
         load_s: Seconds to encode and store the images, on one loading machine of 2 cores.
         index_s: Seconds to build the index, with all nodes working at the same time.
+        build_bytes: Memory in which a node builds its images in one segment, or in the largest ones of the profile.
+        segments: Number of segments in which a node builds its images within its memory.
         nodes: Number of nodes.
         fewest_nodes: Smallest number of nodes with enough memory.
         single_node_profile: Name of the profile with which a single node serves all images; see `fitting_profile`.
@@ -39,6 +46,8 @@ class Plan:
     disk_bytes: float
     load_s: float
     index_s: float
+    build_bytes: float
+    segments: int
     nodes: int
     fewest_nodes: int
     single_node_profile: str
@@ -73,16 +82,20 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
         raise InvalidInputError(f"--nodes {count}: expected at least {replicas}, the number of replicas")
     image_disk = sum(size for _, size in sizes.values())
     images_a_node = images * replicas / count
-    growth = max(1.0, math.log10(max(images_a_node, 10.0)) / 6)
+    segments, build_bytes, sorts = _building(images_a_node, profile, ram_bytes, is_server=count > 1)
+    growth = max(1.0, math.log10(max(images_a_node / segments, 10.0)) / 6)
+    index_us = measured["index_us"] * growth + measured["sort_us"] * sorts
     return Plan(
         ram_bytes=images_ram + count * base,
         disk_bytes=images * replicas * image_disk,
         load_s=images / measured["load_per_s"],
-        index_s=images_a_node * measured["index_us"] / 1e6 * growth,
+        index_s=images_a_node * index_us / 1e6,
+        build_bytes=build_bytes,
+        segments=segments,
         nodes=count,
         fewest_nodes=fewest,
         single_node_profile=fitting_profile(images, ram_bytes),
-        formula=_formula(measured, in_memory, image_disk, ram_bytes, fewest),
+        formula=_formula(measured, in_memory, image_disk, ram_bytes, fewest, profile),
     )
 
 
@@ -129,8 +142,32 @@ def _in_memory(sizes: dict[str, tuple[Memory, float]]) -> dict[str, float]:
     return {part: size for part, (memory, size) in sizes.items() if memory is not Memory.COLD and size}
 
 
+def _building(images: float, profile: Profile, ram_bytes: float, *, is_server: bool) -> tuple[int, float, bool]:
+    """Return how a node builds its images.
+
+    Returns:
+        The number of segments, the memory in bytes that the fewest segments take, and whether codes are sorted first.
+    """
+    codes_mb = images * _CODE_SIZE * 4 / 2**20
+    segment_mb = min(codes_mb, profile.max_segment_mb)
+    ram = max(int(ram_bytes), PROCESSES + LEAST)  # a smaller node can search a gallery that was built elsewhere
+    if is_server:
+        allowed_mb, needed, sorts = node_segment_mb(ram, profile), SERVER_SHARE * segment_mb * 2**20, False
+    else:
+        sizes = build_parts(ram, profile, _CODE_SIZE)
+        allowed_mb = sizes.segment_mb
+        needed = PROCESSES + segment_mb * 2**20 / (_CODE_SIZE * 4) * graph_bytes(profile, _CODE_SIZE)
+        sorts = images * disk_bytes(profile, _CODE_SIZE) > sizes.sorted_bytes
+    return max(1, math.ceil(codes_mb / allowed_mb)), needed, sorts
+
+
 def _formula(
-    measured: dict[str, Any], in_memory: dict[str, float], image_disk: float, ram_bytes: float, fewest: int
+    measured: dict[str, Any],
+    in_memory: dict[str, float],
+    image_disk: float,
+    ram_bytes: float,
+    fewest: int,
+    profile: Profile,
 ) -> tuple[str, ...]:
     """Return the formula of each figure, in the order in which the command prints the figures."""
     parts = " + ".join(f"{size:,.0f} {part}" for part, size in in_memory.items())
@@ -140,8 +177,10 @@ def _formula(
         f"RAM   = {images_ram}nodes × {base}",
         f"disk  = images × replicas × {image_disk:,.0f} bytes; keep {_FREE_DISK:g} times as much free, for a rebuild",
         f"load  = images / {measured['load_per_s']:,.0f} a second, in one process; --workers N divides it",
-        f"index = n × {measured['index_us']:.0f} µs × log10(n) / 6, with n = images × replicas / nodes and "
-        f"{measured['cores']} cores a node",
+        f"index = n × ({measured['index_us']:.0f} µs × log10(n / segments) / 6 + {measured['sort_us']:.0f} µs if the "
+        f"codes are sorted in parts), with n = images × replicas / nodes and {measured['cores']} cores a node",
+        f"build = {as_bytes(PROCESSES)} + n / segments × {graph_bytes(profile, _CODE_SIZE):,.0f} bytes; on a server, "
+        f"{SERVER_SHARE} times the full codes of a segment",
         f"nodes = RAM of the images / ({_USABLE:g} × {as_bytes(ram_bytes)} - {base}), rounded up, and at least as many "
         f"as replicas: {fewest:,}",
     )
@@ -162,6 +201,15 @@ def amount(text: str, what: str) -> float:
     if value < 1:
         raise InvalidInputError(f"{what} {text!r}: expected a number of 1 or more, such as 60000, 100M, 1B or 16GB")
     return value
+
+
+def memory_amount(text: str) -> int | None:
+    """Parse the option --memory, as `amount` does; None if it is not given.
+
+    Raises:
+        InvalidInputError: The text is not a number of bytes.
+    """
+    return int(amount(text, "--memory")) if text else None
 
 
 def as_bytes(size: float) -> str:

@@ -7,7 +7,7 @@ them to Edge, and translates Edge's errors.
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import qdrant_edge as qe
 
+from gallery.base import say_nothing
 from gallery.edge import index
 from gallery.edge.page_cache import ReadAhead, prefetch
+from gallery.edge.segments import CONFIG, plan_indexing, plan_sorting, rewritten_size, unsorted_size
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
+from gallery.memory import Parts, disk_bytes
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
 from gallery.spec import GallerySpec
@@ -39,15 +42,22 @@ _HEADROOM = 64 * 1024 * 1024
 
 
 class EdgeGallery:
-    """A gallery in the folder of one Edge shard. Only one process at a time may have it open."""
+    """A gallery in the folder of one Edge shard. Only one process at a time may have it open.
 
-    def __init__(self, folder: Path, spec: GallerySpec, profile: Profile | None = None) -> None:
+    Attributes:
+        say: Prints a line for the user when a long step begins while entries are stored.
+    """
+
+    def __init__(
+        self, folder: Path, spec: GallerySpec, profile: Profile | None = None, parts: Parts | None = None
+    ) -> None:
         """Open the shard in a folder, or create one in an empty folder.
 
         Args:
             folder: The shard's folder.
             spec: Description of the gallery.
             profile: Storage profile; None for the one that `spec` names.
+            parts: Sizes of the parts to build the shard in; None for as few parts as the profile allows.
 
         Raises:
             StoreLockedError: Another process has the shard open.
@@ -56,15 +66,18 @@ class EdgeGallery:
         """
         self._spec = spec
         self._profile = profile or find_profile(spec.profile)
+        self.say: Callable[[str], None] = say_nothing
+        self._parts = parts
         self._folder = folder
         self._closed = False
         self._read_ahead: ReadAhead | None = None
         # after a crash, Edge may defer some of its recovery work until the shard is loaded once more; see `settle`
         self._is_settled = False
         with _translated(folder):
-            if (folder / "edge_config.json").exists():
+            if (folder / CONFIG).exists():
                 self._shard = self._load()
-                self._read_ahead = ReadAhead(folder, self._profile)
+                if parts is None:
+                    self._read_ahead = ReadAhead(folder, self._profile)
             else:
                 check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
@@ -72,6 +85,7 @@ class EdgeGallery:
                 # them. Searches by label use ACORN instead; see `search_plan`.
                 label_index = qe.KeywordIndexParams(enable_hnsw=False, memory=_MEMORY[self._profile.payload])
                 self._shard.update(qe.UpdateOperation.create_field_index("label", label_index))
+        self._unsorted_bytes = unsorted_size(folder) if parts else 0
 
     @property
     def spec(self) -> GallerySpec:
@@ -91,6 +105,10 @@ class EdgeGallery:
         self._is_settled = False
         with _translated(self._folder):
             self._shard.update(qe.UpdateOperation.upsert_points(points))
+        if self._parts:
+            self._unsorted_bytes += codes.nbytes + sum(map(_payload_size, entries))
+            if self._unsorted_bytes >= self._parts.sorted_bytes:
+                self._sort()
 
     def search(self, query: Query) -> list[Hit]:
         """Return the nearest entries, nearest first."""
@@ -138,19 +156,49 @@ class EdgeGallery:
         with _translated(self._folder):
             return self._shard.count(qe.CountRequest(exact=True))
 
-    def index(self) -> None:
-        """Build the search index in a separate process, then open the shard again.
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries with small thumbnails, and for their index.
 
-        `EdgeShard.optimize` holds the GIL until it ends: in this process it would stop the progress display and delay
-        Ctrl-C.
+        Raises:
+            StoreFullError: The disk has less space.
+        """
+        # indexing writes all of them again before it removes what it has read
+        check_space(self._folder, int(2 * new_count * disk_bytes(self._profile, self._spec.code_size)))
+
+    def index(self) -> None:
+        """Join the shard's segments, and build the search index.
 
         Raises:
             StoreFullError: The disk has no space for the index.
             StoreDamagedError: The index could not be built.
         """
         self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
-        segments = (self._folder / "segments").rglob("*")
-        check_space(self._folder, _HEADROOM + sum(path.stat().st_blocks * 512 for path in segments))
+        plan_indexing(self._folder, self._profile.m, self._segment_mb)
+        self._optimize(rewritten_size(self._folder, self._segment_mb, self._spec.code_size))
+
+    @property
+    def _segment_mb(self) -> int:
+        """Largest size of a segment, in MB of full codes."""
+        return self._parts.segment_mb if self._parts else self._profile.max_segment_mb
+
+    def _sort(self) -> None:
+        """Sort the codes that have been added since the last call, so that `index` can read them from disk."""
+        self.say(f"sorting {self._unsorted_bytes // 2**20:,} MB of stored images, as many as fit in memory")
+        self._close_shard()
+        plan_sorting(self._folder)
+        self._optimize(unsorted_size(self._folder))
+        self._unsorted_bytes = 0
+
+    def _optimize(self, written_bytes: int) -> None:
+        """Let Edge optimise the closed shard in a separate process, then open the shard again.
+
+        `EdgeShard.optimize` holds the GIL until it ends: in this process it would stop the progress display and delay
+        Ctrl-C.
+
+        Args:
+            written_bytes: Bytes that this writes, before it removes as many.
+        """
+        check_space(self._folder, _HEADROOM + written_bytes)
         if sys.platform == "linux":
             # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
@@ -190,7 +238,8 @@ class EdgeGallery:
                 self._shard.close()
 
     def _load(self) -> qe.EdgeShard:
-        prefetch(self._folder)
+        if self._parts is None:
+            prefetch(self._folder)
         return qe.EdgeShard.load(str(self._folder))
 
     def _request(self, query: Query) -> qe.QueryRequest:
@@ -262,6 +311,10 @@ def _filter(query: Query) -> qe.Filter | None:
     if query.options.exclude_keys:
         must_not.append(qe.HasIdCondition({point_id(key) for key in query.options.exclude_keys}))
     return qe.Filter(must=must, must_not=must_not)
+
+
+def _payload_size(entry: Entry) -> int:
+    return len(entry.key) + len(entry.label) + len(entry.sha256) + len(entry.thumbnail_png)
 
 
 @contextmanager

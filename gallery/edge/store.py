@@ -11,12 +11,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from gallery.base import Gallery
+from gallery.base import Gallery, say_nothing
 from gallery.edge.backup import pack, unpack
 from gallery.edge.manifest import GROWN, OPEN, Manifest, write_manifest
 from gallery.edge.snapshot import Snapshot
@@ -49,7 +49,9 @@ from gallery.errors import (
 )
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import FORMAT_KEY, parse_object
+from gallery.memory import Parts, build_parts
 from gallery.plurals import counted
+from gallery.profiles import find_profile
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
@@ -123,16 +125,25 @@ class EdgeStore:
         return LiveVersion(folder, spec, keeps_journal=True) if may_write else Snapshot(folder, spec)
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> "EdgeBuild":
         """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
         placement.require_default(self.url)
+        parts = build_parts(memory_bytes, find_profile(spec.profile), spec.code_size)
         home = self._root / spec.name
         with file_errors(self._place):
             home.mkdir(parents=True, exist_ok=True)
             lock = _loading_lock(home)
         try:
-            return EdgeBuild(home, lock, self._begin(home, spec, rebuild))
+            version = self._begin(home, spec, rebuild, parts)
+            version.say = say
+            return EdgeBuild(home, lock, version)
         except BaseException:
             lock.close()
             raise
@@ -242,12 +253,12 @@ class EdgeStore:
         hint = f"there are: {names}" if names else "build one with `ingest load mnist`"
         return GalleryNotFoundError(f"no gallery '{name}': {hint}", place=self._place)
 
-    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool) -> Version:
+    def _begin(self, home: Path, spec: GallerySpec, rebuild: bool, parts: Parts) -> Version:
         live = self._live_or_complete(home)
         if live and not rebuild:
             extended = read_spec(live).extended_by(spec)
             check_unaltered(live, spec.name)
-            return LiveVersion(live, extended)
+            return LiveVersion(live, extended, parts)
         number = version_number(live) + 1 if live else 1
         folder = home / f"v{number}"
         spec = replace(spec, version=number)
@@ -256,7 +267,7 @@ class EdgeStore:
                 shutil.rmtree(folder)
             folder.mkdir(exist_ok=True)
             write_spec(folder, spec)
-        return Version(folder, spec)
+        return Version(folder, spec, parts)
 
     def _live_or_complete(self, home: Path) -> Path | None:
         """Return the folder of the live version; None if the gallery has no complete version.
@@ -314,6 +325,10 @@ class EdgeBuild:
     def modified_by_service(self) -> bool:
         """True if the version had been modified between its publication and the beginning of this build."""
         return self._modified_before
+
+    def check_space(self, new_count: int) -> None:
+        """Check that the disk has space for that many more entries, and for their index."""
+        self.gallery.check_space(new_count)
 
     def index(self) -> None:
         """Build the search index."""

@@ -25,6 +25,7 @@ from gallery.errors import NewerFormatError, StoreDamagedError
 from gallery.files import Lock, file_errors, replace_file
 from gallery.formats import parse_object
 from gallery.journal import JOURNAL, note_added, note_deleted
+from gallery.memory import Parts
 from gallery.spec import GallerySpec
 from gallery.types import Entry
 
@@ -36,8 +37,13 @@ _VERSION_NAME = re.compile(r"v([1-9][0-9]{0,17})")
 class Version(EdgeGallery):
     """An open shard, and the lock that keeps other processes from opening it."""
 
-    def __init__(self, folder: Path, spec: GallerySpec) -> None:
+    def __init__(self, folder: Path, spec: GallerySpec, parts: Parts | None = None) -> None:
         """Take the lock and open the shard, or create one.
+
+        Args:
+            folder: The version's folder.
+            spec: Its description.
+            parts: Sizes of the parts that a load builds the version in; None if no load opens it.
 
         Raises:
             StoreLockedError: Another process has the version open.
@@ -47,7 +53,7 @@ class Version(EdgeGallery):
         self._open_lock = open_lock(folder, spec.name)
         try:
             self._check_files()
-            super().__init__(folder / "shard", spec)
+            super().__init__(folder / "shard", spec, parts=parts)
         except BaseException:
             self._open_lock.close()
             raise
@@ -78,12 +84,15 @@ class LiveVersion(Version):
         is_modified: Whether its entries have been modified since it was opened.
     """
 
-    def __init__(self, folder: Path, spec: GallerySpec, *, keeps_journal: bool = False) -> None:
+    def __init__(
+        self, folder: Path, spec: GallerySpec, parts: Parts | None = None, *, keeps_journal: bool = False
+    ) -> None:
         """Take the lock and open the shard.
 
         Args:
             folder: The version's folder.
             spec: Its description.
+            parts: Sizes of the parts that a load extends the version in; None if no load opens it.
             keeps_journal: Record added and deleted keys in the journal. True for services. Loads use their ledger
                 instead.
 
@@ -95,7 +104,7 @@ class LiveVersion(Version):
         self._keeps_journal = keeps_journal
         self.is_modified = False
         self._must_record = False
-        super().__init__(folder, spec)
+        super().__init__(folder, spec, parts)
         self._must_record = has_unrecorded_changes(folder)
 
     def upsert(self, entries: Sequence[Entry]) -> None:
@@ -114,10 +123,7 @@ class LiveVersion(Version):
 
     def index(self) -> None:
         """Mark the version as modified, and build the search index."""
-        self._begin_modification()
-        with file_errors(str(self.folder)):
-            # empty GROWN, which contains the old manifest: indexing replaces files that this manifest lists
-            (self.folder / GROWN).write_bytes(b"")
+        self._begin_replacing_files()
         super().index()
 
     def mark(self) -> None:
@@ -147,6 +153,16 @@ class LiveVersion(Version):
                     write_manifest(self.folder)
         finally:
             super().close()
+
+    def _sort(self) -> None:
+        self._begin_replacing_files()
+        super()._sort()
+
+    def _begin_replacing_files(self) -> None:
+        self._begin_modification()
+        with file_errors(str(self.folder)):
+            # empty GROWN, which contains the old manifest: the files that this manifest lists are about to be replaced
+            (self.folder / GROWN).write_bytes(b"")
 
     def _note(self, note: Callable[[Path, Sequence[str]], None], keys: Sequence[str]) -> None:
         if self._keeps_journal:

@@ -50,6 +50,15 @@ def create_collection(
     )
 
 
+def limit_segments(connection: QdrantConnection, collection: str, segment_mb: int) -> None:
+    """Set the largest size of a collection's segments, in MB of full codes. Existing segments stay as they are."""
+    optimizers = models.OptimizersConfigDiff(max_segment_size=segment_mb * 1024)
+    connection.call(
+        lambda client, timeout_s: client.update_collection(collection, optimizers_config=optimizers, timeout=timeout_s),
+        SLOW_CALL_S,
+    )
+
+
 def index_payload(connection: QdrantConnection, collection: str, spec: GallerySpec) -> None:
     """Make the server index keys and labels. It is safe to repeat this."""
     schema = models.KeywordIndexParams(

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gallery.base import Gallery
+from gallery.base import Gallery, say_nothing
 from gallery.errors import (
     BackupError,
     GalleryNotFoundError,
@@ -25,9 +25,11 @@ from gallery.errors import (
     StoreUnusableError,
 )
 from gallery.files import Lock, user_data_folder
+from gallery.memory import node_segment_mb
+from gallery.profiles import find_profile
 from gallery.remote.collection import RemoteGallery
 from gallery.remote.connection import QdrantConnection
-from gallery.remote.layout import create_collection, index_payload
+from gallery.remote.layout import create_collection, index_payload, limit_segments
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
@@ -96,12 +98,21 @@ class RemoteStore:
         return RemoteGallery(self._connection, collection, self._spec(collection), mark_modified)
 
     def build(
-        self, spec: GallerySpec, *, rebuild: bool = False, placement: Placement = DEFAULT_PLACEMENT
+        self,
+        spec: GallerySpec,
+        *,
+        rebuild: bool = False,
+        placement: Placement = DEFAULT_PLACEMENT,
+        memory_bytes: int | None = None,
+        say: Callable[[str], None] = say_nothing,
     ) -> RemoteBuild:
         """Begin a gallery or its next version, extend the live one, or resume an interrupted build."""
+        segment_mb = memory_bytes and node_segment_mb(memory_bytes, find_profile(spec.profile))
         lock = self._loading_lock(spec.name)
         try:
             collection, spec = self._begin(spec, rebuild, placement)
+            if segment_mb:
+                limit_segments(self._connection, collection, segment_mb)
             gallery = RemoteGallery(self._connection, collection, spec)
             return RemoteBuild(self._connection, gallery, self._version_folder(spec.name, spec.version), lock)
         except BaseException:
@@ -251,6 +262,9 @@ class RemoteBuild:
     def modified_by_service(self) -> bool:
         """True if a service has ever modified the version."""
         return _modified_by_service(self._connection, self.gallery.collection)
+
+    def check_space(self, new_count: int) -> None:
+        """Do nothing: the disk is the server's."""
 
     def index(self) -> None:
         """Make the server build the graph, and wait until it is complete."""

@@ -28,6 +28,15 @@ PatienceOption = Annotated[
     ),
 ]
 
+MemoryOption = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory to build the gallery in, such as 512MB or 4GB, including the page cache. Less memory makes more "
+        "segments. On a Qdrant server, the memory of a node. Default: what is available.",
+    ),
+]
+
 PROFILE_MEANINGS = ", ".join(f"{profile.name} ({profile.meaning})" for profile in PROFILES.values())
 
 
@@ -126,6 +135,7 @@ def copy_gallery(
     profile: Annotated[
         str, typer.Option(help=f"Storage profile of the copy. Default: the original's. {PROFILE_MEANINGS}.")
     ] = "",
+    memory: MemoryOption = "",
     patience_s: PatienceOption = DEFAULT_PATIENCE_S,
 ) -> None:
     """Copy a gallery from one store to another.
@@ -133,13 +143,15 @@ def copy_gallery(
     Nothing is encoded again. The same command resumes an interrupted copy. The copy is verified before it goes live.
     """
     from ingest.copy import copy
+    from ingest.plan import memory_amount
     from ingest.progress import Stages
 
+    memory_bytes = memory_amount(memory)
     if source == target:
         raise InvalidInputError(f"expected two stores, got {source} twice")
     with Stages() as stages:
         from_store, to_store = (open_store(url, patience_s=patience_s) for url in (source, target))
-        spec, written = copy(from_store, to_store, gallery, stages, profile)
+        spec, written = copy(from_store, to_store, gallery, stages, profile, memory_bytes)
     print(
         f"{spec.name} v{spec.version}: {counted(spec.count, 'image')} in {target}, {written:,} written, "
         f"profile {spec.profile}"

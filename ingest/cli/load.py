@@ -26,7 +26,7 @@ from gallery import DEFAULT_STORE, GallerySpec, Placement, Store, open_store
 from gallery.errors import InvalidInputError
 from gallery.plurals import counted
 from gallery.profiles import DEFAULT_PROFILE
-from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, PatienceOption, as_dict
+from ingest.cli.galleries import DEFAULT_PATIENCE_S, PROFILE_MEANINGS, MemoryOption, PatienceOption, as_dict
 from ingest.errors import StoppedError
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def load(
             help=f"Storage profile. New galleries default to balanced; existing ones keep theirs. {PROFILE_MEANINGS}."
         ),
     ] = "",
+    memory: MemoryOption = "",
     workers: Annotated[
         int, typer.Option(min=1, help="Number of loading processes. More than 1 needs a Qdrant server.")
     ] = 1,
@@ -157,13 +158,19 @@ def load(
     """
     from encoder_service.encoder import load_encoder
     from ingest.loading.build import REJECTED, LoadOptions, check_pruned, check_rejected
+    from ingest.plan import memory_amount
     from ingest.sources import Options as SourceOptions
     from ingest.sources import SourceName
 
     begun = time.perf_counter()
     max_rejected = 0.0 if strict else max_rejected
     options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
+    memory_bytes = memory_amount(memory)
     _check_options(options, source, split, limit, label_from, rebuild, service, large_images, replace_stored)
+    if service and memory:
+        raise InvalidInputError(
+            "expected one of --service and --memory, got both: a load through a service builds nothing"
+        )
     source_name = SourceName.parse(source, split or "train")
     reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
     images = source_name.open(reading, label_from_folders=label_from_folders or bool(label_from), labels=labels)
@@ -185,7 +192,7 @@ def load(
         _note_profile(spec.profile, images.count, galleries)
     placement = Placement(shards, replicas, write_consistency)
     spec, summary = _load_here(
-        galleries, spec, rebuild, bool(live and rebuild), placement, images, loaded_encoder, options
+        galleries, spec, rebuild, bool(live and rebuild), placement, memory_bytes, images, loaded_encoder, options
     )
     summary.seconds["total"] = time.perf_counter() - begun
     _print_summary(spec, summary, store, as_json)
@@ -328,6 +335,7 @@ def _load_here(
     rebuild: bool,
     replaces: bool,
     placement: Placement,
+    memory_bytes: int | None,
     images: "Source",
     encoder: "Encoder",
     options: "LoadOptions",
@@ -343,7 +351,13 @@ def _load_here(
             live = None
             if replaces:
                 live = stack.enter_context(live_version(galleries, spec, stages.say, must_copy=options.keep_added))
-            build = stack.enter_context(closing(galleries.build(spec, rebuild=rebuild, placement=placement)))
+            build = stack.enter_context(
+                closing(
+                    galleries.build(
+                        spec, rebuild=rebuild, placement=placement, memory_bytes=memory_bytes, say=stages.say
+                    )
+                )
+            )
             stack.enter_context(stages)
             return load_and_publish(build, images, encoder, stages, options, live)
     except KeyboardInterrupt as error:

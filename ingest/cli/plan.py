@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from encoder_service.terminal import JsonOption
+from gallery.plurals import counted
 from gallery.profiles import DEFAULT_PROFILE, PROFILES
 
 
@@ -39,6 +40,8 @@ def plan(
         print(f"{name:<8}{planning.as_bytes(size)} in all, {planning.as_bytes(size / result.nodes)} a node")
     print(f"load    {planning.as_time(result.load_s)}")
     print(f"index   {planning.as_time(result.index_s)}")
+    segments = counted(result.segments, "segment")
+    print(f"build   {segments} a node; the fewest segments need {planning.as_bytes(result.build_bytes)}")
     print()
     for line in result.formula:
         print(line)

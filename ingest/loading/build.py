@@ -119,6 +119,7 @@ def load_and_publish(
             half of the source's images in the live version, and `prune_most` is False.
         SourceError: The source has no image, or changed while it was read.
         StoreDamagedError: The verification failed. The version does not go live.
+        StoreFullError: The disk has no space for the new images.
     """
     with closing(Ledger(build.local_folder)) as ledger:
         if build.modified_by_service or ledger.counts()[Status.OK] != build.gallery.count():
@@ -126,6 +127,9 @@ def load_and_publish(
         source = with_ledger_keys(source, live.ledger if live else ledger, stages.say)
         if live:
             ledger.inherit_sources(live.ledger)
+        if source.count and not options.dedupe:
+            _, stored_count = ledger.count_prunable(source)
+            build.check_space(max(0, source.count - stored_count))
         try:
             summary = _load(build, source, encoder, ledger, stages, options, live.ledger if live else None)
         finally:

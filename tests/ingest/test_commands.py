@@ -193,3 +193,18 @@ def test_after_a_kill_the_same_load_completes_the_gallery(
     summary = json.loads(again.stdout)
     assert summary["added"] + summary["unchanged"] == limit
     assert [gallery["count"] for gallery in listed(command, store_url)] == [limit]
+
+
+def test_too_little_memory_is_one_line(command: Command, store_url: str) -> None:
+    for how, reason in (
+        (
+            ("load", "mnist", "--memory", "100MB"),
+            "--memory: expected at least 256 MB to build a gallery in, got 100 MB",
+        ),
+        (("load", "mnist", "--memory", "much"), "--memory 'much': expected a number"),
+        (("load", "mnist", "--memory", "1GB", "--service", "127.0.0.1:1"), "expected one of --service and --memory"),
+    ):
+        rejected = command("ingest", *how, "--store", store_url)
+        assert (rejected.returncode, rejected.stderr.count("\n")) == (3, 1)
+        assert reason in rejected.stderr
+    assert not listed(command, store_url)

@@ -61,10 +61,26 @@ def test_a_node_too_small_for_the_server_is_refused() -> None:
         plan(1000, "disk", 1e6, None, 1)
 
 
+def test_less_memory_builds_more_segments_which_need_less() -> None:
+    whole, parted = (plan(4e6, "disk", ram, 1, 1) for ram in (16 * GB, 0.5 * GB))
+    assert (whole.segments, whole.build_bytes) == (1, parted.build_bytes)
+    assert whole.build_bytes < 2 * GB < 4 * 4e6 * 512
+    assert 3 < parted.segments < 8
+    assert plan(1e6, "disk", 0.1 * GB, 1, 1).segments > 3
+
+
 def test_the_plan_is_printed_with_its_formula(command: Command) -> None:
     printed = command("ingest", "plan", "--images", "100M", "--profile", "disk", "--ram", "16GB")
     assert printed.returncode == 0, printed.stderr
-    for line in ("nodes   ", "RAM     ", "disk    ", "load    ", "index   ", "RAM   = images × replicas × ("):
+    for line in (
+        "nodes   ",
+        "RAM     ",
+        "disk    ",
+        "load    ",
+        "index   ",
+        "build   ",
+        "RAM   = images × replicas × (",
+    ):
         assert f"\n{line}" in printed.stdout
     as_json = json.loads(command("ingest", "plan", "--images", "100M", "--json").stdout)
     assert as_json["nodes"] >= 1

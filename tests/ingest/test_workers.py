@@ -84,6 +84,9 @@ class FolderBuild:
     def reopen(self) -> Callable[[], Gallery]:
         return partial(FolderGallery, self.local_folder / "entries")
 
+    def check_space(self, new_count: int) -> None:
+        pass
+
     def index(self) -> None:
         pass
 

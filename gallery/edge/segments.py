@@ -1,0 +1,80 @@
+"""The segments of a shard: how Edge is to build them, and how large they are on disk."""
+
+import json
+from pathlib import Path
+
+from gallery.files import replace_file
+
+# Name of the file with a shard's configuration, which Edge reads when it opens the shard.
+CONFIG = "edge_config.json"
+# A file that segments have once they are sorted, with 8 bytes for each code.
+_VERSIONS = "id_tracker.versions"
+# Number of segments that a shard may have before Edge joins any: more than any load makes.
+_UNBOUNDED = 10_000
+
+
+def plan_sorting(folder: Path) -> None:
+    """Make the next optimisation of a closed shard sort the codes that have been added, and leave its other segments.
+
+    No graph is built yet, unless the shard has one: then Edge would build all segments again without their graphs.
+    """
+    # the smallest sizes, so that any number of codes is sorted and no segment is joined with another one
+    _configure(folder, 0, segments=_UNBOUNDED, segment_kb=1, threshold_kb=1)
+
+
+def plan_indexing(folder: Path, m: int, segment_mb: int) -> None:
+    """Make the next optimisation of a closed shard join its segments and build their graphs.
+
+    Args:
+        folder: The shard's folder.
+        m: HNSW's `m`. A shard that has a graph keeps the one with which its graph was built.
+        segment_mb: Largest size of a segment, in MB (2^20 bytes) of full codes.
+    """
+    _configure(folder, m, segments=1, segment_kb=segment_mb * 1024, threshold_kb=None)
+
+
+def _configure(folder: Path, m: int, *, segments: int, segment_kb: int, threshold_kb: int | None) -> None:
+    """Change Edge's configuration. Other settings stay as they were when the shard was created."""
+    config = json.loads((folder / CONFIG).read_bytes())
+    config["optimizers"].update(
+        default_segment_number=segments, max_segment_size=segment_kb, indexing_threshold=threshold_kb
+    )
+    graph = config["vectors"][""]["hnsw_config"]
+    if graph["m"] == 0 or not _has_graph(folder):
+        graph["m"] = m
+    replace_file(folder / CONFIG, json.dumps(config).encode())
+
+
+def _has_graph(folder: Path) -> bool:
+    graphs = folder.glob("segments/*/vector_index/hnsw_config.json")
+    return any(json.loads(graph.read_bytes())["m"] > 0 for graph in graphs)
+
+
+def size_on_disk(folder: Path) -> int:
+    """Return the bytes on disk of all files in a folder."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+
+
+def unsorted_size(folder: Path) -> int:
+    """Return the bytes on disk of a shard's segments that codes are added to."""
+    return sum(size_on_disk(segment) for segment in _segments(folder) if not (segment / _VERSIONS).exists())
+
+
+def rewritten_size(folder: Path, segment_mb: int, code_size: int) -> int:
+    """Return the bytes on disk of a shard's segments that an optimisation may join. It removes them at its end.
+
+    Args:
+        folder: The shard's folder.
+        segment_mb: Largest size of a segment, in MB (2^20 bytes) of full codes. Larger segments stay as they are.
+        code_size: Length of a code.
+    """
+    limit = segment_mb * 2**20
+    return sum(
+        size_on_disk(segment)
+        for segment in _segments(folder)
+        if not (versions := segment / _VERSIONS).exists() or versions.stat().st_size // 8 * code_size * 4 < limit
+    )
+
+
+def _segments(folder: Path) -> list[Path]:
+    return [path.parent for path in (folder / "segments").glob("*/segment.json")]
