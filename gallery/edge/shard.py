@@ -18,7 +18,7 @@ import qdrant_edge as qe
 from gallery.base import say_nothing
 from gallery.edge import index
 from gallery.edge.page_cache import keep, prefetch
-from gallery.edge.segments import CONFIG, plan_indexing, plan_sorting, rewritten_size, unsorted_size
+from gallery.edge.segments import CONFIG, largest_share, plan_indexing, plan_sorting, rewritten_size, unsorted_size
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
 from gallery.memory import Parts, disk_bytes
@@ -65,6 +65,7 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self.say: Callable[[str], None] = say_nothing
         self._parts = parts
+        self._largest_share = 1.0
         self._folder = folder
         self._closed = False
         # after a crash, Edge may defer some of its recovery work until the shard is loaded once more; see `settle`
@@ -234,6 +235,7 @@ class EdgeGallery:
     def _load(self) -> qe.EdgeShard:
         if self._parts is None:
             prefetch(self._folder, self._profile)
+        self._largest_share = largest_share(self._folder)
         return qe.EdgeShard.load(str(self._folder))
 
     def _request(self, query: Query) -> qe.QueryRequest:
@@ -249,7 +251,7 @@ class EdgeGallery:
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:
-        plan = search_plan(self._profile, query.options)
+        plan = search_plan(self._profile, query.options, self._largest_share)
         if plan is None:
             return qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
         acorn = None
