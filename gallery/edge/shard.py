@@ -199,7 +199,10 @@ class EdgeGallery:
         if sys.platform == "linux":
             # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
-        done = subprocess.run(index.command(self._folder), capture_output=True, text=True, check=False)
+        # in a session of its own, the process does not get a terminal's Ctrl-C, after which a load ends in good order
+        done = subprocess.run(
+            index.command(self._folder), capture_output=True, text=True, check=False, start_new_session=True
+        )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
             check_space(self._folder, _HEADROOM)
