@@ -177,12 +177,20 @@ def find_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-def search_plan(profile: Profile, options: SearchOptions) -> SearchPlan | None:
-    """Return the parameters of a search of the index, or None for an exact search, which compares all full codes."""
+def search_plan(profile: Profile, options: SearchOptions, largest_share: float = 1.0) -> SearchPlan | None:
+    """Return the parameters of a search of the index, or None for an exact search, which compares all full codes.
+
+    Args:
+        profile: The gallery's storage profile.
+        options: Options of the search.
+        largest_share: Fraction of the gallery's codes that its largest segment has, 0 to 1. Every segment compares its
+            own candidates, so each of several segments may compare fewer.
+    """
     if options.exact:
         return None
     ef = max(profile.ef, options.limit)
+    oversampling = max(1.0, profile.oversampling * largest_share)
     if options.labels:
         # The graph has no extra links for each label, so use ACORN, which also visits neighbours' neighbours.
-        return SearchPlan(2 * ef, profile.oversampling, _ACORN_SELECTIVITY)
-    return SearchPlan(ef, profile.oversampling)
+        return SearchPlan(2 * ef, oversampling, _ACORN_SELECTIVITY)
+    return SearchPlan(ef, oversampling)

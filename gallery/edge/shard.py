@@ -18,7 +18,7 @@ import qdrant_edge as qe
 from gallery.base import say_nothing
 from gallery.edge import index
 from gallery.edge.page_cache import ReadAhead, prefetch
-from gallery.edge.segments import CONFIG, plan_indexing, plan_sorting, rewritten_size, unsorted_size
+from gallery.edge.segments import CONFIG, largest_share, plan_indexing, plan_sorting, rewritten_size, unsorted_size
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
 from gallery.memory import Parts, disk_bytes
@@ -68,6 +68,7 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self.say: Callable[[str], None] = say_nothing
         self._parts = parts
+        self._largest_share = 1.0
         self._folder = folder
         self._closed = False
         self._read_ahead: ReadAhead | None = None
@@ -202,7 +203,10 @@ class EdgeGallery:
         if sys.platform == "linux":
             # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
-        done = subprocess.run(index.command(self._folder), capture_output=True, text=True, check=False)
+        # in a session of its own, the process does not get a terminal's Ctrl-C, after which a load ends in good order
+        done = subprocess.run(
+            index.command(self._folder), capture_output=True, text=True, check=False, start_new_session=True
+        )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
             check_space(self._folder, _HEADROOM)
@@ -240,6 +244,7 @@ class EdgeGallery:
     def _load(self) -> qe.EdgeShard:
         if self._parts is None:
             prefetch(self._folder)
+        self._largest_share = largest_share(self._folder)
         return qe.EdgeShard.load(str(self._folder))
 
     def _request(self, query: Query) -> qe.QueryRequest:
@@ -255,7 +260,7 @@ class EdgeGallery:
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:
-        plan = search_plan(self._profile, query.options)
+        plan = search_plan(self._profile, query.options, self._largest_share)
         if plan is None:
             return qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
         acorn = None
