@@ -1,7 +1,7 @@
 """Measure time, memory and recall of large galleries, and of galleries that are larger than memory.
 
 `python -m benchmarks.scale grow`  load, index and search 10⁴ to 4·10⁶ codes; prints a table and draws a plot
-`python -m benchmarks.scale fit`   search 4·10⁶ codes in 1 GB and in 512 MB of memory
+`python -m benchmarks.scale fit`   search 4·10⁶ codes in 1 GB, 512 MB and 256 MB of memory
 `python -m benchmarks.scale try`   compare storage profiles for galleries larger than memory, with 10⁶ codes
 `python -m benchmarks.scale build` build and search 4·10⁶ codes in 1 GB, in 512 MB, and without a limit
 `python -m benchmarks.scale coefficients`   measure the coefficients of `ingest plan`
@@ -158,7 +158,7 @@ def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple
     return folder / f"codes-test-{_QUERIES}.npy", answers
 
 
-_DISK = PROFILES["disk"]
+_DISK, _INLINE = PROFILES["disk"], PROFILES["inline"]
 _INT8, _TURBO2 = Quantised.INT8, Quantised.TURBO2
 LEVERS = {
     "int8, m 16, ef 64, 4 ×, ids pinned": replace(
@@ -174,13 +174,23 @@ LEVERS = {
     "4 bits, ef 64, 2 ×": replace(_DISK, ef=64, oversampling=2),
     "4 bits, ef 128, 2 ×": replace(_DISK, oversampling=2),
     "4 bits, ef 128, 3 ×: `disk`": _DISK,
+    "m 8": replace(_DISK, m=8),
+    "inline, ef 32": replace(_INLINE, ef=32),
+    "inline, ef 48": replace(_INLINE, ef=48),
+    "inline, ef 64": replace(_INLINE, ef=64),
+    "inline, ef 96: `inline`": _INLINE,
+    "inline, ef 128": replace(_INLINE, ef=128),
+    "inline, m 12": replace(_INLINE, m=12),
+    "inline, m 24": replace(_INLINE, m=24),
+    "inline, 2 bits": replace(_INLINE, quantised=_TURBO2),
+    "inline, segments of 1 GB": replace(_INLINE, max_segment_mb=1024),
 }
 """Storage profiles that were compared for galleries larger than memory."""
 
 # Numbers of codes that `grow` measures.
 _GROWTH = (10_000, 100_000, 1_000_000, 4_000_000)
 # Memory limits that `fit` measures, in MB; 0 for no limit.
-_FITS = (0, 1024, 512)
+_FITS = (0, 1024, 512, 256)
 # Memory limits that `build` measures, in MB; 0 for no limit.
 _BUILDS = (0, 1024, 512)
 # Memory of a process before it opens a gallery, in MB.
@@ -209,14 +219,11 @@ CountOption = Annotated[int, typer.Option(help="Number of codes.")]
 def try_levers(
     folder: FolderOption, count: CountOption = 1_000_000, lever: Annotated[list[str] | None, typer.Option()] = None
 ) -> None:
-    """Compare storage profiles under two memory limits.
-
-    The limits are those of `fit`, 1 GB and 512 MB for 4,000,000 codes, in proportion to the number of codes.
-    """
+    """Compare storage profiles under the memory limits of `fit`, in proportion to the number of codes."""
     print(_machine())
     print(_HEAD)
     for name in lever or LEVERS:
-        for memory_mb in (_BASE_MB + count * (limit_mb - _BASE_MB) // 4_000_000 for limit_mb in (1024, 512)):
+        for memory_mb in (_BASE_MB + count * (limit_mb - _BASE_MB) // 4_000_000 for limit_mb in _FITS[1:]):
             _row(folder, name, LEVERS[name], count, memory_mb)
 
 
@@ -231,7 +238,7 @@ def grow(folder: FolderOption, profile: str = "balanced", out: Path = Path("docs
 
 @app.command()
 def fit(folder: FolderOption, count: CountOption = 4_000_000, profile: str = "disk") -> None:
-    """Search 4,000,000 codes: without a memory limit, within 1 GB, and within 512 MB."""
+    """Search 4,000,000 codes: without a memory limit, within 1 GB, within 512 MB, and within 256 MB."""
     print(_machine())
     print(_HEAD)
     for memory_mb in _FITS:
@@ -263,7 +270,7 @@ def build_within(
             inside += ["--count", str(count), "--profile", profile, "--limit-mb", str(limit_mb), "--home", str(home)]
             with stages.stage("building", None), cgroup(limit_mb) as enter:
                 done = subprocess.run(inside, preexec_fn=enter, stdout=subprocess.PIPE, text=True)
-            whole_s = time.perf_counter() - begun
+            whole_s, cpu_s = time.perf_counter() - begun, _children_cpu_s() - before_s
             if done.returncode:
                 print(f"| {limit_mb or 'none'} | ended with {done.returncode} after {whole_s:.0f} s |", flush=True)
                 continue
@@ -274,7 +281,7 @@ def build_within(
                 served = serve(home / "scale" / "v1" / "shard", PROFILES[profile], queries, answers, limit_mb)
         print(
             f"| {limit_mb or 'none'} | {store_s:.0f} | {index_s:.0f} | {whole_s:.0f} "
-            f"| {_children_cpu_s() - before_s:.0f} | {segments} | {_figures(served)} |",
+            f"| {cpu_s:.0f} | {segments} | {_figures(served)} |",
             flush=True,
         )
 
@@ -379,7 +386,8 @@ def _figures(served: Served | None) -> str:
 
 def _built(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> Built:
     """Build a gallery, or reuse an identical gallery of an earlier run."""
-    shard = folder / f"{stored.quantised}-m{stored.m}-{stored.codes}-{stored.graph}-{stored.ids}-{len(codes)}"
+    parts = (stored.quantised, f"m{stored.m}", stored.codes, stored.graph, stored.ids, f"{stored.max_segment_mb}mb")
+    shard = folder / "-".join((*parts, *(["inline"] if stored.inline else []), str(len(codes))))
     record = shard.with_suffix(".json")
     # leave out the settings that only searches use, because they do not change the files
     profile = {**asdict(stored), "name": "", "meaning": "", "ef": 0, "oversampling": 0}

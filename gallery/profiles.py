@@ -55,6 +55,8 @@ class Profile:
         ids: Memory for the table from point ids to positions.
         quantised: How codes are quantised.
         shortened: Memory for the quantised codes.
+        inline: Whether the graph holds, beside each point's links, its full code and the quantised codes of its
+            neighbours. A step of a search then reads one place on disk. The full codes are stored only there.
         m: Number of neighbours of a point in the graph; HNSW's `m`.
         ef_construct: Number of candidates compared when a point is inserted into the graph; HNSW's `ef_construct`.
         max_segment_mb: Largest size of a segment, in MB of full codes. Each segment has its own graph.
@@ -70,6 +72,7 @@ class Profile:
     ids: Memory
     quantised: Quantised
     shortened: Memory
+    inline: bool
     m: int
     ef_construct: int
     max_segment_mb: int
@@ -104,6 +107,7 @@ PROFILES = {
             ids=Memory.PINNED,
             quantised=Quantised.NONE,
             shortened=Memory.CACHED,
+            inline=False,
             m=16,
             ef_construct=100,
             max_segment_mb=4096,
@@ -119,6 +123,7 @@ PROFILES = {
             ids=Memory.PINNED,
             quantised=Quantised.INT8,
             shortened=Memory.CACHED,
+            inline=False,
             m=16,
             ef_construct=100,
             max_segment_mb=4096,
@@ -127,17 +132,34 @@ PROFILES = {
         ),
         Profile(
             "disk",
-            "larger than memory: 4-bit codes cached, all else read from disk when needed",
+            "larger than memory: graph and 4-bit codes cached, all else read from disk when needed",
+            codes=Memory.COLD,
+            graph=Memory.CACHED,
+            payload=Memory.COLD,
+            ids=Memory.COLD,
+            quantised=Quantised.TURBO4,
+            shortened=Memory.CACHED,
+            inline=False,
+            m=12,
+            ef_construct=100,
+            max_segment_mb=4096,
+            ef=128,
+            oversampling=3.0,
+        ),
+        Profile(
+            "inline",
+            "over three times larger than memory: codes in the graph, everything read from disk when needed",
             codes=Memory.COLD,
             graph=Memory.COLD,
             payload=Memory.COLD,
             ids=Memory.COLD,
             quantised=Quantised.TURBO4,
-            shortened=Memory.CACHED,
-            m=12,
+            shortened=Memory.COLD,
+            inline=True,
+            m=16,
             ef_construct=100,
             max_segment_mb=4096,
-            ef=128,
+            ef=96,
             oversampling=3.0,
         ),
     )
@@ -155,12 +177,20 @@ def find_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
-def search_plan(profile: Profile, options: SearchOptions) -> SearchPlan | None:
-    """Return the parameters of a search of the index, or None for an exact search, which compares all full codes."""
+def search_plan(profile: Profile, options: SearchOptions, largest_share: float = 1.0) -> SearchPlan | None:
+    """Return the parameters of a search of the index, or None for an exact search, which compares all full codes.
+
+    Args:
+        profile: The gallery's storage profile.
+        options: Options of the search.
+        largest_share: Fraction of the gallery's codes that its largest segment has, 0 to 1. Every segment compares its
+            own candidates, so each of several segments may compare fewer.
+    """
     if options.exact:
         return None
     ef = max(profile.ef, options.limit)
+    oversampling = max(1.0, profile.oversampling * largest_share)
     if options.labels:
         # The graph has no extra links for each label, so use ACORN, which also visits neighbours' neighbours.
-        return SearchPlan(2 * ef, profile.oversampling, _ACORN_SELECTIVITY)
-    return SearchPlan(ef, profile.oversampling)
+        return SearchPlan(2 * ef, oversampling, _ACORN_SELECTIVITY)
+    return SearchPlan(ef, oversampling)

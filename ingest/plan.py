@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from gallery.errors import InvalidInputError
 from gallery.memory import LEAST, PROCESSES, SERVER_SHARE, build_parts, disk_bytes, graph_bytes, node_segment_mb
-from gallery.profiles import Memory, Profile, find_profile
+from gallery.profiles import DEFAULT_PROFILE, PROFILES, Memory, Profile, find_profile
 
 _UNITS = {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 # Fraction of a node's RAM for the gallery; the rest is for the OS, the server and running searches.
@@ -38,6 +38,7 @@ class Plan:
         segments: Number of segments in which a node builds its images within its memory.
         nodes: Number of nodes.
         fewest_nodes: Smallest number of nodes with enough memory.
+        single_node_profile: Name of the profile with which a single node serves all images; see `fitting_profile`.
         formula: The formulas of the figures, one line each.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     segments: int
     nodes: int
     fewest_nodes: int
+    single_node_profile: str
     formula: tuple[str, ...]
 
 
@@ -67,14 +69,8 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
     """
     profile = find_profile(profile_name)
     measured = _coefficients()[profile.name]
-    sizes = {
-        "full codes": (profile.codes, measured["codes_bytes"]),
-        "shortened codes": (profile.shortened, measured["shortened_bytes"]),
-        "graph": (profile.graph, measured["graph_bytes"]),
-        "ids": (profile.ids, measured["ids_bytes"]),
-        "payload": (profile.payload, measured["payload_bytes"]),
-    }
-    in_memory = {part: size for part, (memory, size) in sizes.items() if memory is not Memory.COLD and size}
+    sizes = _sizes(profile, measured)
+    in_memory = _in_memory(sizes)
     base = measured["base_bytes"]
     images_ram = images * replicas * sum(in_memory.values())
     usable = ram_bytes * _USABLE - base
@@ -98,8 +94,52 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
         segments=segments,
         nodes=count,
         fewest_nodes=fewest,
+        single_node_profile=fitting_profile(images, ram_bytes),
         formula=_formula(measured, in_memory, image_disk, ram_bytes, fewest, profile),
     )
+
+
+def fitting_profile(images: float, ram_bytes: float) -> str:
+    """Return the name of the profile for images on one node: the fastest that needs no more than the node's memory.
+
+    Every profile from the default to the one that needs least memory is considered. The last one is returned if none
+    fits, because it works with any memory.
+
+    Args:
+        images: Number of images.
+        ram_bytes: Memory of the node, in bytes.
+    """
+    names = list(PROFILES)
+    for name in names[names.index(DEFAULT_PROFILE) : -1]:
+        if serving_bytes(images, name) <= ram_bytes * _USABLE:
+            return name
+    return names[-1]
+
+
+def serving_bytes(images: float, profile_name: str) -> float:
+    """Return the memory in bytes in which one node searches images without waiting for the disk.
+
+    With the profile `inline`, all searches wait for the disk.
+    """
+    profile = find_profile(profile_name)
+    measured = _coefficients()[profile.name]
+    base: float = measured["base_bytes"]
+    return base + images * sum(_in_memory(_sizes(profile, measured)).values())
+
+
+def _sizes(profile: Profile, measured: dict[str, Any]) -> dict[str, tuple[Memory, float]]:
+    """Return where each part of a gallery is kept, and its bytes per image."""
+    return {
+        "full codes": (profile.codes, measured["codes_bytes"]),
+        "shortened codes": (profile.shortened, measured["shortened_bytes"]),
+        "graph": (profile.graph, measured["graph_bytes"]),
+        "ids": (profile.ids, measured["ids_bytes"]),
+        "payload": (profile.payload, measured["payload_bytes"]),
+    }
+
+
+def _in_memory(sizes: dict[str, tuple[Memory, float]]) -> dict[str, float]:
+    return {part: size for part, (memory, size) in sizes.items() if memory is not Memory.COLD and size}
 
 
 def _building(images: float, profile: Profile, ram_bytes: float, *, is_server: bool) -> tuple[int, float, bool]:
@@ -131,9 +171,10 @@ def _formula(
 ) -> tuple[str, ...]:
     """Return the formula of each figure, in the order in which the command prints the figures."""
     parts = " + ".join(f"{size:,.0f} {part}" for part, size in in_memory.items())
+    images_ram = f"images × replicas × ({parts}) bytes + " if parts else ""
     base = as_bytes(measured["base_bytes"])
     return (
-        f"RAM   = images × replicas × ({parts}) bytes + nodes × {base}",
+        f"RAM   = {images_ram}nodes × {base}",
         f"disk  = images × replicas × {image_disk:,.0f} bytes; keep {_FREE_DISK:g} times as much free, for a rebuild",
         f"load  = images / {measured['load_per_s']:,.0f} a second, in one process; --workers N divides it",
         f"index = n × ({measured['index_us']:.0f} µs × log10(n / segments) / 6 + {measured['sort_us']:.0f} µs if the "

@@ -23,8 +23,6 @@ def command(folder: Path) -> list[str]:
 
 def main() -> None:
     """Build the index of the shard in the folder that the command line names."""
-    # Ctrl-C on a terminal reaches this process too. The parent decides whether to stop it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         # If this process outlived a killed load, it would keep the shard locked for the next load.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,55 +1,98 @@
-"""Load a shard's files into the operating system's page cache, and keep them there."""
+"""Read a shard's files into the operating system's page cache: some before it is opened, others in the background."""
 
+import json
+import math
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from gallery.memory import available_memory
 from gallery.profiles import Memory, Profile
 
-# Glob patterns of a segment's files. Each key is the attribute of `Profile` that says how to keep these files in
-# memory.
+# Glob patterns of a segment's files, the most important first. Each key is the attribute of `Profile` that says how to
+# keep these files in memory.
 _FILES = {
-    "codes": "vector_storage/matrix.dat",
     "shortened": "vector_storage/quantized.*",
     "graph": "vector_index/links*",
+    "codes": "vector_storage/matrix.dat",
 }
+# Glob patterns of the files that Edge reads page by page, and as a whole, while it opens a shard.
+_OPENED = ("segments/*/id_tracker.*", "segments/*/**/flags_*.dat")
 # Bytes per read-ahead request. Linux ignores anything beyond this in one request.
 _CHUNK = 2 * 1024 * 1024
+# Bytes of the buffer that one read fills over and over, and how often: 32 MB per read, and `ReadAhead.close` waits for
+# one. With shorter reads, the thread would mostly wait for the GIL, which Edge holds during a search.
+_BUFFER, _TIMES = 128 * 1024, 256
+# Fraction of the available memory that is filled in advance. The rest is for the process itself and for what searches
+# read from disk.
+_SHARE = 0.8
 
 
-def prefetch(folder: Path, profile: Profile) -> None:
-    """Make the system read the files that the profile keeps in memory.
-
-    Without this, Edge would read them page by page when they are first used, which is far slower.
-    """
+def prefetch(folder: Path) -> None:
+    """Make the system read what Edge reads page by page while it opens a shard, which is far slower."""
     if sys.platform != "linux":
         return
-    for part in _FILES:
-        if getattr(profile, part) is not Memory.COLD:
-            for path in _paths(folder, part):
-                with path.open("rb") as file:
-                    for start in range(0, os.fstat(file.fileno()).st_size, _CHUNK):
-                        os.posix_fadvise(file.fileno(), start, _CHUNK, os.POSIX_FADV_WILLNEED)
+    patterns = [*_OPENED]
+    # Edge itself reads the cached files of galleries that release 0.1.0 made.
+    if '"cached"' in json.dumps(json.loads((folder / "edge_config.json").read_bytes())["vectors"]):
+        patterns += [f"segments/*/{pattern}" for pattern in _FILES.values()]
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with path.open("rb") as file:
+                for start in range(0, os.fstat(file.fileno()).st_size, _CHUNK):
+                    os.posix_fadvise(file.fileno(), start, _CHUNK, os.POSIX_FADV_WILLNEED)
 
 
-def keep(folder: Path, profile: Profile) -> None:
-    """Keep the quantised codes and the graph in the page cache if the full codes are read from disk.
+class ReadAhead:
+    """A thread that reads the files which a shard's profile keeps in memory into the page cache.
 
-    Every search reads the quantised codes and the graph. Full codes that searches read from disk could evict them.
-    Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So this function reads
-    the quantised codes and the graph twice.
+    Searches can be answered meanwhile. They would otherwise read these files page by page, which is far slower. The
+    thread stops when it has filled its share of the memory. Does nothing on systems other than Linux.
     """
-    if profile.codes is not Memory.COLD:
-        return
-    buffer = bytearray(_CHUNK)
-    for part in ("shortened", "graph"):
-        for path in _paths(folder, part):
-            for _ in range(2):
-                with path.open("rb", buffering=0) as file:
-                    while file.readinto(buffer):
-                        pass
 
+    def __init__(self, folder: Path, profile: Profile) -> None:
+        """Begin to read.
 
-def _paths(folder: Path, part: str) -> Iterator[Path]:
-    return folder.glob(f"segments/*/{_FILES[part]}")
+        Args:
+            folder: The shard's folder.
+            profile: The gallery's profile, which says what to keep in memory.
+        """
+        patterns = [pattern for part, pattern in _FILES.items() if getattr(profile, part) is not Memory.COLD]
+        # Full codes that searches read from disk could evict the quantised codes and the graph, which every search
+        # reads. Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So read
+        # the quantised codes and the graph twice.
+        times = 2 if profile.codes is Memory.COLD else 1
+        self._closing = threading.Event()
+        self._thread = threading.Thread(
+            target=self._read_all, args=(folder, patterns, times), name="read-ahead", daemon=True
+        )
+        if patterns and sys.platform == "linux":
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading, and wait until the thread has closed its file."""
+        self._closing.set()
+        if self._thread.ident:
+            self._thread.join()
+
+    def _read_all(self, folder: Path, patterns: Sequence[str], times: int) -> None:
+        memory = available_memory()
+        allowed = math.inf if memory is None else memory * _SHARE
+        with suppress(OSError):  # searches report a file that can't be read
+            for pattern in patterns:
+                for path in folder.glob(f"segments/*/{pattern}"):
+                    for _ in range(times):
+                        read = self._read(path, allowed)
+                    allowed -= read
+
+    def _read(self, path: Path, most: float) -> int:
+        """Read a file, but no more than `most` bytes. Return the number of bytes."""
+        read, buffers = 0, [bytearray(_BUFFER)] * _TIMES
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while read < most and not self._closing.is_set() and (count := os.readv(file.fileno(), buffers)):
+                read += count
+        return read

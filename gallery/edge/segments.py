@@ -40,14 +40,20 @@ def _configure(folder: Path, m: int, *, segments: int, segment_kb: int, threshol
         default_segment_number=segments, max_segment_size=segment_kb, indexing_threshold=threshold_kb
     )
     graph = config["vectors"][""]["hnsw_config"]
-    if graph["m"] == 0 or not _has_graph(folder):
+    if graph["m"] == 0 or not _graphs(folder):
         graph["m"] = m
     replace_file(folder / CONFIG, json.dumps(config).encode())
 
 
-def _has_graph(folder: Path) -> bool:
+def largest_share(folder: Path) -> float:
+    """Return the fraction of a shard's indexed codes that its largest segment has, 0 to 1; 1 if none are indexed."""
+    counts = [(graph.parents[1] / _VERSIONS).stat().st_size // 8 for graph in _graphs(folder)]
+    return max(counts) / sum(counts) if counts else 1.0
+
+
+def _graphs(folder: Path) -> list[Path]:
     graphs = folder.glob("segments/*/vector_index/hnsw_config.json")
-    return any(json.loads(graph.read_bytes())["m"] > 0 for graph in graphs)
+    return [graph for graph in graphs if json.loads(graph.read_bytes())["m"] > 0]
 
 
 def size_on_disk(folder: Path) -> int:

@@ -17,8 +17,8 @@ import qdrant_edge as qe
 
 from gallery.base import say_nothing
 from gallery.edge import index
-from gallery.edge.page_cache import keep, prefetch
-from gallery.edge.segments import CONFIG, plan_indexing, plan_sorting, rewritten_size, unsorted_size
+from gallery.edge.page_cache import ReadAhead, prefetch
+from gallery.edge.segments import CONFIG, largest_share, plan_indexing, plan_sorting, rewritten_size, unsorted_size
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
 from gallery.memory import Parts, disk_bytes
@@ -31,6 +31,9 @@ from gallery.types import Changes, Entry, Hit, Query, check_comparable
 # size, that takes longer than the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
+# Memory placement of the codes and the graph. Edge would read cached files before it answers a search, so `ReadAhead`
+# reads them in the background instead.
+_READ_AHEAD = qe.Memory.Cold
 # Segments below this size, in KB, have no graph. A search compares all of their codes, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
 # Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse
@@ -65,15 +68,17 @@ class EdgeGallery:
         self._profile = profile or find_profile(spec.profile)
         self.say: Callable[[str], None] = say_nothing
         self._parts = parts
+        self._largest_share = 1.0
         self._folder = folder
         self._closed = False
+        self._read_ahead: ReadAhead | None = None
         # after a crash, Edge may defer some of its recovery work until the shard is loaded once more; see `settle`
         self._is_settled = False
         with _translated(folder):
             if (folder / CONFIG).exists():
                 self._shard = self._load()
                 if parts is None:
-                    keep(folder, self._profile)
+                    self._read_ahead = ReadAhead(folder, self._profile)
             else:
                 check_space(folder, _HEADROOM)
                 self._shard = qe.EdgeShard.create(str(folder), _config(spec.code_size, self._profile))
@@ -202,7 +207,10 @@ class EdgeGallery:
         if sys.platform == "linux":
             # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
             ctypes.CDLL(None).malloc_trim(0)
-        done = subprocess.run(index.command(self._folder), capture_output=True, text=True, check=False)
+        # in a session of its own, the process does not get a terminal's Ctrl-C, after which a load ends in good order
+        done = subprocess.run(
+            index.command(self._folder), capture_output=True, text=True, check=False, start_new_session=True
+        )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
             check_space(self._folder, _HEADROOM)
@@ -232,12 +240,15 @@ class EdgeGallery:
     def _close_shard(self) -> None:
         if not self._closed:
             self._closed = True
+            if self._read_ahead:
+                self._read_ahead.close()
             with _translated(self._folder):
                 self._shard.close()
 
     def _load(self) -> qe.EdgeShard:
         if self._parts is None:
-            prefetch(self._folder, self._profile)
+            prefetch(self._folder)
+        self._largest_share = largest_share(self._folder)
         return qe.EdgeShard.load(str(self._folder))
 
     def _request(self, query: Query) -> qe.QueryRequest:
@@ -253,7 +264,7 @@ class EdgeGallery:
         )
 
     def _search_params(self, query: Query) -> qe.SearchParams:
-        plan = search_plan(self._profile, query.options)
+        plan = search_plan(self._profile, query.options, self._largest_share)
         if plan is None:
             return qe.SearchParams(exact=True, quantization=qe.QuantizationSearchParams(ignore=True))
         acorn = None
@@ -264,13 +275,19 @@ class EdgeGallery:
 
 
 def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
-    hnsw = qe.HnswIndexConfig(profile.m, profile.ef_construct, _FULL_SCAN_KB, memory=_MEMORY[profile.graph])
+    hnsw = qe.HnswIndexConfig(
+        profile.m,
+        profile.ef_construct,
+        _FULL_SCAN_KB,
+        inline_storage=profile.inline or None,
+        memory=_READ_AHEAD,
+    )
     vectors = qe.EdgeVectorParams(
         code_size,
         qe.Distance.Euclid,
         hnsw_config=hnsw,
         quantization_config=_quantisation(profile),
-        memory=_MEMORY[profile.codes],
+        memory=_READ_AHEAD,
     )
     return qe.EdgeConfig(
         vectors,
@@ -282,16 +299,15 @@ def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
 
 
 def _quantisation(profile: Profile) -> qe.ScalarQuantizationConfig | qe.TurboQuantQuantizationConfig | None:
-    memory = _MEMORY[profile.shortened]
     match profile.quantised:
         case Quantised.NONE:
             return None
         case Quantised.INT8:
-            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=memory)
+            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=_READ_AHEAD)
         case Quantised.TURBO4:
-            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=memory)
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=_READ_AHEAD)
         case Quantised.TURBO2:
-            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=memory)
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=_READ_AHEAD)
 
 
 def _filter(query: Query) -> qe.Filter | None:

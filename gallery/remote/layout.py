@@ -33,7 +33,11 @@ def create_collection(
             replication_factor=placement.replicas,
             write_consistency_factor=placement.write_consistency,
             hnsw_config=models.HnswConfigDiff(
-                m=0, payload_m=0, ef_construct=profile.ef_construct, memory=_MEMORY[profile.graph]
+                m=0,
+                payload_m=0,
+                ef_construct=profile.ef_construct,
+                inline_storage=profile.inline or None,
+                memory=_MEMORY[profile.graph],
             ),
             optimizers_config=models.OptimizersConfigDiff(max_segment_size=profile.max_segment_mb * 1024),
             quantization_config=_quantisation(profile),

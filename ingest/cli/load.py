@@ -188,6 +188,8 @@ def load(
     if not (encoder or live or source_name.dataset):
         _note_unlike_digits(images, loaded_encoder.spec.name, source, gallery)
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
+    if not live or rebuild:
+        _note_profile(spec.profile, images.count, galleries)
     placement = Placement(shards, replicas, write_consistency)
     spec, summary = _load_here(
         galleries, spec, rebuild, bool(live and rebuild), placement, memory_bytes, images, loaded_encoder, options
@@ -237,6 +239,25 @@ def _note_unlike_digits(images: "Source", encoder: str, source: str, gallery: st
                     file=sys.stderr,
                 )
                 return
+
+
+def _note_profile(profile: str, image_count: int | None, galleries: Store) -> None:
+    """Name the profile for this machine's memory, if searching a local gallery with `profile` takes more."""
+    from gallery.memory import available_memory
+    from ingest.plan import as_bytes, fitting_profile, serving_bytes
+
+    memory = available_memory()
+    if memory is None or not image_count or not galleries.url.startswith("edge:"):
+        return
+    fitting = fitting_profile(image_count, memory)
+    needed = serving_bytes(image_count, profile)
+    if fitting != profile and needed > memory:
+        print(
+            f"note: searching {counted(image_count, 'image')} with profile {profile} takes {as_bytes(needed)} of "
+            f"memory, and {as_bytes(memory)} is available: --profile {fitting} takes "
+            f"{as_bytes(serving_bytes(image_count, fitting))}",
+            file=sys.stderr,
+        )
 
 
 def _is_coloured(image: "Image.Image") -> bool:

@@ -45,9 +45,12 @@ def plan(
     print()
     for line in result.formula:
         print(line)
+    single = f"--profile {result.single_node_profile}"
     if result.nodes < result.fewest_nodes:
         print(
             f"note: too little memory, so searches would wait for the disk: expected at least {result.fewest_nodes:,} "
-            f"nodes or more --ram, got --nodes {result.nodes}",
+            f"nodes, more --ram, or {single}, got --nodes {result.nodes}",
             file=sys.stderr,
         )
+    elif result.nodes > replicas and result.single_node_profile != profile:
+        print(f"With {single}, a single node of {ram} can serve all images.")

@@ -50,6 +50,16 @@ def test_loading_again_changes_nothing(command: Command, store_url: str) -> None
     assert listed(command, store_url) == before
 
 
+def test_a_load_names_the_profile_for_the_memory(
+    command: Command, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "profile" not in command("ingest", *LOAD_FEW, "--store", store_url).stderr
+    monkeypatch.setattr("gallery.memory.available_memory", lambda: 30_000_000)
+    again = ("ingest", *LOAD_FEW, "--rebuild", "--store", store_url)
+    assert "with profile balanced takes 36.1 MB of memory, and 30.0 MB is available" in command(*again).stderr
+    assert "profile" not in command(*again, "--profile", "inline").stderr
+
+
 def test_loading_more_adds_only_what_is_new(command: Command, store_url: str) -> None:
     command("ingest", "load", "mnist", "--limit", "200", "--store", store_url)
     more = command("ingest", *LOAD_FEW, "--store", store_url)

@@ -6,7 +6,7 @@ import pytest
 
 from gallery.errors import InvalidInputError
 from gallery.profiles import PROFILES
-from ingest.plan import amount, plan
+from ingest.plan import amount, fitting_profile, plan
 from tests.commands import Command
 
 GB = 1e9
@@ -37,8 +37,14 @@ def test_ten_times_the_images_take_ten_times_the_disk_and_slightly_more_than_ten
 
 
 def test_profiles_that_leave_more_on_disk_take_less_memory() -> None:
-    memory, balanced, disk = (plan(1e8, name, 64 * GB, None, 1) for name in PROFILES)
-    assert memory.ram_bytes > balanced.ram_bytes * 0.9 > 2 * disk.ram_bytes
+    memory, balanced, disk, inline = (plan(1e8, name, 64 * GB, None, 1) for name in PROFILES)
+    assert memory.ram_bytes > balanced.ram_bytes * 0.9 > 2 * disk.ram_bytes > 4 * inline.ram_bytes
+
+
+@pytest.mark.parametrize(("memory", "profile"), [(4, "balanced"), (1, "disk"), (0.5, "inline"), (0.001, "inline")])
+def test_the_profile_for_a_node_follows_from_its_memory(memory: float, profile: str) -> None:
+    assert fitting_profile(4e6, memory * GB) == profile
+    assert plan(4e6, "balanced", 64 * GB, None, 1).single_node_profile == "balanced"
 
 
 def test_the_nodes_have_the_memory_for_every_replica() -> None:
@@ -56,7 +62,7 @@ def test_a_node_too_small_for_the_server_is_refused() -> None:
 
 
 def test_less_memory_builds_more_segments_which_need_less() -> None:
-    whole, parted = (plan(4e6, "disk", ram, None, 1) for ram in (16 * GB, 0.5 * GB))
+    whole, parted = (plan(4e6, "disk", ram, 1, 1) for ram in (16 * GB, 0.5 * GB))
     assert (whole.segments, whole.build_bytes) == (1, parted.build_bytes)
     assert whole.build_bytes < 2 * GB < 4 * 4e6 * 512
     assert 3 < parted.segments < 8
@@ -80,5 +86,7 @@ def test_the_plan_is_printed_with_its_formula(command: Command) -> None:
     assert as_json["nodes"] >= 1
     few = command("ingest", "plan", "--images", "1B", "--nodes", "1")
     assert (few.returncode, "note: too little memory" in few.stderr) == (0, True)
+    small = command("ingest", "plan", "--images", "4M", "--ram", "512MB").stdout
+    assert "With --profile inline, a single node of 512MB can serve all images." in small
     refused = command("ingest", "plan", "--images", "lots")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
