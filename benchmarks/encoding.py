@@ -42,9 +42,7 @@ def compare(rounds: int = _ROUNDS) -> Table:
         for name, encode in ways.items():
             single[name] += [_seconds(partial(encode, inputs[:1])) for _ in range(_SINGLE)]
             batch[name].append(_seconds(partial(encode, inputs)))
-    rows = [
-        (name, f"{median(single[name]) * 1e3:.3f}", f"{_BATCH / median(batch[name]):,.0f}") for name in ways
-    ]
+    rows = [(name, f"{median(single[name]) * 1e3:.3f}", f"{_BATCH / median(batch[name]):,.0f}") for name in ways]
     packages = versions(["ai-edge-litert", "tensorflow-cpu", "keras", "onnxruntime", "ai-edge-quantizer"])
     note = f"{(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n{packages}."
     return Table("Encoding", ("way", "one image, ms", f"in batches of {_BATCH}, images a second"), rows, note)

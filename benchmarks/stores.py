@@ -47,7 +47,7 @@ _HITS = 5
 # Number of queries, and of searches before the first that is measured.
 _QUERIES, _WARM_UP = 2000, 200
 # Number of times that each candidate is built and searched.
-_ROUNDS = 3
+ROUNDS = 3
 _THUMBNAIL = thumbnail_png(next(iter(open_source("mnist", "train", limit=1))).image())
 
 
@@ -70,6 +70,10 @@ class Candidate:
     load: Callable[[Path], Search]
 
 
+def _entry(row: int, code: Codes) -> Entry:
+    return Entry(str(row), code, str(row % 10), f"{row:064x}", _THUMBNAIL)
+
+
 def _edge(profile: str) -> Candidate:
     def gallery(folder: Path) -> EdgeGallery:
         return EdgeGallery(folder / "shard", GallerySpec("codes", "mnist", "f" * 64, 128), PROFILES[profile])
@@ -77,7 +81,7 @@ def _edge(profile: str) -> Candidate:
     def build(folder: Path, codes: Codes) -> None:
         opened = gallery(folder)
         for rows in _batches(len(codes), 1024):
-            opened.upsert([Entry(str(row), codes[row], str(row % 10), _THUMBNAIL) for row in rows])
+            opened.upsert([_entry(row, codes[row]) for row in rows])
         opened.index()
         opened.close()
 
@@ -179,7 +183,11 @@ def _lancedb() -> Candidate:
         columns = {"row": pa.array(range(len(codes))), "label": pa.array([str(r % 10) for r in range(len(codes))])}
         table = lancedb.connect(folder).create_table("codes", pa.table({"vector": vectors, **columns}))
         table.create_index(
-            metric="l2", vector_column_name="vector", index_type="IVF_HNSW_SQ", num_partitions=1, m=_M,
+            metric="l2",
+            vector_column_name="vector",
+            index_type="IVF_HNSW_SQ",
+            num_partitions=1,
+            m=_M,
             ef_construction=_EF_CONSTRUCT,
         )
 
@@ -272,7 +280,17 @@ def compare(names: list[str], rounds: int, stages: Stages) -> Table:
     rows = [_row(CANDIDATES[name](), built[name], sizes[name], searched[name]) for name in names]
     packages = sorted({CANDIDATES[name]().package for name in names})
     note = f"{__doc__.partition(chr(10) * 2)[2].strip()}\n\n{versions(packages)}."
-    columns = ("candidate", "build, s", "disk, MB", "payload", "open, s", "p50, ms", "p99, ms", "recall@5", "memory, MB")
+    columns = (
+        "candidate",
+        "build, s",
+        "disk, MB",
+        "payload",
+        "open, s",
+        "p50, ms",
+        "p99, ms",
+        "recall@5",
+        "memory, MB",
+    )
     return Table("Five nearest of 60,000 codes", columns, rows, note)
 
 
@@ -353,7 +371,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 @app.callback(invoke_without_command=True)
-def main(context: typer.Context, candidate: list[str] | None = None, rounds: int = _ROUNDS) -> None:
+def main(context: typer.Context, candidate: list[str] | None = None, rounds: int = ROUNDS) -> None:
     """Compare all candidates, or those named with --candidate."""
     if context.invoked_subcommand is None:
         print(machine())

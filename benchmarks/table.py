@@ -27,14 +27,22 @@ class Table:
         """Return the table as aligned text."""
         lines = [self.columns, *self.rows]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.columns))]
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
         return "\n".join([self.title, *text, ""])
 
     def markdown(self) -> str:
         """Return the table as Markdown, with its title and its note."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         return "\n".join(
-            [f"## {self.title}", "", *([self.note, ""] if self.note else []), *(f"| {' | '.join(line)} |" for line in lines), ""]
+            [
+                f"## {self.title}",
+                "",
+                *([self.note, ""] if self.note else []),
+                *(f"| {' | '.join(line)} |" for line in lines),
+                "",
+            ]
         )
 
 
