@@ -194,7 +194,8 @@ def _lancedb() -> Candidate:
     def load(folder: Path) -> Search:
         table = lancedb.connect(folder).open_table("codes")
         return lambda code: [
-            found["row"] for found in table.search(code).ef(_EF).refine_factor(4).limit(_HITS).select(["row"]).to_list()
+            found["row"]
+            for found in table.search(code).ef(_EF).refine_factor(4).limit(_HITS).select(["row", "_distance"]).to_list()
         ]
 
     return Candidate("LanceDB", "lancedb", True, build, load)
