@@ -72,8 +72,9 @@ quality: .venv/.dev  ## Measure precision, and how well out-of-distribution quer
 	$(BIN)/python -m benchmarks.unusual
 	$(if $(PHOTOGRAPHS),$(BIN)/python -m benchmarks.photographs)
 
-bench: .venv/.dev  ## Measure search speed, and compare it with the method of the original article
-	$(BIN)/python -m benchmarks.service
+bench: .venv/.dev  ## Measure speed beside other libraries and the original article's method, into benchmarks/RESULTS.md
+	$(PIP) --editable '.[train,bench]'
+	$(BIN)/python -m benchmarks
 
 bench-load: .venv/.dev  ## Measure loading speed, and compare it with the slowest stage alone
 	$(BIN)/python -m benchmarks.loading

@@ -1,13 +1,12 @@
 """Measure the speed and the memory of `ingest load`: `python -m benchmarks.loading`.
 
-`make bench-load` loads MNIST, and compares the speed with that of the slowest stage (read, prepare, encode or store)
+Without options, it loads MNIST, and compares the speed with that of the slowest stage (read, prepare, encode or store)
 alone. `make bench-million` generates a .tar of 1,000,000 images, loads it, and measures the memory. It takes about a
 quarter of an hour on 2 cores, and 5 GB of disk.
 """
 
 import io
 import os
-import platform
 import subprocess
 import sys
 import tarfile
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.memory import children, process_memory_mb
+from benchmarks.table import Table, machine
 from encoder_service.encoder import load_encoder
 from gallery import GallerySpec, open_store
 from ingest.loading.ledger import Ledger
@@ -41,30 +41,31 @@ _SAMPLE_S = 0.2
 
 def main(million: bool = False, count: int = 1_000_000, folder: Path | None = None) -> None:
     """Run one of the two benchmarks, MNIST or a million generated images, and print the results."""
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(machine())
+    if not million:
+        print(compare())
+        return
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        if million:
-            _million(Path(scratch), count)
-        else:
-            _mnist(Path(scratch))
+        _million(Path(scratch), count)
 
 
-def _mnist(scratch: Path) -> None:
-    """Compare the speed of each stage alone with the speed of all four, which overlap in a load."""
+def compare() -> Table:
+    """Compare the speed of each stage alone with the speed of all four, which overlap in a load of MNIST."""
     alone: dict[str, list[float]] = {stage: [] for stage in _STAGES}
     together: list[float] = []
-    for number in range(_ROUNDS):
-        for stage, seconds in _one_after_the_other(f"edge:{scratch}/alone{number}").items():
-            alone[stage].append(seconds)
-        together.append(_overlapping(f"edge:{scratch}/together{number}"))
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(_ROUNDS):
+            for stage, seconds in _one_after_the_other(f"edge:{scratch}/alone{number}").items():
+                alone[stage].append(seconds)
+            together.append(_overlapping(f"edge:{scratch}/together{number}"))
     rates = {stage: 60_000 / median(times) for stage, times in alone.items()}
-    for stage, rate in rates.items():
-        print(f"{stage:<8} alone             {rate:10,.0f} images/s")
     rate = 60_000 / median(together)
-    print(f"all four, overlapping      {rate:10,.0f} images/s   {rate / min(rates.values()):.0%} of the slowest stage")
-    begun = time.perf_counter()
-    _ingest("load", "mnist", "--store", f"edge:{scratch}/whole")
-    print(f"ingest load mnist          {time.perf_counter() - begun:10.1f} s, including the index and its verification")
+    rows = [(f"{stage} alone", f"{speed:,.0f}") for stage, speed in rates.items()]
+    rows.append(("all four, overlapping", f"{rate:,.0f}"))
+    note = (
+        f"The four stages of a load together reach {rate / min(rates.values()):.0%} of the slowest stage's speed alone."
+    )
+    return Table("Loading MNIST, by stage", ("stage", "images a second"), rows, note)
 
 
 def _one_after_the_other(store: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Measure the speed of the service: `python -m benchmarks.service` (or `make bench`).
+"""Measure commands and searches as a user sees them: `python -m benchmarks.service`.
 
 Client and service run on the same machine, and the figures are medians. For comparison, the benchmark also measures the
 method of the article that docs/training.md names: encode one image with Keras's `predict`, and find its neighbours
@@ -6,8 +6,6 @@ among the same 60,000 codes with scikit-learn's `kneighbors`.
 """
 
 import io
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from statistics import median, quantiles
 from PIL import Image
 
 from benchmarks.memory import process_memory_mb
+from benchmarks.table import Table, machine
 from encoder_service.client import Client
 from encoder_service.encoder import load_encoder
 from encoder_service.images import normalise
@@ -36,37 +35,46 @@ _IN_FLIGHT = 32
 _ROUNDS = 30
 
 
-def main() -> None:
-    """Load MNIST, run the measurements and print them."""
+def compare() -> Table:
+    """Load MNIST, run the measurements, and return one row for each."""
     queries = [_png(item.image()) for item in open_source("mnist", "test", limit=1000)]
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    rows: list[tuple[str, str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         store = f"edge:{folder}/store"
         load_s = _seconds(lambda: _command("ingest", "load", "mnist", "--store", store))
-        print(f"ingest load mnist, whole process      {load_s:8.2f} s   {60_000 / load_s:,.0f} images/s")
+        rows.append(
+            ("`ingest load mnist`, whole process", f"{load_s:.1f} s", f"{60_000 / load_s:,.0f} images a second")
+        )
         query_file = Path(folder, "query.png")
         query_file.write_bytes(queries[7])
         search = ("encoder-service", "search", str(query_file), "--json", "--gallery", "mnist", "--store", store)
-        print(f"search FILE --json, whole process     {_median_ms(lambda: _command(*search), 7) / 1e3:8.2f} s")
+        search_ms = _median_ms(lambda: _command(*search), 7)
+        rows.append(
+            ("`encoder-service search FILE --json` without a service, whole process", f"{search_ms:.0f} ms", "")
+        )
         _command("ingest", "load", "mnist", "--store", store, "--gallery", "seed", "--encoder", "seed")
-        with _service(store) as (pid, address), Client(address) as client:
-            _measure_searches(client, queries)
-            print(f"resident memory, two galleries open   {process_memory_mb(pid):8.0f} MB")
-            _compare_with_article(client, queries)
+        with _service(store) as (pid, address, ready_s), Client(address) as client:
+            rows.append(("`encoder-service serve`, until ready, two galleries", f"{ready_s:.2f} s", ""))
+            rows += _searches(client, queries)
+            rows.append(("memory of this service, resident", f"{process_memory_mb(pid):.0f} MB", ""))
+            rows += _beside_article(client, queries)
+    note = (__doc__ or "").partition("\n\n")[2].strip()
+    return Table("Commands and searches", ("measurement", "figure", ""), rows, note)
 
 
-def _measure_searches(client: Client, queries: list[bytes]) -> None:
+def _searches(client: Client, queries: list[bytes]) -> Iterator[tuple[str, str, str]]:
     search = partial(client.search, gallery="mnist")
     for query in queries:
         search(query)
     times = [_seconds(partial(search, query)) * 1e3 for query in queries]
-    print(f"one search over gRPC, PNG, 5 hits     {median(times):8.2f} ms  p99 {quantiles(times, n=100)[98]:.2f}")
+    p99 = f"p99 {quantiles(times, n=100)[98]:.2f} ms"
+    yield "one search over gRPC from Python, PNG, 5 hits", f"{median(times):.2f} ms", p99
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
         together_s = _seconds(lambda: list(pool.map(search, queries)))
-    print(f"searches a second, {_IN_FLIGHT} in flight      {len(queries) / together_s:8.0f}")
+    yield f"searches a second from Python, {_IN_FLIGHT} in flight", f"{len(queries) / together_s:.0f}", ""
 
 
-def _compare_with_article(client: Client, queries: list[bytes]) -> None:
+def _beside_article(client: Client, queries: list[bytes]) -> Iterator[tuple[str, str, str]]:
     """Run the article's method and ours alternately, so that other load on the machine slows both equally."""
     article = _article_search()
     article()
@@ -76,10 +84,10 @@ def _compare_with_article(client: Client, queries: list[bytes]) -> None:
         article_s.append(_seconds(article))
         for name, times in ours_s.items():
             times += [_seconds(partial(client.search, query, name)) for query in queries[:20]]
-    print(f"alternately: the article's method     {median(article_s) * 1e3:8.2f} ms")
+    yield "alternately: the article's method", f"{median(article_s) * 1e3:.1f} ms", ""
     for name, times in ours_s.items():
-        ratio = median(article_s) / median(times)
-        print(f"          one search, encoder {name:<8}{median(times) * 1e3:8.2f} ms  {ratio:.0f} times as fast")
+        ratio = f"{median(article_s) / median(times):.0f} times as fast"
+        yield f"alternately: one search over gRPC, encoder `{name}`", f"{median(times) * 1e3:.2f} ms", ratio
 
 
 def _article_search() -> Callable[[], object]:
@@ -95,16 +103,15 @@ def _article_search() -> Callable[[], object]:
 
 
 @contextmanager
-def _service(store: str) -> Iterator[tuple[int, str]]:
-    """Start the service, print the seconds until it is ready, and yield its process id and address."""
+def _service(store: str) -> Iterator[tuple[int, str, float]]:
+    """Start the service, and yield its process id, its address and the seconds until it was ready."""
     begun = time.perf_counter()
     command = [str(_BIN / "encoder-service"), "serve", "--port", "0", "--store", store]
     service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert service.stdout is not None
         address = service.stdout.readline().split()[-1]
-        print(f"encoder-service serve, until ready    {time.perf_counter() - begun:8.2f} s")
-        yield service.pid, address
+        yield service.pid, address, time.perf_counter() - begun
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait()
@@ -132,4 +139,5 @@ def _png(image: Image.Image) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    print(machine())
+    print(compare())

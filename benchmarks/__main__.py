@@ -1,0 +1,44 @@
+"""Run the benchmarks that fit into half an hour, and write benchmarks/RESULTS.md: `python -m benchmarks`."""
+
+import datetime
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import calls, encoding, loading, service, stores
+from benchmarks.table import Table, machine
+from ingest.progress import Stages
+
+_RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def _stores() -> Table:
+    with Stages() as stages:
+        return stores.compare(list(stores.CANDIDATES), stores.ROUNDS, stages)
+
+
+def main() -> None:
+    """Print each table as soon as it is measured, and write all of them at the end."""
+    measurements: dict[str, Callable[[], Table]] = {
+        "service": service.compare,
+        "calls": calls.compare,
+        "encoding": encoding.compare,
+        "loading": loading.compare,
+        "stores": _stores,
+    }
+    print(machine())
+    tables = []
+    for name, measure in measurements.items():
+        print(f"measuring: {name}", file=sys.stderr, flush=True)
+        tables.append(measure())
+        print(tables[-1], flush=True)
+    head = (
+        "# Results of the benchmarks\n\n"
+        f"`make bench` has measured all of this in one run, on {datetime.date.today():%Y-%m-%d}: {machine()}. Figures "
+        "are medians. Client and service run on the same machine.\n"
+    )
+    _RESULTS.write_text("\n".join([head, *(table.markdown() for table in tables)]))
+
+
+if __name__ == "__main__":
+    main()
