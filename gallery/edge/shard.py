@@ -7,6 +7,7 @@ them to Edge, and translates Edge's errors.
 import ctypes
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,11 @@ _FULL_SCAN_KB = 10_000
 # Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse
 # files that are mapped into memory. If the disk had no space for such a write, the system would kill the process.
 _HEADROOM = 64 * 1024 * 1024
+# Part of Edge's error for a shard that another process has open.
+_LOCKED = "WouldBlock"
+# Seconds to wait for such a shard, and between two attempts. If a load is killed, its index process is killed too, but
+# takes a moment to end.
+_DYING_S, _RETRY_S = 2.0, 0.05
 
 
 class EdgeGallery:
@@ -249,7 +255,14 @@ class EdgeGallery:
         if self._parts is None:
             prefetch(self._folder)
         self._largest_share = largest_share(self._folder)
-        return qe.EdgeShard.load(str(self._folder))
+        ends = time.monotonic() + _DYING_S
+        while True:
+            try:
+                return qe.EdgeShard.load(str(self._folder))
+            except Exception as error:
+                if _LOCKED not in str(error) or time.monotonic() > ends:
+                    raise
+                time.sleep(_RETRY_S)
 
     def _request(self, query: Query) -> qe.QueryRequest:
         code = check_comparable(query.code[None], self._spec.code_size)[0]
@@ -339,7 +352,7 @@ def _translated(folder: Path) -> Iterator[None]:
     except Exception as error:
         place = str(folder)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "WouldBlock" in reason:
+        if _LOCKED in reason:
             raise StoreLockedError("open in another process: stop it, or wait for it to end", place=place) from error
         if "No space left" in reason:
             raise StoreFullError("the disk is full: make space and run the same command again", place=place) from error

@@ -153,7 +153,7 @@ def test_a_signal_during_the_start_ends_it(store: Store) -> None:
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=10)
-        assert process.returncode in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+        assert process.returncode in (0, 128 + signal.SIGTERM, -signal.SIGTERM), log
         assert b"Traceback" not in log
 
 
