@@ -85,9 +85,10 @@ bench-million: .venv/.dev  ## Measure the memory for loading 1,000,000 images fr
 bench-train: .venv/.dev  ## Train on 1,200,000 images in less memory than their pixels need (needs root, 3 GB of disk)
 	$(BIN)/python -m benchmarks.training
 
-bench-scale: .venv/.dev  ## Measure searches in up to 4,000,000 codes, and in 1 GB and 512 MB of memory (needs root, 8 GB of disk)
+bench-scale: .venv/.dev  ## Measure searches in up to 4,000,000 codes, and in 1 GB and 512 MB of memory, and build them there (needs root, 20 GB of disk)
 	$(BIN)/python -m benchmarks.scale grow --folder .venv/scale
 	$(BIN)/python -m benchmarks.scale fit --folder .venv/scale
+	$(BIN)/python -m benchmarks.scale build --folder .venv/scale
 
 soak: .venv/.dev  ## Stress a running service for half an hour: overload, mixed traffic, growth, shutdowns, mutated requests, fuzzing
 	for trial in mutated decoder endings overload "overload --http" growth mixed; do \

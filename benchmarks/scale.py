@@ -279,6 +279,7 @@ def build_within(
             queries, answers = questions(folder, codes, stages)
             with stages.stage("searching", None):
                 served = serve(home / "scale" / "v1" / "shard", PROFILES[profile], queries, answers, limit_mb)
+            shutil.rmtree(home)
         print(
             f"| {limit_mb or 'none'} | {store_s:.0f} | {index_s:.0f} | {whole_s:.0f} "
             f"| {cpu_s:.0f} | {segments} | {_figures(served)} |",
