@@ -137,6 +137,22 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def flatness(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the share of neighbouring pixels that are equal: 1 in a blank image, nearly 0 in noise.
+
+    Pixels count as equal if no channel differs by more than one grey level of 255.
+
+    Args:
+        values: n inputs, (n, height, width, channels) in [0, 1].
+
+    Returns:
+        (n,), 0 to 1, the mean of the shares along rows and along columns.
+    """
+    levels = (values * 255).round().astype(np.int16)
+    shares = [(np.abs(np.diff(levels, axis=axis)).max(axis=3) <= 1).mean(axis=(1, 2)) for axis in (1, 2)]
+    return np.asarray(np.mean(shares, axis=0), np.float32)
+
+
 def _cropped(image: Image.Image, width: int, height: int) -> Image.Image:
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)

@@ -36,12 +36,15 @@ class Calibration:
             altered copies of some images; None if it has not been measured, as in galleries of earlier releases.
         similar_distance: Largest distance between two codes of similar images, 0 or more: 99 % of the images have their
             five nearest neighbours within it. None if it has not been measured.
+        flatness: Smallest and largest share of equal neighbouring pixels in one of the gallery's images, 0 to 1. Noise
+            has less, and blank images have more. None if it has not been measured.
     """
 
     errors: tuple[float, ...]
     distances: tuple[float, ...]
     same_distance: float | None = None
     similar_distance: float | None = None
+    flatness: tuple[float, float] | None = None
 
     @classmethod
     def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
@@ -62,6 +65,10 @@ class Calibration:
     def distance_percentile(self, distance: float) -> float:
         """Return the percentage of the gallery's images with a neighbour nearer than `distance`, 0 to 100."""
         return _percentile(distance, self.distances)
+
+    def is_flatness_usual(self, flatness: float) -> bool:
+        """Return whether an image has a share of equal neighbouring pixels as the gallery's images do, or may have."""
+        return self.flatness is None or self.flatness[0] <= flatness <= self.flatness[1]
 
     def relation(self, distance: float) -> Relation | None:
         """Return the relation of two images, judged by the distance of their codes; None if it can't be judged."""
@@ -230,7 +237,14 @@ def _calibration(value: Any) -> Calibration:
     cuts = [value.get(name) for name in ("same_distance", "similar_distance")]
     if any(cut is not None and not (math.isfinite(cut) and cut >= 0) for cut in cuts):
         raise ValueError(f"calibration: expected distances that are finite and 0 or more, got {cuts}")
-    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), *cuts)
+    flatness = value.get("flatness")
+    if flatness is not None:
+        least, most = flatness
+        if not 0 <= least <= most <= 1:
+            raise ValueError(f"calibration: expected a range of flatness from 0 to 1, got {flatness}")
+        flatness = least, most
+    same, similar = cuts
+    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), same, similar, flatness)
 
 
 def _quantiles(values: Any) -> tuple[float, ...]:

@@ -64,7 +64,9 @@ def train(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Train on a path for about this many minutes at this machine's current load."),
+        typer.Option(
+            min=0.1, help="Train on a path, not a dataset, for about this many minutes at this machine's current load."
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
@@ -76,6 +78,10 @@ def train(
             "--quantise",
             help="Quantise the encoder to 8 bits: three times as fast, but codes differ slightly between processors.",
         ),
+    ] = False,
+    from_scratch: Annotated[
+        bool,
+        typer.Option("--from-scratch", help="Start from random weights, not from those of the shipped encoder photos."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted training.")] = False,
     as_json: JsonOption = False,
@@ -114,6 +120,7 @@ def train(
         epochs=epochs,
         minutes=minutes,
         limit=limit,
+        from_scratch=from_scratch,
         resume=resume,
         quantise=quantise,
     )

@@ -49,7 +49,13 @@ _COMPARED = 256
 
 
 def export(
-    model: Autoencoder, card: dict[str, Any], held_out: NDArray[np.uint8], folder: Path, *, quantise: bool
+    model: Autoencoder,
+    card: dict[str, Any],
+    held_out: NDArray[np.uint8],
+    folder: Path,
+    *,
+    quantise: bool = False,
+    halve: bool = False,
 ) -> Encoder:
     """Write encoder.tflite, decoder.tflite and encoder.json.
 
@@ -60,6 +66,7 @@ def export(
         held_out: (n, h, w, c) uint8, 0 to 255, on which the files are measured and compared with the model.
         folder: Folder for the files, created if missing. Its name becomes the encoder's name.
         quantise: Whether to quantise both models.
+        halve: Whether to store the weights with 16 bits, unless the models are quantised. LiteRT computes with 32 bits.
 
     Returns:
         The encoder, loaded from the files.
@@ -73,11 +80,14 @@ def export(
         exported = _write(Path(scratch) / folder.name, model, card, encoder, decoder)
         codes = exported.encode(samples)
         _check_parity(model, exported, samples, codes)
-        if quantise:
-            encoder, decoder = _quantised(encoder), _quantised(decoder)
+        if quantise or halve:
+            if quantise:
+                encoder, decoder = _quantised(encoder), _quantised(decoder)
+            else:
+                encoder, decoder = _converted(model.encoder, halve=True), _converted(model.decoder, halve=True)
             exported = _write(Path(scratch) / folder.name, model, card, encoder, decoder)
             change = _code_change(codes, exported.encode(samples))
-            card = {**card, "quantisation": {"weights": "int8", "code_change": change}}
+            card = {**card, "quantisation": {"weights": "int8" if quantise else "float16", "code_change": change}}
         card = {**card, "metrics": {"test_mse": _mse(exported, held_out), **card["metrics"]}}
     return _write(folder, model, card, encoder, decoder)
 
@@ -101,9 +111,13 @@ def _write(folder: Path, model: Autoencoder, card: dict[str, Any], encoder: byte
     return Encoder(folder)
 
 
-def _converted(model: keras.Model) -> bytes:
+def _converted(model: keras.Model, *, halve: bool = False) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    if halve:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
     with contextlib.redirect_stdout(io.StringIO()):  # Keras prints details of its temporary export
-        content: bytes = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+        content: bytes = converter.convert()
     return content
 
 

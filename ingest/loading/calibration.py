@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from encoder_service.encoder import Encoder
-from encoder_service.images import decode, flattened
+from encoder_service.images import THUMBNAIL_SIZE, decode, flatness, flattened
 from encoder_service.limits import EXACT_DISTANCE
 from gallery import Calibration, Entry, Gallery, Query, SearchOptions
 
@@ -20,6 +20,9 @@ _BATCH_COUNT = 1024
 _SAMPLE_COUNT = 5 * _BATCH_COUNT
 # Images that are altered and encoded again, five times each. This takes about 0.1 s with the shipped encoders.
 _ALTERED_COUNT = 128
+# Minimum number of thumbnails from which the range of flatness is taken. The range of fewer would exclude many other
+# images of the same kind.
+_MIN_FLATNESS_COUNT = 100
 # Share of the images whose five nearest neighbours are similar.
 _SIMILAR_SHARE = 0.99
 # Smallest and largest share of the copies that the cut for the same picture may include. Some copies of digits are
@@ -45,15 +48,19 @@ def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Ca
     nearest: list[float] = []
     farthest: list[float] = []
     copies: list[float] = []
+    shares: list[float] = []
     for sample in islice(gallery.scroll(_BATCH_COUNT), _SAMPLE_COUNT // _BATCH_COUNT):
         queries = [Query(entry.code, SearchOptions(exclude_keys=(entry.key,))) for entry in sample]
         for hits in filter(None, gallery.search_batch(queries)):
             nearest.append(hits[0].distance)
             farthest.append(hits[-1].distance)
         copies = copies or _copy_distances(sample[:_ALTERED_COUNT], encoder)
+        shares += _flatness(sample, encoder)
     if not (errors and nearest):
         return None
     calibration = Calibration.from_samples(errors, nearest)
+    if len(shares) >= _MIN_FLATNESS_COUNT:
+        calibration = replace(calibration, flatness=(min(shares), max(shares)))
     if not copies:
         return calibration
     same = _same_distance(copies, calibration)
@@ -89,6 +96,20 @@ def _copy_distances(entries: Sequence[Entry], encoder: Encoder) -> list[float]:
     codes = encoder.encode_images(copies).reshape(len(stored), -1, encoder.spec.code_size)  # (n, copies, code_size)
     distances: list[float] = np.linalg.norm(codes - stored[:, None], axis=2).ravel().tolist()
     return distances
+
+
+def _flatness(entries: Sequence[Entry], encoder: Encoder) -> list[float]:
+    """Measure the flatness of some images on their thumbnails.
+
+    Returns:
+        The flatness of each image that has a thumbnail; an empty list if the encoder's inputs are larger than
+        thumbnails, which would have too little detail.
+    """
+    thumbnails = [decode(entry.thumbnail_png) for entry in entries if entry.thumbnail_png]
+    if not thumbnails or max(encoder.spec.input_shape[:2]) > THUMBNAIL_SIZE:
+        return []
+    shares: list[float] = flatness(encoder.normalise(thumbnails)).tolist()
+    return shares
 
 
 def _altered(thumbnail_png: bytes, encoder: Encoder) -> Iterator[Image.Image]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from encoder_service.errors import ImageError, ImageTooLargeError
-from encoder_service.images import decode, from_pixels, normalise, sha256, silence_pillow, thumbnail_png
+from encoder_service.images import decode, flatness, from_pixels, normalise, sha256, silence_pillow, thumbnail_png
 from encoder_service.writer import NewImage
 from ingest.sources import Item
 from tests import digits
@@ -350,6 +350,16 @@ def test_the_content_hash_is_that_of_the_files_bytes_or_of_the_pixels_alone() ->
     expected = hashlib.sha256(pixels.tobytes()).hexdigest()
     assert sha256(file) == NewImage("k", file).sha256 == Item("k", file).sha256 == hashlib.sha256(file).hexdigest()
     assert sha256(pixels) == sha256(NINE) == NewImage("k", NINE).sha256 == Item("k", pixels).sha256 == expected
+
+
+def test_flatness_is_the_share_of_equal_neighbours() -> None:
+    blank = np.full((4, 6, 3), 0.5, np.float32)
+    halves = blank.copy()
+    halves[:2, :, 1] += 2 / 255
+    nearly = blank.copy()
+    nearly[:2] += 1 / 255
+    noise = np.arange(72, dtype=np.float32).reshape(4, 6, 3) / 72
+    np.testing.assert_allclose(flatness(np.stack([blank, halves, nearly, noise])), [1, 5 / 6, 1, 0])
 
 
 def test_importing_the_decoder_leaves_the_warning_filters_alone() -> None:

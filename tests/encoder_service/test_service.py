@@ -279,6 +279,12 @@ def test_noise_is_distinguished_from_digits(client: Client, queries: list[Image.
     assert sum(percentile < 99 for percentile in percentiles) >= 90
 
 
+def test_blank_images_are_distinguished_from_digits(client: Client) -> None:
+    for colour in ("black", "grey", "white"):
+        result = client.search(Image.new("L", (28, 28), colour))
+        assert (result.query_percentile, result.is_unusual) == (100, True), colour
+
+
 def test_letters_and_rotated_digits_are_distinguished_from_digits(store_url: str, queries: list[Image.Image]) -> None:
     store, encoder = open_store(store_url), load_encoder("mnist")
     build(store, encoder)

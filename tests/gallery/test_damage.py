@@ -149,6 +149,7 @@ WRONG: dict[str, Callable[[Path], object]] = {
     "one source": in_json(sources=[1]),
     "quantiles": in_json(calibration={"errors": "many", "distances": QUANTILES}),
     "too few quantiles": in_json(calibration={"errors": QUANTILES, "distances": [1.0]}),
+    "flatness": in_json(calibration={"errors": QUANTILES, "distances": QUANTILES, "flatness": [0.9, 0.1]}),
     "not a number": in_json(calibration={"errors": QUANTILES, "distances": [float("nan")] * 101}),
 }
 

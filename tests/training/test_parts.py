@@ -32,6 +32,11 @@ def test_tensorflow_is_imported_on_first_use_only() -> None:
         ("contrastive", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
         ("photos", {"size": 8}, "expected inputs of at least 16 × 16, got 8 × 8"),
         ("resnet", {}, "architecture 'resnet': expected one of seed, contrastive, photos"),
+        (
+            "contrastive",
+            {"minutes": 5},
+            "--minutes: expected it with a path and --arch photos or contrastive, got datas",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, arch: str, options: dict[str, int], says: str) -> None:
@@ -69,6 +74,41 @@ def test_the_shipped_encoder_has_the_articles_architecture() -> None:
 
     model = seed()
     assert (model.encoder.count_params(), model.encoder.output_shape) == (1904, (None, 128))
+
+
+@pytest.mark.parametrize(("arch", "epochs", "got"), [("seed", None, "--arch seed"), ("photos", 3, "--epochs too")])
+def test_minutes_that_would_be_ignored_are_refused(tmp_path: Path, arch: str, epochs: int | None, got: str) -> None:
+    with pytest.raises(InvalidInputError, match=re.escape(f"got {got}: use --epochs")):
+        train_and_export(str(tmp_path), arch, tmp_path / "out", minutes=5, epochs=epochs)
+
+
+def test_training_ends_early_once_it_no_longer_improves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ingest.progress import Stages
+    from tests import digits
+    from training import model
+    from training.fit import Recipe, fit
+
+    images = digits.read("train")[0][:128, :, :, None]
+    recipe = Recipe(epochs=50, batch=64, learning_rate=0, patience=2)  # nothing is learned
+    with Stages() as stages:
+        history = fit(model.seed(), images[:64], images[64:], recipe, 7, tmp_path, stages)
+    assert (len(history.loss), history.best) == (3, 1)
+    assert "no better since epoch 1: keeping it" in capsys.readouterr().err
+
+
+def test_a_training_starts_from_the_weights_of_another_encoder(tmp_path: Path) -> None:
+    from training import model, start
+    from training.fit import fix_seed
+
+    fix_seed(7)
+    trained, new, larger = (model.photos((side, side, 3)) for side in (16, 16, 32))
+    start.save(tmp_path, trained.whole.get_weights())
+    image = np.random.default_rng(1).random((1, 16, 16, 3), np.float32)
+    assert np.abs(new.whole(image) - trained.whole(image)).max() > 0.01
+    assert start.load(tmp_path, new)
+    assert np.abs(new.whole(image) - trained.whole(image)).max() < 0.001
+    assert not start.load(tmp_path, larger)
+    assert not start.load(tmp_path / "none", new)
 
 
 def test_of_very_many_images_no_more_are_held_out_than_fit_into_memory() -> None:
@@ -209,7 +249,8 @@ def test_statistics_are_those_of_images_as_they_are() -> None:
     assert normalisation.momentum == 0.5
 
 
-def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "size"), [("quantise", 1 / 3), ("halve", 0.55)])
+def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: Path, how: str, size: float) -> None:
     from training import model
     from training.export import export
     from training.fit import fix_seed
@@ -219,11 +260,11 @@ def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: 
     pixels = np.random.default_rng(1).integers(0, 256, (80, 28, 28, 1), np.uint8)
     card: dict[str, Any] = {"background": 0, "metrics": {}}
     plain, quantised = (
-        export(autoencoder, card, pixels, tmp_path / name, quantise=name == "quantised")
+        export(autoencoder, card, pixels, tmp_path / name, **{how: name == "quantised"})
         for name in ("plain", "quantised")
     )
     sizes = [(encoder.folder / "encoder.tflite").stat().st_size for encoder in (plain, quantised)]
-    assert sizes[1] < sizes[0] / 3
+    assert sizes[1] < sizes[0] * size
     inputs = pixels.astype(np.float32) / np.float32(255)
     codes, plain_codes = quantised.encode(inputs), plain.encode(inputs)
     assert np.linalg.norm(codes - plain_codes, axis=1).max() < 0.2

@@ -106,10 +106,10 @@ LONG = ("train", "mnist", "--arch", "seed", "--limit", "1024")
 
 
 @contextmanager
-def started(out: Path, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+def started(out: Path, *arguments: str, train: tuple[str, ...] = LONG) -> "Iterator[subprocess.Popen[str]]":
     """Start a training, wait for its second epoch to end, and leave no process behind."""
     training = subprocess.Popen(
-        [BIN / "autoencoder", *LONG, "--out", str(out), *arguments],
+        [BIN / "autoencoder", *train, "--out", str(out), *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -146,15 +146,37 @@ def test_a_killed_training_resumes_where_it_was(command: Command, tmp_path: Path
     assert len(json.loads((tmp_path / "cut" / "encoder.json").read_text())["history"]["held_out_mse"]) == 12
 
 
-def test_a_folder_of_pictures_gets_an_encoder_of_its_own(command: Command, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of 100 digits in grey, each on one of eight strong colours.
+
+    So few steps learn the colours, and come nowhere near a collapse.
+    """
+    folder = tmp_path / "photos"
+    folder.mkdir()
     chance = np.random.default_rng(1)
-    # grey on one of eight strong colours: so few steps learn their grounds, and come nowhere near a collapse
     for index, digit in enumerate(digits.read("train")[0][:100]):
         ink = Image.fromarray(digit).resize((60, 48))
         ground = Image.new("RGB", ink.size, tuple(int(v) for v in chance.choice([0, 255], 3)))
-        Image.composite(Image.new("RGB", ink.size, "grey"), ground, ink).save(photos / f"{index}.jpg")
+        Image.composite(Image.new("RGB", ink.size, "grey"), ground, ink).save(folder / f"{index}.jpg")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_killed_training_on_a_folder_resumes_with_the_epochs_it_had(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    train = ("train", str(photos), "--size", "16")
+    with started(tmp_path / "cut", "--epochs", "20", train=train) as training:
+        training.kill()
+    done = command("autoencoder", *train, "--minutes", "100", "--out", str(tmp_path / "cut"), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1 of 20" not in done.stderr
+    assert "epoch 20 of 20" in done.stderr
+    assert len(json.loads((tmp_path / "cut" / "encoder.json").read_text())["history"]["held_out_mse"]) == 20
+
+
+def test_a_folder_of_pictures_gets_an_encoder_of_its_own(command: Command, photos: Path, tmp_path: Path) -> None:
     (photos / "bad.jpg").write_bytes(b"not an image")
     out = tmp_path / "models" / "mine"
     size = ("--size", "16", "--epochs", "20")
