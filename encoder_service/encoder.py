@@ -25,6 +25,8 @@ from gallery.formats import check_format
 from gallery.types import check_codes
 
 DEFAULT_ENCODER = "mnist"
+PHOTOS_ENCODER = "photos"
+"""The shipped encoder for images that are in colour, or larger than digits."""
 MODELS = Path(__file__).parent / "models"
 """The folder of the shipped encoders. Encoders that the user has trained are in the folder `user_models()`."""
 

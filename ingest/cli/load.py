@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 
 # Maximum number of bad images that are printed with their reasons. The rest are only counted.
 _SHOWN = 5
-# Number of a new source's first images that are compared with the digits on which the default encoder was trained.
+# Number of a new source's first images that decide which encoder is its default.
 _COMPARED = 8
-# Maximum side of such a digit, in pixels, and maximum difference between two channels of a grey pixel, of 255.
+# Maximum side of an image that may be a digit, in pixels, and maximum difference between two channels of a grey pixel,
+# of 255.
 _MAX_DIGIT_SIDE, _MAX_TINT = 64, 16
 
 
@@ -177,9 +178,8 @@ def load(
     if live and not encoder:
         loaded_encoder = _encoder_of(live, may_be_newer=rebuild and not keep_added)
     else:
-        loaded_encoder = load_encoder(encoder or source_name.default_encoder)
-    if not (encoder or live or source_name.dataset):
-        _note_unlike_digits(images, loaded_encoder.spec.name, source, gallery)
+        own = source_name.dataset.encoder if source_name.dataset else ""
+        loaded_encoder = load_encoder(encoder or own or _default_encoder(images, source, gallery))
     spec, options = _plan(gallery, images.name, loaded_encoder.spec, profile, live, rebuild, options)
     placement = Placement(shards, replicas, write_consistency)
     spec, summary = _load_here(
@@ -216,20 +216,27 @@ def _encoder_of(live: GallerySpec, *, may_be_newer: bool) -> "Encoder":
     return encoder
 
 
-def _note_unlike_digits(images: "Source", encoder: str, source: str, gallery: str) -> None:
-    """Say that the default encoder was trained on digits, if one of the first images is large or in colour."""
+def _default_encoder(images: "Source", source: str, gallery: str) -> str:
+    """Choose an encoder by a source's first images, and print a note that says why and what may be better."""
+    from encoder_service.encoder import DEFAULT_ENCODER, PHOTOS_ENCODER
     from encoder_service.errors import ImageError
 
     for item in islice(images, _COMPARED):
         with suppress(ImageError):
             image = item.image()
-            if max(image.size) > _MAX_DIGIT_SIDE or _is_coloured(image):
+            if _is_coloured(image) or max(image.size) > _MAX_DIGIT_SIDE:
                 print(
-                    f"note: encoder {encoder} has only seen digits of 28 × 28 pixels in grey: for pictures like these, "
-                    f"`autoencoder train {shlex.quote(source)} --name {gallery}` makes a better one",
+                    f"note: encoder {PHOTOS_ENCODER}, because the images are large or in colour: "
+                    f"`autoencoder train {shlex.quote(source)} --name my-{gallery}` makes one that knows them better",
                     file=sys.stderr,
                 )
-                return
+                return PHOTOS_ENCODER
+    print(
+        f"note: encoder {DEFAULT_ENCODER}, because the images are small and grey, like the digits it was trained on: "
+        f"--encoder {PHOTOS_ENCODER} is for other images",
+        file=sys.stderr,
+    )
+    return DEFAULT_ENCODER
 
 
 def _is_coloured(image: "Image.Image") -> bool:

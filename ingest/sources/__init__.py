@@ -129,13 +129,6 @@ class SourceName:
         return f"{self.dataset.name}/{self.split}" if self.dataset else text_of(self.path.resolve().name)
 
     @property
-    def default_encoder(self) -> str:
-        """Name of the encoder to use unless the user names another."""
-        from encoder_service.encoder import DEFAULT_ENCODER  # imports LiteRT, which reading a source does not need
-
-        return self.dataset.encoder if self.dataset else DEFAULT_ENCODER
-
-    @property
     def default_gallery(self) -> str:
         """Name of the gallery to load into unless the user names another.
 

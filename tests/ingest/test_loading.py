@@ -321,13 +321,18 @@ def test_labels_that_are_given_later_are_reported_as_such(command: Command, stor
     assert "photos v1: 0 images added, 10 unchanged, 2 relabelled\n" in command(*load, "--label-from-folders").stdout
 
 
-def test_photographs_in_the_encoder_of_digits_get_a_hint(command: Command, store_url: str, photos: Path) -> None:
+def test_the_default_encoder_is_chosen_by_the_images(command: Command, store_url: str, photos: Path) -> None:
     load = ("ingest", "load", str(photos), "--store", store_url)
-    assert "note" not in command(*load).stderr
+    small = command(*load)
+    assert "12 in all, encoder mnist," in small.stdout
+    assert "note: encoder mnist, because the images are small and grey" in small.stderr
     Image.new("RGB", (20, 20), "red").save(photos / "00.png")
     assert "note" not in command(*load).stderr  # the gallery has its encoder
-    hint = f"`autoencoder train {photos} --name new` makes a better one"
-    assert hint in command(*load, "--gallery", "new").stderr
+    coloured = command(*load, "--gallery", "new")
+    assert "12 in all, encoder photos," in coloured.stdout
+    assert "note: encoder photos, because the images are large or in colour" in coloured.stderr
+    assert f"`autoencoder train {photos} --name my-new` makes one that knows them better" in coloured.stderr
+    assert "note" not in command(*load, "--gallery", "digits", "--encoder", "mnist").stderr
 
 
 class WrongEncoder:

@@ -206,16 +206,11 @@ def test_a_dataset_has_labels_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "origin", "encoder"),
-    [
-        ("mnist", "mnist/train", "mnist"),
-        ("fashion-mnist/test", "fashion-mnist/test", "fashion"),
-        ("some/photos.tar", "photos.tar", "mnist"),
-    ],
+    ("text", "origin"),
+    [("mnist", "mnist/train"), ("fashion-mnist/test", "fashion-mnist/test"), ("some/photos.tar", "photos.tar")],
 )
-def test_a_source_name_has_an_origin_and_a_default_encoder(text: str, origin: str, encoder: str) -> None:
-    name = SourceName.parse(text)
-    assert (name.origin, name.default_encoder) == (origin, encoder)
+def test_a_source_name_has_an_origin(text: str, origin: str) -> None:
+    assert SourceName.parse(text).origin == origin
 
 
 @pytest.mark.parametrize(("path", "name"), [("My Photos!", "my-photos"), ("mnist/test", "mnist"), ("x", "x")])
