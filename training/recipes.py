@@ -58,7 +58,7 @@ _MIN_STEPS = {"seed": 1500, "contrastive": 1500, "photos": 1000}
 _START = "photos"
 # Minimum number of steps and peak learning rate of a training that starts from another encoder's weights.
 _TUNING_STEPS, _TUNING_RATE = 400, 1e-3
-# Training on a folder ends early if this fraction of its epochs has passed since the best epoch. With a fifth, trainings
+# Training on a folder ends early if this fraction of its epochs has passed since the best epoch. With a fifth, training
 # ended before the learning rate fell, because the loss on few held-out images varies from epoch to epoch.
 _PATIENCE = 0.5
 # Duration of the decoder's own training, as a fraction of the encoder's.

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from encoder_service.v1 import encoder_pb2 as encoder__service_dot_v1_dot_encoder__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n encoder_service/v1/gallery.proto\x12\x12\x65ncoder_service.v1\x1a encoder_service/v1/encoder.proto\"\xec\x01\n\x07Gallery\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0bimage_count\x18\x03 \x01(\x03\x12\x0f\n\x07\x65ncoder\x18\x04 \x01(\t\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x05 \x01(\t\x12\x11\n\tcode_size\x18\x06 \x01(\x05\x12\x0f\n\x07profile\x18\x07 \x01(\t\x12\x0f\n\x07sources\x18\x08 \x03(\t\x12\x34\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x1f.encoder_service.v1.Calibration\x12\x14\n\x0cpublished_at\x18\n \x01(\t\"\x92\x01\n\x0b\x43\x61libration\x12\x0e\n\x06\x65rrors\x18\x01 \x03(\x01\x12\x11\n\tdistances\x18\x02 \x03(\x01\x12\x1a\n\rsame_distance\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10similar_distance\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x10\n\x0e_same_distanceB\x13\n\x11_similar_distance\"\x16\n\x14ListGalleriesRequest\"G\n\x15ListGalleriesResponse\x12.\n\tgalleries\x18\x01 \x03(\x0b\x32\x1b.encoder_service.v1.Gallery\"$\n\x11GetGalleryRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\"B\n\x12GetGalleryResponse\x12,\n\x07gallery\x18\x01 \x01(\x0b\x32\x1b.encoder_service.v1.Gallery\"\x8d\x01\n\x10\x41\x64\x64ImagesRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12(\n\x05image\x18\x03 \x01(\x0b\x32\x19.encoder_service.v1.Image\x12\x12\n\x05label\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0bkeep_stored\x18\x05 \x01(\x08\x42\x08\n\x06_label\"\x95\x01\n\x11\x41\x64\x64ImagesResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12*\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x0b\x32\x19.encoder_service.v1.AddedH\x00\x12.\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x1d.encoder_service.v1.ItemErrorH\x00\x42\x08\n\x06result\"\x1a\n\x05\x41\x64\x64\x65\x64\x12\x11\n\tunchanged\x18\x01 \x01(\x08\"4\n\x13\x44\x65leteImagesRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"-\n\x14\x44\x65leteImagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\x32\x9e\x03\n\x0eGalleryService\x12i\n\rListGalleries\x12(.encoder_service.v1.ListGalleriesRequest\x1a).encoder_service.v1.ListGalleriesResponse\"\x03\x90\x02\x01\x12`\n\nGetGallery\x12%.encoder_service.v1.GetGalleryRequest\x1a&.encoder_service.v1.GetGalleryResponse\"\x03\x90\x02\x01\x12\\\n\tAddImages\x12$.encoder_service.v1.AddImagesRequest\x1a%.encoder_service.v1.AddImagesResponse(\x01\x30\x01\x12\x61\n\x0c\x44\x65leteImages\x12\'.encoder_service.v1.DeleteImagesRequest\x1a(.encoder_service.v1.DeleteImagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n encoder_service/v1/gallery.proto\x12\x12\x65ncoder_service.v1\x1a encoder_service/v1/encoder.proto\"\xec\x01\n\x07Gallery\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0bimage_count\x18\x03 \x01(\x03\x12\x0f\n\x07\x65ncoder\x18\x04 \x01(\t\x12\x1b\n\x13\x65ncoder_fingerprint\x18\x05 \x01(\t\x12\x11\n\tcode_size\x18\x06 \x01(\x05\x12\x0f\n\x07profile\x18\x07 \x01(\t\x12\x0f\n\x07sources\x18\x08 \x03(\t\x12\x34\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x1f.encoder_service.v1.Calibration\x12\x14\n\x0cpublished_at\x18\n \x01(\t\"\xea\x01\n\x0b\x43\x61libration\x12\x0e\n\x06\x65rrors\x18\x01 \x03(\x01\x12\x11\n\tdistances\x18\x02 \x03(\x01\x12\x1a\n\rsame_distance\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10similar_distance\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cmin_flatness\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x19\n\x0cmax_flatness\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x10\n\x0e_same_distanceB\x13\n\x11_similar_distanceB\x0f\n\r_min_flatnessB\x0f\n\r_max_flatness\"\x16\n\x14ListGalleriesRequest\"G\n\x15ListGalleriesResponse\x12.\n\tgalleries\x18\x01 \x03(\x0b\x32\x1b.encoder_service.v1.Gallery\"$\n\x11GetGalleryRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\"B\n\x12GetGalleryResponse\x12,\n\x07gallery\x18\x01 \x01(\x0b\x32\x1b.encoder_service.v1.Gallery\"\x8d\x01\n\x10\x41\x64\x64ImagesRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12(\n\x05image\x18\x03 \x01(\x0b\x32\x19.encoder_service.v1.Image\x12\x12\n\x05label\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0bkeep_stored\x18\x05 \x01(\x08\x42\x08\n\x06_label\"\x95\x01\n\x11\x41\x64\x64ImagesResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\t\x12*\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x0b\x32\x19.encoder_service.v1.AddedH\x00\x12.\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x1d.encoder_service.v1.ItemErrorH\x00\x42\x08\n\x06result\"\x1a\n\x05\x41\x64\x64\x65\x64\x12\x11\n\tunchanged\x18\x01 \x01(\x08\"4\n\x13\x44\x65leteImagesRequest\x12\x0f\n\x07gallery\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\"-\n\x14\x44\x65leteImagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\x32\x9e\x03\n\x0eGalleryService\x12i\n\rListGalleries\x12(.encoder_service.v1.ListGalleriesRequest\x1a).encoder_service.v1.ListGalleriesResponse\"\x03\x90\x02\x01\x12`\n\nGetGallery\x12%.encoder_service.v1.GetGalleryRequest\x1a&.encoder_service.v1.GetGalleryResponse\"\x03\x90\x02\x01\x12\\\n\tAddImages\x12$.encoder_service.v1.AddImagesRequest\x1a%.encoder_service.v1.AddImagesResponse(\x01\x30\x01\x12\x61\n\x0c\x44\x65leteImages\x12\'.encoder_service.v1.DeleteImagesRequest\x1a(.encoder_service.v1.DeleteImagesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,25 +39,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GALLERY']._serialized_start=91
   _globals['_GALLERY']._serialized_end=327
   _globals['_CALIBRATION']._serialized_start=330
-  _globals['_CALIBRATION']._serialized_end=476
-  _globals['_LISTGALLERIESREQUEST']._serialized_start=478
-  _globals['_LISTGALLERIESREQUEST']._serialized_end=500
-  _globals['_LISTGALLERIESRESPONSE']._serialized_start=502
-  _globals['_LISTGALLERIESRESPONSE']._serialized_end=573
-  _globals['_GETGALLERYREQUEST']._serialized_start=575
-  _globals['_GETGALLERYREQUEST']._serialized_end=611
-  _globals['_GETGALLERYRESPONSE']._serialized_start=613
-  _globals['_GETGALLERYRESPONSE']._serialized_end=679
-  _globals['_ADDIMAGESREQUEST']._serialized_start=682
-  _globals['_ADDIMAGESREQUEST']._serialized_end=823
-  _globals['_ADDIMAGESRESPONSE']._serialized_start=826
-  _globals['_ADDIMAGESRESPONSE']._serialized_end=975
-  _globals['_ADDED']._serialized_start=977
-  _globals['_ADDED']._serialized_end=1003
-  _globals['_DELETEIMAGESREQUEST']._serialized_start=1005
-  _globals['_DELETEIMAGESREQUEST']._serialized_end=1057
-  _globals['_DELETEIMAGESRESPONSE']._serialized_start=1059
-  _globals['_DELETEIMAGESRESPONSE']._serialized_end=1104
-  _globals['_GALLERYSERVICE']._serialized_start=1107
-  _globals['_GALLERYSERVICE']._serialized_end=1521
+  _globals['_CALIBRATION']._serialized_end=564
+  _globals['_LISTGALLERIESREQUEST']._serialized_start=566
+  _globals['_LISTGALLERIESREQUEST']._serialized_end=588
+  _globals['_LISTGALLERIESRESPONSE']._serialized_start=590
+  _globals['_LISTGALLERIESRESPONSE']._serialized_end=661
+  _globals['_GETGALLERYREQUEST']._serialized_start=663
+  _globals['_GETGALLERYREQUEST']._serialized_end=699
+  _globals['_GETGALLERYRESPONSE']._serialized_start=701
+  _globals['_GETGALLERYRESPONSE']._serialized_end=767
+  _globals['_ADDIMAGESREQUEST']._serialized_start=770
+  _globals['_ADDIMAGESREQUEST']._serialized_end=911
+  _globals['_ADDIMAGESRESPONSE']._serialized_start=914
+  _globals['_ADDIMAGESRESPONSE']._serialized_end=1063
+  _globals['_ADDED']._serialized_start=1065
+  _globals['_ADDED']._serialized_end=1091
+  _globals['_DELETEIMAGESREQUEST']._serialized_start=1093
+  _globals['_DELETEIMAGESREQUEST']._serialized_end=1145
+  _globals['_DELETEIMAGESRESPONSE']._serialized_start=1147
+  _globals['_DELETEIMAGESRESPONSE']._serialized_end=1192
+  _globals['_GALLERYSERVICE']._serialized_start=1195
+  _globals['_GALLERYSERVICE']._serialized_end=1609
 # @@protoc_insertion_point(module_scope)
