@@ -311,6 +311,8 @@ def gallery_to_proto(spec: GallerySpec, findings: Findings = NO_FINDINGS) -> gal
         for name in ("same_distance", "similar_distance"):
             if (distance := getattr(spec.calibration, name)) is not None:
                 setattr(message.calibration, name, distance)
+        if spec.calibration.flatness:
+            message.calibration.min_flatness, message.calibration.max_flatness = spec.calibration.flatness
     return message
 
 
@@ -336,6 +338,7 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
             tuple(calibration.distances),
             _optional(calibration, "same_distance"),
             _optional(calibration, "similar_distance"),
+            (calibration.min_flatness, calibration.max_flatness) if calibration.HasField("min_flatness") else None,
         )
         if message.HasField("calibration")
         else None,
