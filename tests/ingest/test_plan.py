@@ -33,7 +33,7 @@ def test_ten_times_the_images_take_ten_times_the_disk_and_slightly_more_than_ten
     small, large = (plan(images, profile, 64 * GB, 1, 1) for images in (1e7, 1e8))
     assert large.disk_bytes == pytest.approx(10 * small.disk_bytes)
     assert large.load_s == pytest.approx(10 * small.load_s)
-    assert 10 < large.index_s / small.index_s < 13
+    assert 10 < large.index_s / small.index_s < 15  # the larger one is sorted in parts first
 
 
 def test_profiles_that_leave_more_on_disk_take_less_memory() -> None:
