@@ -1,5 +1,7 @@
 """The lines that show progress where stderr is not a terminal."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ingest.progress import Stages
@@ -9,7 +11,7 @@ def test_slow_steps_are_shown_in_seconds_each(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter([0.0, 5.0, 8.0, 10.0, 10.5])
-    monkeypatch.setattr("ingest.progress.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("ingest.progress.time", SimpleNamespace(monotonic=lambda: next(times)))
     with Stages().stage("training", 10, "step") as advance:
         advance(1)
     with Stages().stage("searching", 30, "query") as advance:
