@@ -69,13 +69,13 @@ class Calibration:
     def is_flatness_usual(self, flatness: float) -> bool:
         """Return whether an image has a share of equal neighbouring pixels as the gallery's images do, or may have.
 
-        Images are usual in a range that reaches half-way from that of the gallery's images to 0 and to 1, because other
-        images of the same kind, such as digits that are drawn with a mouse, may be a little outside.
+        The largest share that may occur is half-way between that of the gallery's images and 1, because clean images
+        of the same kind, such as digits that are drawn with a mouse, have more equal pixels than scans.
         """
         if self.flatness is None:
             return True
         least, most = self.flatness
-        return least / 2 <= flatness <= (most + 1) / 2
+        return least <= flatness <= (most + 1) / 2
 
     def relation(self, distance: float) -> Relation | None:
         """Return the relation of two images, judged by the distance of their codes; None if it can't be judged."""
