@@ -2,8 +2,7 @@
 
 Every candidate stores the codes of MNIST's 60,000 training images and searches for the five nearest to each of 2,000
 test images, one at a time, on one thread where the candidate lets that be chosen. Graph searches use the settings of
-the profile `memory`: m 16, ef_construct 100, ef 64. Each candidate is built in one process and searched in another,
-three times, in turns with all others.
+the profile `memory`: m 16, ef_construct 100, ef 64. Each candidate is built in one process and searched in another.
 
 Galleries store a label, a key and a thumbnail with each code, and write all of it to disk before they acknowledge it.
 Some of the others keep codes only, and some only in memory.
@@ -47,7 +46,7 @@ _HITS = 5
 # Number of queries, and of searches before the first that is measured.
 _QUERIES, _WARM_UP = 2000, 200
 # Number of times that each candidate is built and searched.
-ROUNDS = 3
+ROUNDS = 1
 _THUMBNAIL = thumbnail_png(next(iter(open_source("mnist", "train", limit=1))).image())
 
 
