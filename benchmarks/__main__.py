@@ -1,4 +1,4 @@
-"""Run the benchmarks that fit into half an hour, and write benchmarks/RESULTS.md: `python -m benchmarks`."""
+"""Run the benchmarks that fit into a quarter of an hour, and write benchmarks/RESULTS.md: `python -m benchmarks`."""
 
 import datetime
 import sys
