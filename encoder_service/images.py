@@ -148,9 +148,14 @@ def flatness(values: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         (n,), 0 to 1, the mean of the shares along rows and along columns.
     """
-    levels = (values * 255).round().astype(np.int16)
-    shares = [(np.abs(np.diff(levels, axis=axis)).max(axis=3) <= 1).mean(axis=(1, 2)) for axis in (1, 2)]
-    return np.asarray(np.mean(shares, axis=0), np.float32)
+    rows, columns = values[:, 1:] - values[:, :-1], values[:, :, 1:] - values[:, :, :-1]
+    return np.asarray((_equal_share(rows) + _equal_share(columns)) / 2, np.float32)
+
+
+def _equal_share(differences: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the share of differences, (n, h, w, channels), of at most one grey level in all channels, (n,)."""
+    is_equal = (np.abs(differences) < 1.5 / 255).all(axis=3)
+    return np.asarray(is_equal.reshape(len(differences), -1).mean(axis=1))
 
 
 def _cropped(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -36,7 +36,7 @@ def prefetch(folder: Path) -> None:
     if sys.platform != "linux":
         return
     patterns = [*_OPENED]
-    # Edge itself reads the cached files of galleries that release 0.1.0 made.
+    # Edge itself reads cached files while it opens the shard.
     if '"cached"' in json.dumps(json.loads((folder / "edge_config.json").read_bytes())["vectors"]):
         patterns += [f"segments/*/{pattern}" for pattern in _FILES.values()]
     for pattern in patterns:
@@ -49,8 +49,9 @@ def prefetch(folder: Path) -> None:
 class ReadAhead:
     """A thread that reads the files which a shard's profile keeps in memory into the page cache.
 
-    Searches can be answered meanwhile. They would otherwise read these files page by page, which is far slower. The
-    thread stops when it has filled its share of the memory. Does nothing on systems other than Linux.
+    Edge has read most of them once, but under memory pressure Linux evicts what was read only once. Searches can be
+    answered meanwhile. The thread stops when it has filled its share of the memory. Does nothing on systems other than
+    Linux.
     """
 
     def __init__(self, folder: Path, profile: Profile) -> None:

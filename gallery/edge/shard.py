@@ -32,9 +32,6 @@ from gallery.types import Changes, Entry, Hit, Query, check_comparable
 # size, that takes longer than the search itself.
 _SEARCH_THREADS = 1
 _MEMORY = {Memory.COLD: qe.Memory.Cold, Memory.CACHED: qe.Memory.Cached, Memory.PINNED: qe.Memory.Pinned}
-# Memory placement of the codes and the graph. Edge would read cached files before it answers a search, so `ReadAhead`
-# reads them in the background instead.
-_READ_AHEAD = qe.Memory.Cold
 # Segments below this size, in KB, have no graph. A search compares all of their codes, which is exact and as fast.
 _FULL_SCAN_KB = 10_000
 # Bytes that must be free on the disk before a write: two segments of Edge's write-ahead log. Edge writes to sparse
@@ -293,14 +290,14 @@ def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
         profile.ef_construct,
         _FULL_SCAN_KB,
         inline_storage=profile.inline or None,
-        memory=_READ_AHEAD,
+        memory=_MEMORY[profile.graph],
     )
     vectors = qe.EdgeVectorParams(
         code_size,
         qe.Distance.Euclid,
         hnsw_config=hnsw,
         quantization_config=_quantisation(profile),
-        memory=_READ_AHEAD,
+        memory=_MEMORY[profile.codes],
     )
     return qe.EdgeConfig(
         vectors,
@@ -312,15 +309,16 @@ def _config(code_size: int, profile: Profile) -> qe.EdgeConfig:
 
 
 def _quantisation(profile: Profile) -> qe.ScalarQuantizationConfig | qe.TurboQuantQuantizationConfig | None:
+    memory = _MEMORY[profile.shortened]
     match profile.quantised:
         case Quantised.NONE:
             return None
         case Quantised.INT8:
-            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=_READ_AHEAD)
+            return qe.ScalarQuantizationConfig(qe.ScalarType.Int8, memory=memory)
         case Quantised.TURBO4:
-            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=_READ_AHEAD)
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits4, memory=memory)
         case Quantised.TURBO2:
-            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=_READ_AHEAD)
+            return qe.TurboQuantQuantizationConfig(bits=qe.TurboQuantBitSize.Bits2, memory=memory)
 
 
 def _filter(query: Query) -> qe.Filter | None:
