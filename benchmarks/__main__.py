@@ -3,6 +3,8 @@
 import datetime
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks import calls, encoding, loading, service, stores
@@ -30,7 +32,10 @@ def main() -> None:
     tables = []
     for name, measure in measurements.items():
         print(f"measuring: {name}", file=sys.stderr, flush=True)
-        tables.append(measure())
+        with ProcessPoolExecutor(
+            1, mp_context=get_context("spawn")
+        ) as pool:  # of its own, as TensorFlow is set up once
+            tables.append(pool.submit(measure).result())
         print(tables[-1], flush=True)
     head = (
         "# Results of the benchmarks\n\n"
