@@ -32,9 +32,8 @@ def main() -> None:
     tables = []
     for name, measure in measurements.items():
         print(f"measuring: {name}", file=sys.stderr, flush=True)
-        with ProcessPoolExecutor(
-            1, mp_context=get_context("spawn")
-        ) as pool:  # of its own, as TensorFlow is set up once
+        # in a process of its own, because a process can choose TensorFlow's number of threads only once
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             tables.append(pool.submit(measure).result())
         print(tables[-1], flush=True)
     head = (
