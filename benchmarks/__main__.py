@@ -9,14 +9,8 @@ from pathlib import Path
 
 from benchmarks import calls, encoding, loading, service, stores
 from benchmarks.table import Table, machine
-from ingest.progress import Stages
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
-
-
-def _stores() -> Table:
-    with Stages() as stages:
-        return stores.compare(list(stores.CANDIDATES), stores.ROUNDS, stages)
 
 
 def main() -> None:
@@ -26,7 +20,7 @@ def main() -> None:
         "calls": calls.compare,
         "encoding": encoding.compare,
         "loading": loading.compare,
-        "stores": _stores,
+        "stores": stores.compare_all,
     }
     print(machine())
     tables = []

@@ -46,7 +46,7 @@ _HITS = 5
 # Number of queries, and of searches before the first that is measured.
 _QUERIES, _WARM_UP = 2000, 200
 # Number of times that each candidate is built and searched.
-ROUNDS = 1
+_ROUNDS = 1
 _THUMBNAIL = thumbnail_png(next(iter(open_source("mnist", "train", limit=1))).image())
 
 
@@ -261,6 +261,12 @@ class Searched:
     memory_mb: float
 
 
+def compare_all() -> Table:
+    """Build and search every candidate."""
+    with Stages() as stages:
+        return compare(list(CANDIDATES), _ROUNDS, stages)
+
+
 def compare(names: list[str], rounds: int, stages: Stages) -> Table:
     """Build and search each candidate, and return one row for each."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -371,7 +377,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 @app.callback(invoke_without_command=True)
-def main(context: typer.Context, candidate: list[str] | None = None, rounds: int = ROUNDS) -> None:
+def main(context: typer.Context, candidate: list[str] | None = None, rounds: int = _ROUNDS) -> None:
     """Compare all candidates, or those named with --candidate."""
     if context.invoked_subcommand is None:
         print(machine())
