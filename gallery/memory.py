@@ -5,6 +5,8 @@ it is copied for the first time. The copy is in order and can be read from disk.
 parts while it stores codes, and at its end it joins them into segments as large as their graphs allow.
 """
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,12 @@ def available_memory() -> int | None:
         elif "memory" in controllers.split(","):
             limits += _limits(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes")
     return min(limits)
+
+
+def return_freed_heap() -> None:
+    """Return this process's freed heap to the system, which the C library otherwise keeps. On Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def node_segment_mb(memory_bytes: int, profile: Profile) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from encoder_service.encoder import MODELS
+from encoder_service.encoder import MODELS, PHOTOS_ENCODER
 from gallery.errors import LookalikeError
 from ingest.progress import Stages
 from ingest.sources import SourceName, open_source
@@ -54,8 +54,6 @@ _FITS = {1: "crop", 3: "squeeze"}
 # Minimum number of training steps by architecture. To reach it, training on a small source has more epochs than the
 # recipe says.
 _MIN_STEPS = {"seed": 1500, "contrastive": 1500, "photos": 1000}
-# Shipped encoder whose weights a training on a folder starts from, if it has the same architecture and input shape.
-_START = "photos"
 # Minimum number of steps and peak learning rate of a training that starts from another encoder's weights.
 _TUNING_STEPS, _TUNING_RATE = 400, 1e-3
 # Training on a folder ends early if this fraction of its epochs has passed since the best epoch. With a fifth,
@@ -147,8 +145,8 @@ def train_and_export(
     fix_seed(seed)
     autoencoder = build((size, size, channels))
     started_from = ""
-    if source not in DATASETS and not from_scratch and start.load(MODELS / _START, autoencoder):
-        started_from = _START
+    if source not in DATASETS and not from_scratch and start.load(MODELS / PHOTOS_ENCODER, autoencoder):
+        started_from = PHOTOS_ENCODER
         recipe = replace(recipe, learning_rate=_TUNING_RATE)
     background = 0 if source in DATASETS else 255
     fit_to = "crop" if source in DATASETS else _FITS[channels]

@@ -4,10 +4,8 @@ The entries are copied in small batches, so that searches need not wait long for
 in the live version's journal, and is repeated on the new version before it goes live.
 """
 
-import ctypes
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from gallery.edge import copier
 from gallery.edge.manifest import GROWN, MANIFEST, OPEN, REPLACES
+from gallery.edge.segments import size_on_disk
 from gallery.edge.version import (
     SPEC,
     LiveVersion,
@@ -27,6 +26,7 @@ from gallery.edge.version import (
 from gallery.errors import StoreDamagedError, StoreLockedError, StoreUnusableError
 from gallery.files import Lock, check_space, file_errors
 from gallery.journal import JOURNAL, journal_size, keys_between, read_journal, write_indexed
+from gallery.memory import return_freed_heap
 from gallery.plurals import counted
 
 # Number of entries per batch. Reading or writing a batch holds the GIL for 1 to 5 ms.
@@ -65,7 +65,7 @@ class EdgeCompaction:
         self._is_live = False
         with file_errors(str(self._home)):
             # the index is built beside the copy, so both take as much space as the live version
-            check_space(self._home, 2 * _bytes(live.folder))
+            check_space(self._home, 2 * size_on_disk(live.folder))
             part = _part(self._folder)
             part.mkdir()
             (part / REPLACES).write_text(live.folder.name, "utf-8")
@@ -141,9 +141,7 @@ class EdgeCompaction:
                 self._new.close()
             with file_errors(str(self._home)):
                 finish_compactions(self._home, self._folder if self._is_live else self._live.folder)
-            if sys.platform == "linux":
-                # return the freed heap of the old version to the system
-                ctypes.CDLL(None).malloc_trim(0)
+            return_freed_heap()  # that of the old version
         finally:
             self._lock.close()
 
@@ -189,12 +187,3 @@ def _remove(folder: Path) -> None:
 def _part(folder: Path) -> Path:
     """Return the path of a version that is being created or removed, and so is not a version."""
     return folder.with_name(f"{folder.name}.part")
-
-
-def _bytes(folder: Path) -> int:
-    """Return the disk space of a folder, in bytes. Edge may remove files meanwhile."""
-    size = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            size += path.stat().st_blocks * 512
-    return size

@@ -1,6 +1,7 @@
 """The segments of a shard: how Edge is to build them, and how large they are on disk."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from gallery.files import replace_file
@@ -57,8 +58,12 @@ def _graphs(folder: Path) -> list[Path]:
 
 
 def size_on_disk(folder: Path) -> int:
-    """Return the bytes on disk of all files in a folder."""
-    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+    """Return the bytes on disk of all files in a folder. Edge may remove files meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_blocks * 512
+    return size
 
 
 def unsorted_size(folder: Path) -> int:

@@ -4,9 +4,7 @@ Edge accepts NaN silently and raises a bare `Exception` for every failure. So th
 them to Edge, and translates Edge's errors.
 """
 
-import ctypes
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from gallery.edge.page_cache import ReadAhead, prefetch
 from gallery.edge.segments import CONFIG, largest_share, plan_indexing, plan_sorting, rewritten_size, unsorted_size
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
-from gallery.memory import Parts, disk_bytes
+from gallery.memory import Parts, disk_bytes, return_freed_heap
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import Memory, Profile, Quantised, find_profile, search_plan
 from gallery.spec import GallerySpec
@@ -207,9 +205,7 @@ class EdgeGallery:
             written_bytes: Bytes that this writes, before it removes as many.
         """
         check_space(self._folder, _HEADROOM + written_bytes)
-        if sys.platform == "linux":
-            # Return freed heap (0.3 KB per entry) to the system before the indexing process needs it.
-            ctypes.CDLL(None).malloc_trim(0)
+        return_freed_heap()  # 0.3 KB per entry, before the indexing process needs it
         # in a session of its own, the process does not get a terminal's Ctrl-C, after which a load ends in good order
         done = subprocess.run(
             index.command(self._folder), capture_output=True, text=True, check=False, start_new_session=True

@@ -13,12 +13,13 @@ from contextlib import closing
 
 import grpc
 
+from benchmarks.table import machine
 from encoder_service.client import Client
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
 from encoder_service.writer import NewImage
 from gallery import open_store
 from gallery.errors import LookalikeError
-from tests.soak.running import Running, judge, machine, pngs, serving, store
+from tests.soak.running import Running, judge, pngs, serving, store
 
 # Shutdowns, and as many kills.
 _TIMES = 20

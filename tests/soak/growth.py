@@ -19,10 +19,11 @@ import numpy as np
 import typer
 from PIL import Image
 
+from benchmarks.table import machine
 from encoder_service.client import Client
 from encoder_service.writer import NewImage
 from gallery.errors import LookalikeError
-from tests.soak.running import Running, digits, judge, machine, pngs, serving, store
+from tests.soak.running import Running, digits, judge, pngs, serving, store
 
 # Seconds of each window whose median is judged.
 _WINDOW_S = 5.0

@@ -11,12 +11,13 @@ from statistics import median
 
 import typer
 
+from benchmarks.table import machine
 from encoder_service.client import Client
 from encoder_service.searcher import Key, SearchRequest
 from encoder_service.writer import NewImage
 from gallery import SearchOptions
 from gallery.errors import LookalikeError
-from tests.soak.running import BIN, Running, digits, judge, load, machine, pngs, serving, store
+from tests.soak.running import BIN, Running, digits, judge, load, pngs, serving, store
 
 # Time until memory and open files count, in seconds; a third of a shorter run.
 _WARM_S = 120

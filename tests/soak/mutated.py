@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.table import machine
 from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
-from tests.soak.running import Running, judge, machine, pngs, serving, store
+from tests.soak.running import Running, judge, pngs, serving, store
 
 # Statuses that would show a fault of the service, or its end.
 _FORBIDDEN = ("INTERNAL", "UNKNOWN", "UNAVAILABLE")

@@ -21,8 +21,9 @@ import grpc
 import typer
 from google.protobuf import json_format
 
+from benchmarks.table import machine
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
-from tests.soak.running import Running, judge, machine, pngs, serving, store
+from tests.soak.running import Running, judge, pngs, serving, store
 
 _METHOD = "/encoder_service.v1.SearchService/Search"
 # Connections of h2load over gRPC, and over HTTP.

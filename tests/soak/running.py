@@ -1,7 +1,5 @@
 """A service in its own process, over a new store of MNIST, with its memory and open files."""
 
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -85,11 +83,6 @@ def digits(count: int) -> list[Image.Image]:
 def pngs(count: int) -> list[bytes]:
     """Return `digits` as PNG files."""
     return [png(digit) for digit in digits(count)]
-
-
-def machine() -> str:
-    """Describe this machine and its Python."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def judge(finding: str, passed: bool) -> bool:
