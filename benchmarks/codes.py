@@ -25,28 +25,31 @@ _SIDE = 28
 
 
 def codes_like_real(folder: Path, split: str, count: int, stages: Stages) -> NDArray[np.float32]:
-    """Return codes, (count, 128), mapped from a file. If the file does not exist, generate the codes and write it.
+    """Return codes, (count, 128), mapped from a file. If no file has as many, generate the codes and write one.
 
     Args:
         folder: Folder for the file, which takes 512 bytes per code.
         split: MNIST's split from which the digits come: "train" for a gallery, "test" for queries.
-        count: Number of codes.
+        count: Number of codes. They are the first ones of every larger number.
         stages: Shows the progress.
     """
+    for path in folder.glob(f"codes-{split}-*.npy"):
+        codes = np.load(path, mmap_mode="r")
+        if len(codes) >= count:
+            return codes[:count]  # type: ignore[no-any-return]
     path = folder / f"codes-{split}-{count}.npy"
-    if not path.exists():
-        part = path.with_suffix(".part")
-        codes = np.lib.format.open_memmap(part, "w+", np.float32, (count, 128))
-        starts = range(0, count, _CHUNK)
-        with ProcessPoolExecutor() as pool, stages.stage(f"{split} codes", count) as advance:
-            sizes = [min(_CHUNK, count - start) for start in starts]
-            chunks = pool.map(_distorted_codes, [split] * len(starts), starts, sizes)
-            for start, chunk in zip(starts, chunks, strict=True):
-                codes[start : start + len(chunk)] = chunk
-                advance(len(chunk))
-        codes.flush()
-        part.rename(path)
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    part = path.with_suffix(".part")
+    codes = np.lib.format.open_memmap(part, "w+", np.float32, (count, 128))
+    starts = range(0, count, _CHUNK)
+    with ProcessPoolExecutor() as pool, stages.stage(f"{split} codes", count) as advance:
+        sizes = [min(_CHUNK, count - start) for start in starts]
+        chunks = pool.map(_distorted_codes, [split] * len(starts), starts, sizes)
+        for start, chunk in zip(starts, chunks, strict=True):
+            codes[start : start + len(chunk)] = chunk
+            advance(len(chunk))
+    codes.flush()
+    part.rename(path)
+    return codes
 
 
 _digits: dict[str, list[Image.Image]] = {}

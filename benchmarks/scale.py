@@ -262,7 +262,7 @@ def build_within(
         home = folder / f"built-{profile}-{count}-{limit_mb}"
         shutil.rmtree(home, ignore_errors=True)
         with Stages() as stages:
-            codes_like_real(folder, "train", max(count, *_GROWTH), stages)
+            codes = codes_like_real(folder, "train", count, stages)
             begun = time.perf_counter()
             before_s = _children_cpu_s()
             drop_caches()
@@ -275,7 +275,6 @@ def build_within(
                 print(f"| {limit_mb or 'none'} | ended with {done.returncode} after {whole_s:.0f} s |", flush=True)
                 continue
             store_s, index_s, segments = json.loads(done.stdout)
-            codes = codes_like_real(folder, "train", max(count, *_GROWTH), stages)[:count]
             queries, answers = questions(folder, codes, stages)
             with stages.stage("searching", None):
                 served = serve(home / "scale" / "v1" / "shard", PROFILES[profile], queries, answers, limit_mb)
@@ -297,11 +296,11 @@ def build_inside(
 ) -> None:
     """Build a gallery as a load does. `build` runs this in a cgroup."""
     thumbnails = _thumbnails()
-    codes = np.load(folder / f"codes-train-{max(count, *_GROWTH)}.npy", mmap_mode="r")[:count]
     spec = GallerySpec("scale", "mnist", "f" * 64, 128, profile=profile)
     begun = time.perf_counter()
     memory_bytes = limit_mb * 2**20 or None
     with closing(EdgeStore(home).build(spec, memory_bytes=memory_bytes)) as build, Stages() as stages:
+        codes = codes_like_real(folder, "train", count, stages)
         with stages.stage("storing", count) as advance:
             for start in range(0, count, _BATCH):
                 batch = enumerate(np.array(codes[start : start + _BATCH]), start)
@@ -327,7 +326,7 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
     recorded = {}
     for stored in PROFILES.values():
         with Stages() as stages:
-            codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
+            codes = codes_like_real(folder, "train", count, stages)
             built = _built(folder, codes, stored, stages)
             queries, answers = questions(folder, codes, stages)
             served = serve(built.shard, stored, queries, answers, 0)
@@ -362,7 +361,7 @@ def _blocks(shard: Path, pattern: str) -> list[int]:
 
 def _row(folder: Path, name: str, stored: Profile, count: int, memory_mb: int) -> tuple[Built, Served | None]:
     with Stages() as stages:
-        codes = codes_like_real(folder, "train", max(_GROWTH), stages)[:count]
+        codes = codes_like_real(folder, "train", count, stages)
         queries, answers = questions(folder, codes, stages)
         built = _built(folder, codes, stored, stages)
         with stages.stage("searching", None):
