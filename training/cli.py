@@ -72,13 +72,6 @@ def train(
         int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
     ] = 7,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to train on.")] = None,
-    quantise: Annotated[
-        bool,
-        typer.Option(
-            "--quantise",
-            help="Quantise the encoder to 8 bits: three times as fast, but codes differ slightly between processors.",
-        ),
-    ] = False,
     from_scratch: Annotated[
         bool,
         typer.Option("--from-scratch", help="Start from random weights, not from those of the shipped encoder photos."),
@@ -122,7 +115,6 @@ def train(
         limit=limit,
         from_scratch=from_scratch,
         resume=resume,
-        quantise=quantise,
     )
     if as_json:
         print(json.dumps(card))

@@ -100,7 +100,6 @@ def train_and_export(
     limit: int | None = None,
     from_scratch: bool = False,
     resume: bool = False,
-    quantise: bool = False,
 ) -> dict[str, Any]:
     """Train an architecture on a source and write the encoder with its model card and pictures.
 
@@ -120,7 +119,6 @@ def train_and_export(
         from_scratch: Whether to start from random weights. Otherwise, a training on a path starts from the weights of
             the shipped encoder `photos`, if that has the same architecture and input shape.
         resume: Whether to resume an interrupted training of this encoder.
-        quantise: Whether to quantise the encoder and the decoder to 8 bits; see `training.export`.
 
     Returns:
         The model card.
@@ -177,7 +175,7 @@ def train_and_export(
             "seed": seed,
             **_card(trained, held_out),
         }
-        encoder = export(trained.model, card, held_out, out, quantise=quantise, halve=arch == "photos")
+        encoder = export(trained.model, card, train, held_out, out, quantise=arch != "seed")
         if arch == "photos":
             start.save(out, trained.weights)
         draw(out, encoder, trained.history, inputs(held_out[:_PICTURED]))

@@ -249,8 +249,7 @@ def test_statistics_are_those_of_images_as_they_are() -> None:
     assert normalisation.momentum == 0.5
 
 
-@pytest.mark.parametrize(("how", "size"), [("quantise", 1 / 3), ("halve", 0.55)])
-def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: Path, how: str, size: float) -> None:
+def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: Path) -> None:
     from training import model
     from training.export import export
     from training.fit import fix_seed
@@ -260,13 +259,16 @@ def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: 
     pixels = np.random.default_rng(1).integers(0, 256, (80, 28, 28, 1), np.uint8)
     card: dict[str, Any] = {"background": 0, "metrics": {}}
     plain, quantised = (
-        export(autoencoder, card, pixels, tmp_path / name, **{how: name == "quantised"})
+        export(autoencoder, card, pixels, pixels, tmp_path / name, quantise=name == "quantised")
         for name in ("plain", "quantised")
     )
     sizes = [(encoder.folder / "encoder.tflite").stat().st_size for encoder in (plain, quantised)]
-    assert sizes[1] < sizes[0] * size
+    assert sizes[1] < sizes[0] * 0.7
     inputs = pixels.astype(np.float32) / np.float32(255)
     codes, plain_codes = quantised.encode(inputs), plain.encode(inputs)
     assert np.linalg.norm(codes - plain_codes, axis=1).max() < 0.2
     np.testing.assert_array_equal(codes[:64], np.concatenate([quantised.encode(row[None]) for row in inputs[:64]]))
+    # differences as small as those between processors are rounded away before they can grow
+    rounded = (inputs * np.float32(1 + 1e-6)).clip(0, 1)
+    assert np.linalg.norm(quantised.encode(rounded) - codes, axis=1).max() < 1e-4
     assert 0 < json.loads((quantised.folder / "encoder.json").read_text())["quantisation"]["code_change"] < 0.2
