@@ -34,7 +34,7 @@ CARD_FORMAT = 1
 """Version of the model card's format. A release that changes the meaning of a field must increase it."""
 
 _CARD = "encoder.json"
-# Encoders that earlier releases shipped, each in a folder named by the first eight digits of its fingerprint.
+# Encoders that were shipped before, each in a folder named by the first eight digits of its fingerprint.
 _EARLIER = MODELS / "earlier"
 _DIGIT_FRAMING = "digit"
 # Number of inputs per run of the model: LiteRT is fastest with this many. If a call's inputs do not divide evenly into
