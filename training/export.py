@@ -3,9 +3,9 @@
 The files are compared with the trained model before they are put into place.
 
 Convolutions are quantised: their weights, inputs and outputs are 8-bit integers, with ranges that are measured on
-training images. On processors with 8-bit dot products, encoding is then three times as fast. Sums of integers are exact,
-so a code depends neither on the other images of a batch nor on the processor. All other layers, such as the dense ones
-that make the code, compute with 32 bits.
+training images. On processors with 8-bit dot products, encoding is then three times as fast. Sums of integers are
+exact, so a code depends neither on the other images of a batch nor on the processor. All other layers, such as the
+dense ones that make the code, compute with 32 bits.
 """
 
 import contextlib
