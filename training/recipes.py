@@ -54,8 +54,8 @@ _FITS = {1: "crop", 3: "squeeze"}
 # Minimum number of training steps by architecture. To reach it, training on a small source has more epochs than the
 # recipe says.
 _MIN_STEPS = {"seed": 1500, "contrastive": 1500, "photos": 1000}
-# Minimum number of steps and peak learning rate of a training that starts from another encoder's weights.
-_TUNING_STEPS, _TUNING_RATE = 400, 1e-3
+# Peak learning rate of a training that starts from another encoder's weights.
+_TUNING_RATE = 1e-3
 # Training on a folder ends early if this fraction of its epochs has passed since the best epoch. With a fifth,
 # trainings ended before the learning rate fell, because the loss on few held-out images varies from epoch to epoch.
 _PATIENCE = 0.5
@@ -151,8 +151,7 @@ def train_and_export(
     with _state_folder(out, resume) as state:
         with Stages() as stages:
             train, held_out = _read(source, (size, size, channels), background, fit_to, limit, seed, state, stages)
-            min_steps = _TUNING_STEPS if started_from else _MIN_STEPS[arch]
-            recipe = _fitted(recipe, min_steps, source, len(train), epochs)
+            recipe = _fitted(recipe, _MIN_STEPS[arch], source, len(train), epochs)
             if started_from:
                 stages.say(f"starting from the weights of the encoder {started_from} (--from-scratch for random ones)")
             if is_timed:
