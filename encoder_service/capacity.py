@@ -208,17 +208,23 @@ def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
     slot = _current_slot.get()
     if slot:
         slot.give_way()
-    with _budget.hold(_pixel_count(image)):
-        yield images.decode(image) if isinstance(image, bytes) else image
-
-
-def _pixel_count(image: bytes | Image.Image) -> int:
-    """Return the weighted pixels of a file, by its header; 0 for a file that `images.decode` will reject."""
     if isinstance(image, Image.Image):
-        return image.width * image.height
-    try:
-        with Image.open(io.BytesIO(image)) as header:
-            count = weighted_pixels(header)
-    except Exception:  # Pillow raises many types; `images.decode` fails on the same file and reports the error
-        return 0
+        with _budget.hold(image.width * image.height):
+            yield image
+        return
+    header = _header(image)
+    with _budget.hold(_pixel_count(header) if header else 0):
+        yield images.decode(image, header=header)
+
+
+def _header(file: bytes) -> Image.Image | None:
+    """Open an image file without decoding its pixels. Return None for a file that `images.decode` will reject."""
+    with suppress(Exception):  # Pillow raises many types; `images.decode` fails on the same file and reports the error
+        return Image.open(io.BytesIO(file))
+    return None
+
+
+def _pixel_count(header: Image.Image) -> int:
+    """Return the weighted pixels of a file, or 0 if it has too many, so that `images.decode` will reject it."""
+    count = weighted_pixels(header)
     return count if count <= LIMITS.max_image_pixels else 0

@@ -50,13 +50,14 @@ with suppress(ImportError):  # `pillow_heif` comes with the extra `heif`
     importlib.import_module("pillow_heif").register_heif_opener()
 
 
-def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
+def decode(data: bytes, limits: Limits = LIMITS, header: Image.Image | None = None) -> Image.Image:
     """Decode an image file as a viewer shows it: upright, first frame, 8 bits per channel, sRGB.
 
     Args:
         data: A file of any format that Pillow reads, except EPS and IPTC. HEIC needs the extra `heif`. A JPEG may lack
             up to 5 % of its pixels at the end.
         limits: Limits to apply; by default, 10 MiB and 64 million pixels. A WebP may have three quarters of the pixels.
+        header: The same file, opened by Pillow, if the caller has opened it already.
 
     Returns:
         An image of mode L, RGB or, if it has transparency, RGBA. An image of more than 16 million pixels is returned at
@@ -72,7 +73,7 @@ def decode(data: bytes, limits: Limits = LIMITS) -> Image.Image:
         raise ImageTooLargeError(f"image: expected at most {limits.max_image_bytes:,} bytes, got {len(data):,}")
     try:
         try:
-            image = _load(data, limits)
+            image = _load(data, limits, header)
         except ValueError:  # Pillow rejects PNGs with very long texts or colour profiles: decode without them
             if not data.startswith(_PNG):
                 raise
@@ -112,9 +113,9 @@ def weighted_pixels(image: Image.Image) -> int:
     return int(pixels * _WEBP_WEIGHT) if image.format == "WEBP" else pixels
 
 
-def _load(data: bytes, limits: Limits) -> Image.Image:
+def _load(data: bytes, limits: Limits, header: Image.Image | None = None) -> Image.Image:
     """Decode the pixels of an image file. Large JPEG and JPEG 2000 files are decoded at half their width and height."""
-    image = Image.open(io.BytesIO(data))
+    image = header or Image.open(io.BytesIO(data))
     check_pixel_count(*image.size, limits)
     if weighted_pixels(image) > limits.max_image_pixels:
         raise ImageTooLargeError(

@@ -130,7 +130,7 @@ def test_all_calls_and_streams_decode_within_one_budget(server: Server, monkeypa
     decoding = most = 0
     decode = images.decode
 
-    def counted(data: bytes) -> Image.Image:
+    def counted(data: bytes, header: Image.Image | None) -> Image.Image:
         nonlocal decoding, most
         with lock:
             decoding += 1
@@ -138,7 +138,7 @@ def test_all_calls_and_streams_decode_within_one_budget(server: Server, monkeypa
         time.sleep(0.02)
         with lock:
             decoding -= 1
-        return decode(data)
+        return decode(data, header=header)
 
     monkeypatch.setattr(images, "decode", counted)
     large = png(Image.new("L", (800, 800)))  # only one fits
