@@ -36,6 +36,8 @@ from gallery.errors import InvalidInputError, KeyNotFoundError, NotFoundError
 
 if TYPE_CHECKING:
     from encoder_service.client import Client
+    from encoder_service.rpc.server import Server
+    from encoder_service.rpc.workers import Workers
 
 # The format of a contact sheet, by the ending of its name.
 _SHEET_FORMATS = {"": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -118,9 +120,7 @@ def serve(config: Config) -> None:
 
     signals = EndingSignals()
     begin_logging(config.log_format, config.log_level)
-    from encoder_service.rpc.server import Server  # only now: gRPC reads its log level when it is imported
-
-    with Server(open_store(config.store), load_encoder(config.encoder), config) as server:
+    with _server(config) as server:
         print(f"serving on {server.address}", flush=True)
         if config.http_port is not None:
             scheme = "https" if config.tls_cert_file else "http"
@@ -128,6 +128,17 @@ def serve(config: Config) -> None:
         if config.metrics_port is not None:
             print(f"metrics on http://{joined(config.metrics_host, server.metrics_port)}/metrics", flush=True)
         server.wait_for_signal(signals)
+
+
+def _server(config: Config) -> "Server | Workers":
+    # imported only now: gRPC reads its log level, which `begin_logging` sets, when it is imported
+    if config.workers > 1:
+        from encoder_service.rpc.workers import Workers
+
+        return Workers(config)
+    from encoder_service.rpc.server import Server
+
+    return Server(open_store(config.store), load_encoder(config.encoder), config)
 
 
 @app.command("config")

@@ -28,7 +28,14 @@ class HttpServer:
         port: The port that it listens on.
     """
 
-    def __init__(self, app: ASGIApp, addresses: Sequence[str], port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        addresses: Sequence[str],
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        reuse_port: bool = False,
+    ) -> None:
         """Bind the port. No request is answered yet.
 
         Args:
@@ -36,6 +43,7 @@ class HttpServer:
             addresses: Addresses to listen on, IPv4 and IPv6 without brackets.
             port: Port to listen on; 0 picks a free one.
             tls: Settings for HTTPS; None for HTTP.
+            reuse_port: Let other processes of the same user, which ask for it too, listen on the same port.
 
         Raises:
             ServiceError: The port can't be bound.
@@ -43,7 +51,7 @@ class HttpServer:
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request
         self._sockets: list[socket.socket] = []
         for address in addresses:
-            self._sockets.append(_bound(address, port))
+            self._sockets.append(_bound(address, port, reuse_port))
             port = self._sockets[0].getsockname()[1]
         self.port = port
         self._uvicorn = uvicorn.Server(
@@ -86,12 +94,14 @@ class HttpServer:
             bound.close()
 
 
-def _bound(address: str, port: int) -> socket.socket:
+def _bound(address: str, port: int, reuse_port: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     # asyncio switches Nagle's algorithm off, which would delay each answer by 40 ms, only if the protocol is named
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((address, port))

@@ -5,6 +5,7 @@ Each field of `Config` becomes a flag of `encoder-service serve`, an environment
 
 import os
 import re
+import socket
 import sys
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -87,18 +88,29 @@ class Config:
     insecure: bool = field(
         default=False, metadata=_setting("INSECURE", "Accept unencrypted calls from anyone who can reach the port.")
     )
+    workers: int = field(
+        default=1,
+        metadata=_setting(
+            "WORKERS",
+            "Number of processes that answer calls on the same port. More than 1 needs a Qdrant server as --store. "
+            "Limits such as --max-concurrent-calls apply to each process.",
+            1,
+        ),
+    )
     max_concurrent_calls: int = field(
         default=LIMITS.max_concurrent_call_count,
         metadata=_setting(
             "MAX_CONCURRENT_CALLS",
-            "Maximum concurrent calls, including queued calls; further calls are rejected.",
+            "Maximum concurrent calls of each worker, including queued calls; further calls are rejected.",
             1,
             1000,
         ),
     )
     max_streams: int = field(
         default=LIMITS.max_concurrent_stream_count,
-        metadata=_setting("MAX_STREAMS", "Maximum concurrent streams; further streams are rejected.", 1, 1000),
+        metadata=_setting(
+            "MAX_STREAMS", "Maximum concurrent streams of each worker; further streams are rejected.", 1, 1000
+        ),
     )
     compact: bool = field(
         default=True,
@@ -152,12 +164,27 @@ class Config:
             raise InvalidInputError("--tls-client-ca-file: expected --tls-cert-file and --tls-key-file with it")
         if self.http_port is not None and self.host.startswith("unix:"):
             raise InvalidInputError(f"--http-port: expected --host to be a name or an address, got {self.host}")
+        if self.workers > 1:
+            self._check_port_can_be_shared()
         authenticates = self.tokens_file or self.tls_client_ca_file
         if not (is_local(self.host) or self.insecure or (self.tls_cert_file and authenticates)):
             raise InvalidInputError(
                 f"--host {self.host} exposes the service to other machines: expected --tls-cert-file, --tls-key-file "
                 "and --tokens-file (or --tls-client-ca-file) with it, or --insecure to accept anyone"
             )
+
+    def _check_port_can_be_shared(self) -> None:
+        if not self.store.startswith(("http:", "https:")):
+            raise InvalidInputError(
+                f"--workers {self.workers}: expected a Qdrant server as --store, because only one process can open a "
+                f"local store, got {self.store}"
+            )
+        if self.host.startswith("unix:"):
+            raise InvalidInputError(f"--workers: expected --host to be a name or an address, got {self.host}")
+        if self.http_port == self.port != 0:
+            raise InvalidInputError(f"--http-port: expected another port than --port, got {self.port} for both")
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise InvalidInputError("--workers: expected a system with SO_REUSEPORT, such as Linux: use --workers 1")
 
     @property
     def limits(self) -> Limits:

@@ -8,20 +8,27 @@ from pythonjsonlogger.json import JsonFormatter
 from encoder_service.rpc.config import LogFormat, LogLevel
 
 
-def begin_logging(style: LogFormat, level: LogLevel) -> None:
+def begin_logging(style: LogFormat, level: LogLevel, with_process: bool = False) -> None:
     """Configure the logging of this process.
 
     Args:
         style: Text or JSON. A line about a call has the call's `request_id`.
         level: Minimum severity of the lines that are logged.
+        with_process: Begin each message with the name of this process, such as "worker-1"; in JSON, add the field
+            `process`.
     """
     handler = logging.StreamHandler()
+    process = "%(processName)s " if with_process else ""
     if style is LogFormat.JSON:
-        renamed = {"asctime": "time", "levelname": "level", "name": "logger"}
-        handler.setFormatter(JsonFormatter("%(asctime)s %(levelname)s %(name)s %(message)s", rename_fields=renamed))
+        renamed = {"asctime": "time", "levelname": "level", "name": "logger", "processName": "process"}
+        handler.setFormatter(
+            JsonFormatter(f"%(asctime)s %(levelname)s %(name)s {process}%(message)s", rename_fields=renamed)
+        )
     else:
         handler.setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(request_id)s %(message)s", defaults={"request_id": "-"})
+            logging.Formatter(
+                f"%(asctime)s %(levelname)s %(request_id)s {process}%(message)s", defaults={"request_id": "-"}
+            )
         )
     # stop gRPC's C core from logging failed handshakes and rejected calls
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -99,36 +99,38 @@ class Metrics:
         """
         self.registry.register(_Galleries(galleries, fingerprint))
 
-    def serve(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
-        """Start the HTTP server that Prometheus scrapes.
 
-        Args:
-            host: Address to listen on.
-            port: Port to listen on; 0 picks a free one.
+def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> tuple[int, Callable[[], None]]:
+    """Start the HTTP server that Prometheus scrapes.
 
-        Returns:
-            The port, and a function that stops the HTTP server.
+    Args:
+        registry: The metrics.
+        host: Address to listen on.
+        port: Port to listen on; 0 picks a free one.
 
-        Raises:
-            ServiceError: The port can't be bound.
-        """
-        try:
-            family, _, _, _, address = socket.getaddrinfo(bare(host), port, type=socket.SOCK_STREAM)[0]
-            server = _HttpServer.at(family, address)
-        except OSError as error:
-            raise ServiceError(
-                f"can't listen on {joined(host, port)} for metrics: {error.strerror}: choose another --metrics-port"
-            ) from error
-        server.set_app(make_wsgi_app(self.registry))
-        thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-        thread.start()
+    Returns:
+        The port, and a function that stops the HTTP server.
 
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    Raises:
+        ServiceError: The port can't be bound.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(bare(host), port, type=socket.SOCK_STREAM)[0]
+        server = _HttpServer.at(family, address)
+    except OSError as error:
+        raise ServiceError(
+            f"can't listen on {joined(host, port)} for metrics: {error.strerror}: choose another --metrics-port"
+        ) from error
+    server.set_app(make_wsgi_app(registry))
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
 
-        return server.server_port, stop
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return server.server_port, stop
 
 
 class _Galleries(Collector):

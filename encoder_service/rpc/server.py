@@ -24,7 +24,7 @@ from encoder_service.rpc.calls import CallInterceptor
 from encoder_service.rpc.config import Config
 from encoder_service.rpc.health import NAME as HEALTH_NAME
 from encoder_service.rpc.health import Health
-from encoder_service.rpc.metrics import Metrics
+from encoder_service.rpc.metrics import Metrics, serve_metrics
 from encoder_service.rpc.pools import CallPool, Pool, StreamPool, Sweeper
 from encoder_service.rpc.reflection import reflection_handlers
 from encoder_service.rpc.servicers import EncoderServicer, GalleryServicer, SearchServicer
@@ -84,8 +84,6 @@ _OPTIONS = (
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING_CALLS),
     ("grpc.max_receive_message_length", LIMITS.max_message_bytes),
     ("grpc.max_send_message_length", LIMITS.max_message_bytes),
-    # if on, two services can bind the same port by mistake, and each receives half of the calls
-    ("grpc.so_reuseport", 0),
 )
 
 SERVICES = (
@@ -114,6 +112,7 @@ class Server:
         port: The port on which the server listens.
         address: The address on which the server listens, HOST:PORT or unix:PATH.
         http_port: The port on which the HTTP server listens. It is set only if the settings ask for HTTP.
+        registry: The metrics.
         metrics_port: The port of the metrics. It is set by `start`, and only if the settings ask for metrics.
     """
 
@@ -138,6 +137,7 @@ class Server:
         self._traces = Traces() if config.traces else None
         self._metrics = Metrics(self._traces)
         self._metrics.watch(self._galleries.overview, encoder.spec.fingerprint)
+        self.registry = self._metrics.registry
         self._stop_metrics: Callable[[], None] | None = None
         calls = CallPool(config.max_concurrent_calls, _OVERLOAD_LIMIT)
         streams = StreamPool(config.max_streams)
@@ -151,7 +151,9 @@ class Server:
             *([self._traces.interceptor] if self._traces else []),
             CallInterceptor(_MAX_EXECUTING, calls, streams, self._metrics),
         ]
-        self._grpc = grpc.server(self._health.pool, interceptors=interceptors, options=_OPTIONS)
+        # if on, several processes can bind the same port: the workers of one service, but also two services by mistake
+        reuse_port = ("grpc.so_reuseport", int(config.workers > 1))
+        self._grpc = grpc.server(self._health.pool, interceptors=interceptors, options=(*_OPTIONS, reuse_port))
         handlers = Handlers(interceptors)
         self._register(handlers)
         self.port = self._bind()
@@ -190,8 +192,8 @@ class Server:
         if self._http:
             self._http.start()
         if self._config.metrics_port is not None:
-            self.metrics_port, self._stop_metrics = self._metrics.serve(
-                self._config.metrics_host, self._config.metrics_port
+            self.metrics_port, self._stop_metrics = serve_metrics(
+                self.registry, self._config.metrics_host, self._config.metrics_port
             )
         self._report_ready(True, _ENCODER_NAMES)
         self._galleries.follow(partial(self._report_ready, names=_STORE_NAMES))
@@ -302,7 +304,7 @@ class Server:
             origins=(config.http_origin,) if config.http_origin else (),
         )
         addresses = [bare(address) for address in resolved(config.host, port)]
-        return HttpServer(app, addresses, port, http_tls(config))
+        return HttpServer(app, addresses, port, http_tls(config), reuse_port=config.workers > 1)
 
     def _report_ready(self, ready: bool, names: Iterable[str]) -> None:
         for name in names:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -27,12 +28,17 @@ class EndingSignals:
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._receive)
 
-    def wait(self) -> None:
-        """Wait for the first signal."""
+    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait for the first signal.
+
+        Args:
+            meanwhile: Called about every 0.1 s until then.
+        """
         self._is_starting = False
         # A `threading.Event` could deadlock here: the handler would set it while `Event.wait`, which the handler has
         # interrupted, holds the event's lock.
         while not self.count:
+            meanwhile()
             time.sleep(_POLL_S)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
