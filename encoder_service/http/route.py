@@ -79,7 +79,7 @@ class RpcRoute:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if request.method == "POST" and content_type in GRPC_WEB_TYPES:
             return GrpcWeb(request, content_type)
-        return Connect(request, content_type)
+        return Connect(request, content_type, self._handlers.only_reads(request.scope["path"]))
 
     def _refusal(self, path: str) -> Answer | None:
         unimplemented = grpc.StatusCode.UNIMPLEMENTED
