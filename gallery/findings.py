@@ -1,7 +1,8 @@
 """The results that commands keep with a version: how precise searches are, and how many images are duplicates.
 
-They are in a file in the folder of the version's local files, which is not part of the version's manifest, so that the
-commands can run while a service has the version open.
+A change of the images discards them, because they may no longer hold. They are in a file in the folder of the version's
+local files, which is not part of the version's manifest, so that the commands can run while a service has the version
+open.
 """
 
 import json
@@ -54,3 +55,9 @@ def add_findings(folder: Path, **found: Any) -> None:
     content = {FORMAT_KEY: _FORMAT, **asdict(replace(read_findings(folder), **found))}
     with suppress(OSError):
         replace_file(folder / FINDINGS, (json.dumps(content) + "\n").encode())
+
+
+def discard_findings(folder: Path) -> None:
+    """Remove the findings in a folder, because the images change. In a read-only folder, do nothing."""
+    with suppress(OSError):
+        (folder / FINDINGS).unlink(missing_ok=True)

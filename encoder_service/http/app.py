@@ -12,8 +12,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from encoder_service.http.connect import ConnectRoute
 from encoder_service.http.handlers import Handlers
+from encoder_service.http.route import RpcRoute
 
 PAGE = Path(__file__).parent / "page"
 """The built files of the search page, whose source is the folder `web`."""
@@ -54,7 +54,7 @@ def http_app(handlers: Handlers, hosts: Sequence[str] = (), origins: Sequence[st
         )
     return Starlette(
         routes=[
-            Route("/{service}/{method}", ConnectRoute(handlers)),
+            Route("/{service}/{method}", RpcRoute(handlers)),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ],
         middleware=middleware,

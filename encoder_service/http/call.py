@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
+from encoder_service.errors import RequestError
 from encoder_service.http.handlers import CallDetails, Metadatum
 
 
@@ -25,12 +26,14 @@ class Answer(NamedTuple):
         content: The serialised response; empty if the status is not OK.
         message: The error's message; empty if the status is OK.
         metadata: Trailing metadata.
+        http_status: HTTP status, if the gRPC status alone does not determine it; None otherwise.
     """
 
     status: grpc.StatusCode
     content: bytes = b""
     message: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    http_status: int | None = None
 
 
 class HttpCall:
@@ -61,13 +64,19 @@ class HttpCall:
         self.call = _Connection(self._context.peer(), self._cancel_from_thread)
         self.answer: asyncio.Future[Answer] = self._loop.create_future()
 
-    def start(self, handler: Any) -> None:
-        """Run a handler in the pool that admission has chosen. A handler that rejects the call reads no request."""
+    def start(self, handler: Any, unpack: Callable[[bytes], bytes]) -> None:
+        """Run a handler in the pool that admission has chosen.
+
+        Args:
+            handler: The handler. One that rejects the call reads no request.
+            unpack: Returns the message in the content of the request, or raises RequestError. The pool's thread calls
+                it.
+        """
         behaviour = handler.unary_unary or handler.stream_stream
-        behaviour.experimental_thread_pool.submit(self._run, behaviour, handler.unary_unary is not None, self)
+        behaviour.experimental_thread_pool.submit(self._run, behaviour, unpack if handler.unary_unary else None, self)
 
     def received(self, content: bytes) -> None:
-        """Pass the request to the handler, which waits for it."""
+        """Pass the content of the request to the handler, which waits for it."""
         if not self._request.done():
             self._request.set_result(content)
 
@@ -83,13 +92,17 @@ class HttpCall:
         self.end(Answer(grpc.StatusCode.CANCELLED))
         self._context.close()
 
-    def _run(self, behaviour: Callable[[Any, Any], Any], reads: bool, call: "HttpCall") -> None:
+    def _run(
+        self, behaviour: Callable[[Any, Any], Any], unpack: Callable[[bytes], bytes] | None, call: "HttpCall"
+    ) -> None:
         """Execute the handler, in a thread of a pool. The pool finds the call among the arguments."""
         context = self._context
         try:
-            content = behaviour(self._request.result() if reads else None, context)
+            content = behaviour(unpack(self._request.result()) if unpack else None, context)
         except ConnectionAbortedError:
             return
+        except RequestError as error:
+            answer = Answer(grpc.StatusCode.INVALID_ARGUMENT, message=error.message)
         except Exception:
             status, message = context.status or (grpc.StatusCode.INTERNAL, "Unexpected error.")
             answer = Answer(status, message=message, metadata=context.trailing)

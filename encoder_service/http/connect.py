@@ -1,21 +1,20 @@
-"""Unary RPCs by the Connect protocol: a POST of JSON or protobuf, and errors as {"code", "message"}.
+"""Unary RPCs by the Connect protocol: JSON or protobuf in a POST or an address, and errors as {"code", "message"}.
 
-The protocol is specified at https://connectrpc.com/docs/protocol. Requests by GET and streams are not offered.
+The protocol is specified at https://connectrpc.com/docs/protocol. Streams are not offered.
 """
 
-import asyncio
+import base64
+import binascii
 import json
-import random
-from contextlib import suppress
-from typing import NamedTuple
+from urllib.parse import parse_qsl
 
 import grpc
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from encoder_service.http.call import Answer, HttpCall
-from encoder_service.http.handlers import JSON, PROTO, CallDetails, Handlers, Metadatum
+from encoder_service.errors import RequestError
+from encoder_service.http.call import Answer
+from encoder_service.http.handlers import JSON, PROTO
 from encoder_service.limits import LIMITS
 
 # HTTP status of each gRPC status, from the protocol's specification. Others get 500.
@@ -36,128 +35,101 @@ _HTTP_STATUSES = {
 }
 # Content encodings of a request. The codec recognises gzip by its first bytes.
 _ENCODINGS = ("", "identity", "gzip")
-# Range of the seconds by which the answer to a rejected call is held back. A connection has one call at a time, so this
-# slows down clients that call again at once. Each rejected call takes processor time, which the accepted calls need.
-_REJECTION_DELAY_S = (0.1, 0.3)
+# Values of the header sec-fetch-site with which a browser says that no other web page has made the request. A browser
+# sends any page's GET to any service, and only withholds the answer. It sends a POST of these content types only if the
+# service permits the page's origin.
+_OWN_SITES = ("none", "same-origin")
 # Maximum digits of the header that has the timeout, from the protocol's specification.
 _MAX_TIMEOUT_DIGITS = 10
 
 
-class _Refusal(NamedTuple):
-    """An answer to a request that is not a call of this protocol."""
+class Connect:
+    """A request and its response by the Connect protocol. See `route.Exchange`."""
 
-    http_status: int
-    status: grpc.StatusCode
-    message: str
-    headers: dict[str, str]
+    def __init__(self, request: Request, content_type: str, only_reads: bool) -> None:
+        """Take a request.
 
+        Args:
+            request: The request.
+            content_type: Its content type, without parameters.
+            only_reads: Whether its RPC has no side effects, so that it may be called by GET.
+        """
+        self._request = request
+        self._methods = ("GET", "POST") if only_reads else ("POST",)
+        self._is_get = request.method == "GET"
+        self._parameters = _parameters(request) if self._is_get else {}
+        self.form = f"application/{self._parameters.get('encoding')}" if self._is_get else content_type
+        self.max_bytes = LIMITS.max_message_bytes
 
-class ConnectRoute:
-    """Answers the RPCs. An ASGI application for paths of the form /package.Service/Method."""
-
-    def __init__(self, handlers: Handlers) -> None:
-        """Take the handlers of the RPCs."""
-        self._handlers = handlers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        request = Request(scope, receive)
-        refusal = self._refusal(request)
-        if refusal:
-            response = _error(refusal.status, refusal.message, refusal.http_status, refusal.headers)
-            await response(scope, receive, send)
-            return
-        content_type = _content_type(request)
-        call = HttpCall(_details(request), scope["client"], _timeout_s(request), request.state.abort)
-        reading = asyncio.ensure_future(_read(request, call))
-        try:
-            call.start(self._handlers.find(call.call_details, content_type))
-            answer = await _answer(call, _timeout_s(request))
-            if answer.status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                await asyncio.sleep(random.uniform(*_REJECTION_DELAY_S))
-            await _send(send, answer, content_type)
-        finally:
-            reading.cancel()
-            call.close()
-
-    def _refusal(self, request: Request) -> _Refusal | None:
-        path = request.scope["path"]
-        unimplemented = grpc.StatusCode.UNIMPLEMENTED
-        if self._handlers.is_stream(path):
-            return _Refusal(501, unimplemented, f"{path} is a stream: call it over gRPC", {})
-        if not self._handlers.knows(path):
-            return _Refusal(404, unimplemented, "expected the path of an RPC, /encoder_service.v1.SERVICE/METHOD", {})
-        if request.method != "POST":
-            return _Refusal(405, unimplemented, f"expected POST, got {request.method}", {"allow": "POST"})
-        if _content_type(request) not in (JSON, PROTO):
-            message = f"expected the content type {JSON} or {PROTO}"
-            return _Refusal(415, unimplemented, message, {"accept-post": f"{JSON}, {PROTO}"})
-        if request.headers.get("content-encoding", "") not in _ENCODINGS:
-            message = "expected the content encoding identity or gzip"
-            return _Refusal(501, unimplemented, message, {"accept-encoding": "identity, gzip"})
-        timeout = request.headers.get("connect-timeout-ms", "0")
+    def refusal(self) -> Answer | None:
+        """Return the answer to a request that is not a call of this protocol; None for a call."""
+        headers = self._request.headers
+        if self._request.method not in self._methods:
+            message = f"expected {' or '.join(self._methods)}, got {self._request.method}"
+            return _refusal(405, message, ("allow", ", ".join(self._methods)))
+        if self.form not in (JSON, PROTO):
+            expected = "encoding=json or encoding=proto" if self._is_get else f"the content type {JSON} or {PROTO}"
+            return _refusal(415, f"expected {expected}", ("accept-post", f"{JSON}, {PROTO}"))
+        if self._is_get and (problem := self._problem_of_get()):
+            return problem
+        encoding = self._parameters.get("compression", "") if self._is_get else headers.get("content-encoding", "")
+        if encoding not in _ENCODINGS:
+            message = f"expected the {'compression' if self._is_get else 'content encoding'} identity or gzip"
+            return _refusal(501, message, ("accept-encoding", "identity, gzip"))
+        timeout = headers.get("connect-timeout-ms", "0")
         if not (timeout.isascii() and timeout.isdigit() and len(timeout) <= _MAX_TIMEOUT_DIGITS):
             message = f"connect-timeout-ms: expected milliseconds of at most {_MAX_TIMEOUT_DIGITS} digits"
-            return _Refusal(400, grpc.StatusCode.INVALID_ARGUMENT, message, {})
+            return Answer(grpc.StatusCode.INVALID_ARGUMENT, message=message)
         return None
 
+    def _problem_of_get(self) -> Answer | None:
+        if self._request.headers.get("sec-fetch-site", "none") not in _OWN_SITES:
+            message = "expected POST from a web page of another origin, got GET"
+            return Answer(grpc.StatusCode.PERMISSION_DENIED, message=message)
+        for name, values in {"connect": ("", "v1"), "base64": ("", "0", "1")}.items():
+            if self._parameters.get(name, "") not in values:
+                return Answer(grpc.StatusCode.INVALID_ARGUMENT, message=f"expected {name}={values[-1]}")
+        if "message" not in self._parameters:
+            return Answer(grpc.StatusCode.INVALID_ARGUMENT, message="expected message=…, percent-encoded")
+        return None
 
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def timeout_s(self) -> float | None:
+        """Return the seconds that the client waits for the answer; None for no deadline."""
+        timeout = self._request.headers.get("connect-timeout-ms")
+        return None if timeout is None else int(timeout) / 1e3
 
+    def message(self, content: bytes) -> bytes:
+        """Return the message, which is the whole content, or a parameter of the address.
 
-def _details(request: Request) -> CallDetails:
-    return CallDetails(request.scope["path"], tuple(Metadatum(name, value) for name, value in request.headers.items()))
+        Raises:
+            RequestError: The parameter is not base64, as another parameter says.
+        """
+        if not self._is_get:
+            return content
+        message = self._parameters["message"].encode("latin-1")
+        if self._parameters.get("base64") != "1":
+            return message
+        try:
+            return base64.b64decode(message + b"=" * (-len(message) % 4), altchars=b"-_", validate=True)
+        except binascii.Error:
+            raise RequestError("message: expected URL-safe base64, as base64=1 says") from None
 
-
-def _timeout_s(request: Request) -> float | None:
-    timeout = request.headers.get("connect-timeout-ms")
-    return None if timeout is None else int(timeout) / 1e3
-
-
-async def _read(request: Request, call: HttpCall) -> None:
-    """Pass the request to the call, and end the call when its client has gone.
-
-    Of a request above the limit for all RPCs, only the beginning is read, which the codec then rejects.
-    """
-    content = bytearray()
-    with suppress(ClientDisconnect):
-        async for part in request.stream():
-            content += part
-            if len(content) > LIMITS.max_message_bytes:
-                break
-        call.received(bytes(content))
-        content.clear()
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-    call.close()
-
-
-async def _answer(call: HttpCall, timeout_s: float | None) -> Answer:
-    """Wait for the answer, at most until the client's deadline."""
-    try:
-        return await asyncio.wait_for(asyncio.shield(call.answer), timeout_s)
-    except TimeoutError:
-        return Answer(grpc.StatusCode.DEADLINE_EXCEEDED, message="the deadline passed before the answer was ready")
-    except asyncio.CancelledError:
-        return Answer(grpc.StatusCode.UNAVAILABLE, message="the service is shutting down: retry later")
-
-
-async def _send(send: Send, answer: Answer, content_type: str) -> None:
-    """Send an answer, and wait until the client has read nearly all of it."""
-    metadata = {name: value for name, value in answer.metadata if not name.startswith("grpc-")}
-    if answer.status is grpc.StatusCode.OK:
-        response = Response(answer.content, headers=metadata, media_type=content_type)
-    else:
-        response = _error(answer.status, answer.message, headers=metadata)
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    await send({"type": "http.response.body"})  # waits while the connection's buffer is full
+    def response(self, answer: Answer) -> Response:
+        """Return the response with an answer."""
+        headers = {name: value for name, value in answer.metadata if not name.startswith("grpc-")}
+        if answer.status is grpc.StatusCode.OK:
+            return Response(answer.content, headers=headers, media_type=self.form)
+        code = "canceled" if answer.status is grpc.StatusCode.CANCELLED else answer.status.name.lower()
+        content = json.dumps({"code": code, "message": answer.message}, ensure_ascii=False)
+        http_status = answer.http_status or _HTTP_STATUSES.get(answer.status, 500)
+        return Response(content, http_status, headers, JSON)
 
 
-def _error(
-    status: grpc.StatusCode, message: str, http_status: int | None = None, headers: dict[str, str] | None = None
-) -> Response:
-    code = "canceled" if status is grpc.StatusCode.CANCELLED else status.name.lower()
-    content = json.dumps({"code": code, "message": message}, ensure_ascii=False)
-    return Response(content, http_status or _HTTP_STATUSES.get(status, 500), headers, JSON)
+def _parameters(request: Request) -> dict[str, str]:
+    """Return the parameters of the address. Each character of a value is one byte, because a value may be protobuf."""
+    query = request.scope["query_string"].decode("latin-1")
+    return dict(parse_qsl(query, keep_blank_values=True, encoding="latin-1"))
+
+
+def _refusal(http_status: int, message: str, header: tuple[str, str]) -> Answer:
+    return Answer(grpc.StatusCode.UNIMPLEMENTED, message=message, metadata=(header,), http_status=http_status)

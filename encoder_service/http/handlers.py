@@ -1,6 +1,6 @@
 """The RPCs that HTTP offers: gRPC's own handlers and interceptors, with JSON beside protobuf."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,13 +36,15 @@ class CallDetails(NamedTuple):
 class Handlers:
     """The handlers of all RPCs with one request and one response. Takes the place of a `grpc.Server` in `add_…`."""
 
-    def __init__(self, interceptors: Iterable[grpc.ServerInterceptor]) -> None:
+    def __init__(self, interceptors: Iterable[grpc.ServerInterceptor], reading: Collection[str]) -> None:
         """Begin without handlers.
 
         Args:
             interceptors: Applied to every call, the first one outermost, as in `grpc.server`.
+            reading: Full names of the RPCs that have no side effects.
         """
         self._interceptors = tuple(interceptors)
+        self._reading = reading
         self._handlers: dict[str, dict[str, Any]] = {JSON: {}, PROTO: {}}
         self._streams: set[str] = set()
 
@@ -66,6 +68,10 @@ class Handlers:
     def knows(self, method: str) -> bool:
         """Return whether HTTP offers an RPC."""
         return method in self._handlers[PROTO]
+
+    def only_reads(self, method: str) -> bool:
+        """Return whether an RPC has no side effects, so that it can be called by GET."""
+        return method in self._reading
 
     def find(self, details: CallDetails, content_type: str) -> Any:
         """Return the handler for one call, after the interceptors have admitted or rejected the call.

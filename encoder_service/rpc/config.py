@@ -122,7 +122,7 @@ class Config:
         default=None,
         metadata=_setting(
             "HTTP_PORT",
-            "Port on --host for the search page and for JSON over HTTP. Default: no HTTP. 0 picks a free port.",
+            "Port on --host for the search page, JSON and gRPC-Web over HTTP. Default: no HTTP. 0 picks a free port.",
             0,
             65535,
         ),

@@ -17,7 +17,7 @@ from encoder_service.http.app import http_app
 from encoder_service.http.handlers import Handlers
 from encoder_service.http.server import HttpServer
 from encoder_service.limits import LIMITS, MAX_CALLS_PER_CONNECTION, MAX_PENDING_CALLS
-from encoder_service.rpc.access import Tokens
+from encoder_service.rpc.access import READING_RPCS, Tokens
 from encoder_service.rpc.addresses import bare, is_local, joined, resolved
 from encoder_service.rpc.admission import Admission
 from encoder_service.rpc.calls import CallInterceptor
@@ -154,7 +154,7 @@ class Server:
         # if on, several processes can bind the same port: the workers of one service, but also two services by mistake
         reuse_port = ("grpc.so_reuseport", int(config.workers > 1))
         self._grpc = grpc.server(self._health.pool, interceptors=interceptors, options=(*_OPTIONS, reuse_port))
-        handlers = Handlers(interceptors)
+        handlers = Handlers(interceptors, READING_RPCS)
         self._register(handlers)
         self.port = self._bind()
         self._http = self._bind_http(handlers, config.http_port) if config.http_port is not None else None

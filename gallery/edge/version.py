@@ -27,6 +27,7 @@ from gallery.edge.manifest import GROWN, MANIFEST, OPEN, Manifest, write_manifes
 from gallery.edge.shard import EdgeGallery
 from gallery.errors import NewerFormatError, StoreDamagedError
 from gallery.files import Lock, file_errors, replace_file
+from gallery.findings import discard_findings
 from gallery.formats import parse_object
 from gallery.journal import JOURNAL, changes_since_indexing, note_added, note_deleted
 from gallery.memory import Parts
@@ -122,6 +123,7 @@ class LiveVersion(Version):
         if entries:
             with self.writing:
                 self._begin_modification()
+                discard_findings(self.folder)
                 self._note(note_added, [entry.key for entry in entries])
                 super().upsert(entries)
                 self._changes = Changes(self._changes.added + len(entries), self._changes.deleted)
@@ -131,6 +133,7 @@ class LiveVersion(Version):
         if keys:
             with self.writing:
                 self._begin_modification()
+                discard_findings(self.folder)
                 self._note(note_deleted, keys)
                 super().delete(keys)
                 self._changes = Changes(self._changes.added, self._changes.deleted + len(keys))

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qdrant_client import models
 
 from gallery.errors import StoreSlowError, StoreUnusableError
+from gallery.findings import discard_findings
 from gallery.points import exclusive_threshold, payload_fields, point_id, to_entry, to_hit, to_payload
 from gallery.profiles import find_profile, search_plan
 from gallery.remote.connection import SLOW_CALL_S, QdrantConnection
@@ -31,6 +33,7 @@ class RemoteGallery:
         collection: str,
         spec: GallerySpec,
         before_change: Callable[[], None] | None = None,
+        local_folder: Path | None = None,
     ) -> None:
         """Use a collection as a gallery. No call is made yet.
 
@@ -39,6 +42,8 @@ class RemoteGallery:
             collection: Name of the collection.
             spec: Description of the gallery.
             before_change: Called once, before the first write.
+            local_folder: Folder on this machine with the findings of the version, which each write discards. None if
+                there is no such folder.
         """
         self.collection = collection
         self._connection = connection
@@ -46,6 +51,7 @@ class RemoteGallery:
         self._spec = spec
         self._profile = find_profile(spec.profile)
         self._before_change = before_change
+        self._local_folder = local_folder
 
     @property
     def spec(self) -> GallerySpec:
@@ -212,6 +218,8 @@ class RemoteGallery:
         if self._before_change:
             self._before_change()
             self._before_change = None
+        if self._local_folder:
+            discard_findings(self._local_folder)
 
     def _check_applied(self, result: models.UpdateResult) -> None:
         if result.status != models.UpdateStatus.COMPLETED:

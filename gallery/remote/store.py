@@ -95,7 +95,8 @@ class RemoteStore:
         def mark_modified() -> None:
             self._connection.update_metadata(collection, {_GROWN: True})
 
-        return RemoteGallery(self._connection, collection, self._spec(collection), mark_modified)
+        folder = self._folder / name / f"v{_version(name, collection)}"
+        return RemoteGallery(self._connection, collection, self._spec(collection), mark_modified, folder)
 
     def open_for_reading(self, name: str) -> Gallery:
         """Open a gallery's live version; see `open`."""
@@ -117,8 +118,9 @@ class RemoteStore:
             collection, spec = self._begin(spec, rebuild, placement)
             if segment_mb:
                 limit_segments(self._connection, collection, segment_mb)
-            gallery = RemoteGallery(self._connection, collection, spec)
-            return RemoteBuild(self._connection, gallery, self._version_folder(spec.name, spec.version), lock)
+            folder = self._version_folder(spec.name, spec.version)
+            gallery = RemoteGallery(self._connection, collection, spec, local_folder=folder)
+            return RemoteBuild(self._connection, gallery, folder, lock)
         except BaseException:
             lock.close()
             raise
@@ -262,7 +264,12 @@ class RemoteBuild:
         """A picklable function that opens the gallery in another process, over a connection of its own."""
         connection = self._connection
         return partial(
-            open_collection, connection.url, connection.patience_s, self.gallery.collection, self.gallery.spec
+            open_collection,
+            connection.url,
+            connection.patience_s,
+            self.gallery.collection,
+            self.gallery.spec,
+            self.local_folder,
         )
 
     @property
@@ -290,9 +297,9 @@ class RemoteBuild:
         self._lock.close()
 
 
-def open_collection(url: str, patience_s: float, collection: str, spec: GallerySpec) -> Gallery:
+def open_collection(url: str, patience_s: float, collection: str, spec: GallerySpec, local_folder: Path) -> Gallery:
     """Connect to a server and open the gallery in one of its collections."""
-    return RemoteGallery(QdrantConnection.connect(url, patience_s), collection, spec)
+    return RemoteGallery(QdrantConnection.connect(url, patience_s), collection, spec, local_folder=local_folder)
 
 
 def _modified_by_service(connection: QdrantConnection, collection: str) -> bool:

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,10 @@ def test_json_and_protobuf_find_the_same_hits_as_grpc(
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_curl_lines_of_the_documentation_work(server: Server) -> None:
     text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-    script = text.split("```sh\n")[1].split("```")[0]
+    script = "".join(part.split("```")[0] for part in text.split("```sh\n")[1:3])
     script = script.replace("127.0.0.1:8080", f"127.0.0.1:{server.http_port}")
     script = script.replace("mnist/train/", "digits/train/").replace('"mnist"', '"digits"')
+    script = script.replace("%22mnist%22", "%22digits%22")
     done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -134,7 +136,8 @@ def test_errors_have_the_codes_and_words_of_grpc(
 @pytest.mark.parametrize(
     ("method", "headers", "status", "header"),
     [
-        ("GET", {}, 405, "allow"),
+        ("PUT", {}, 405, "allow"),
+        ("GET", {}, 415, "accept-post"),
         ("POST", {"content-type": "text/plain"}, 415, "accept-post"),
         ("POST", {"content-type": "application/json", "content-encoding": "br"}, 501, "accept-encoding"),
         ("POST", {"content-type": "application/json", "connect-timeout-ms": "soon"}, 400, "content-type"),
@@ -146,6 +149,53 @@ def test_requests_that_are_not_of_the_protocol_are_rejected(
     response = http.request(method, SEARCH, headers=headers)
     assert error(response)[0] == status
     assert header in response.headers
+
+
+def test_a_call_that_only_reads_can_be_a_get(http: httpx.Client, queries: list[Image.Image]) -> None:
+    request = search_pb2.SearchRequest(limit=3, include_code=True)
+    request.image.encoded = png(queries[0])
+    by_post = http.post(SEARCH, json={**encoded(queries[0]), "limit": 3, "includeCode": True}).json()
+    content = request.SerializeToString()
+    for message, more in (
+        (content, {}),
+        (base64.urlsafe_b64encode(content), {"base64": "1"}),
+        (base64.urlsafe_b64encode(content).rstrip(b"="), {"base64": "1"}),
+        (base64.urlsafe_b64encode(gzip.compress(content)), {"base64": "1", "compression": "gzip"}),
+    ):
+        query = urllib.parse.urlencode({"connect": "v1", "encoding": "proto", "message": message, **more})
+        response = http.get(f"{SEARCH}?{query}")
+        assert response.headers["content-type"] == "application/proto"
+        hits = search_pb2.SearchResponse.FromString(response.content).hits
+        assert [hit.key for hit in hits] == [hit["key"] for hit in by_post["hits"]]
+    parameters = {"encoding": "json", "message": json.dumps({"key": "digits/train/0", "limit": 3})}
+    assert len(http.get(SEARCH, params=parameters).json()["hits"]) == 3
+    expected = (404, "not_found", "no image 'hübsch' in gallery 'digits'")
+    assert error(http.get(SEARCH, params={**parameters, "message": '{"key": "hübsch"}'})) == expected
+    assert error(http.get(SEARCH, params=parameters, headers={"connect-timeout-ms": "0"}))[0] == 504
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "expected"),
+    [
+        (DELETE, {}, (405, "unimplemented", "expected POST, got GET")),
+        (SEARCH, {"encoding": "xml"}, (415, "unimplemented", "expected encoding=json or encoding=proto")),
+        (SEARCH, {"connect": "v2"}, (400, "invalid_argument", "expected connect=v1")),
+        (SEARCH, {"base64": "yes"}, (400, "invalid_argument", "expected base64=1")),
+        (SEARCH, {"base64": "1"}, (400, "invalid_argument", "message: expected URL-safe base64, as base64=1 says")),
+        (SEARCH, {"compression": "br"}, (501, "unimplemented", "expected the compression identity or gzip")),
+    ],
+)
+def test_a_get_that_is_not_of_the_protocol_is_rejected(
+    http: httpx.Client, path: str, parameters: dict[str, str], expected: tuple[int, str, str]
+) -> None:
+    assert error(http.get(path, params={"encoding": "json", "message": "{}", **parameters})) == expected
+
+
+def test_a_get_without_a_message_or_by_another_page_is_rejected(http: httpx.Client) -> None:
+    assert error(http.get(LIST, params={"encoding": "json"}))[:2] == (400, "invalid_argument")
+    parameters = {"encoding": "json", "message": "{}"}
+    for site, status in (("none", 200), ("same-origin", 200), ("same-site", 403), ("cross-site", 403)):
+        assert http.get(LIST, params=parameters, headers={"sec-fetch-site": site}).status_code == status
 
 
 def test_a_search_returns_the_query_as_the_encoder_saw_it(server: Server, http: httpx.Client) -> None:

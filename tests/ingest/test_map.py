@@ -2,17 +2,20 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.rpc.config import Config
 from encoder_service.rpc.server import Server
+from encoder_service.writer import NewImage
 from gallery import Entry, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NotFoundError, StoreDamagedError
 from gallery.exact import ExactGallery
@@ -171,3 +174,52 @@ def test_a_gallery_says_how_precise_it_is_and_how_many_duplicates_it_has(
     assert read_findings(store.local_folder("copy")) == read_findings(store.local_folder("digits"))
     (store.local_folder("digits") / FINDINGS).write_bytes(b"[]")
     assert read_findings(store.local_folder("digits")) == Findings()
+
+
+def test_what_commands_found_is_discarded_when_the_images_change(
+    store_url: str, encoder: Encoder, command: Command, tmp_path: Path
+) -> None:
+    pictures = [Image.fromarray(pixels) for pixels in digits.read("train")[0][:40]]
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(30):
+        pictures[index].save(images / f"{index}.png")
+
+    def load(*options: str) -> None:
+        done = command(
+            "ingest", "load", str(images), "--gallery", "g", "--encoder", "seed", *options, "--store", store_url
+        )
+        assert done.returncode == 0, done.stderr
+
+    def duplicates() -> int | None:
+        """Return the number that is kept with the live version."""
+        return read_findings(open_store(store_url).local_folder("g")).duplicate_count
+
+    def find() -> None:
+        assert command("ingest", "duplicates", "g", "--store", store_url).returncode == 0
+        assert duplicates() is not None
+
+    load()
+    find()
+    load()  # nothing has changed
+    command("ingest", "compact", "g", "--store", store_url)
+    assert duplicates() is not None
+    pictures[30].save(images / "30.png")
+    load()
+    assert duplicates() is None
+    find()
+    (images / "30.png").unlink()
+    load("--prune")
+    assert duplicates() is None
+    find()
+    load("--rebuild")
+    assert duplicates() is None
+    changes: list[Callable[[Client], object]] = [
+        lambda client: client.delete(["images/0.png"], "g"),
+        lambda client: list(client.add([NewImage("new", digits.png(pictures[31]))], "g")),
+    ]
+    for change in changes:
+        with Server(open_store(store_url), encoder, Config(port=0)) as server, Client(server.address) as client:
+            find()
+            change(client)
+            assert duplicates() is None

@@ -113,7 +113,7 @@ def test_a_file_can_be_dropped_or_chosen(page: Page, queries: list[Image.Image],
 def test_a_file_that_is_not_a_picture_is_one_clear_error(page: Page) -> None:
     before = names(page)
     drop(page, "notes.txt", b"no picture", "text/plain")
-    expect(page.get_by_role("alert")).to_contain_text("notes.txt: ")
+    expect(page.get_by_role("alert")).to_contain_text("notes.txt: expected a whole image file")
     assert names(page) == before
     draw_one(page)
     expect(page.locator("#alert")).to_be_hidden()
@@ -199,6 +199,14 @@ def test_the_galleries_are_listed(page: Page) -> None:
     expect_examples(page)
     page.go_back()
     expect(page.get_by_role("heading", name="Galleries")).to_be_visible()
+
+
+def test_the_list_of_galleries_fits_every_width(page: Page) -> None:
+    page.get_by_role("link", name="Galleries").click()
+    expect(page.get_by_role("heading", name="Galleries")).to_be_visible()
+    for width in (320, 780, 1000):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_without_a_gallery_the_page_says_what_to_type(

@@ -266,7 +266,8 @@ async function failed(error: unknown, again: () => Promise<void>): Promise<void>
     showError(`${error.message.replace(/\.?$/, ".")} Trying again …`);
     retry = window.setTimeout(() => void again(), RETRY_MS);
   } else {
-    showError(query === "file" && file ? `${file.name}: ${messageOf(error)}` : messageOf(error));
+    const message = messageOf(error);
+    showError(query === "file" && file ? `${file.name}: ${message.replace(/^image: /, "")}` : message);
   }
 }
 
