@@ -256,8 +256,8 @@ def build_within(
     """Build a gallery from codes within memory limits, then search it within the same limits, and others if given."""
     print(_machine())
     print(
-        "| limit MB | stored, s | indexed, s | in all, s | CPU, s | segments | searched in MB | open s | cold ms | p50 ms "
-        "| p99 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| limit MB | stored, s | indexed, s | in all, s | CPU, s | segments | searched in MB | open s | cold ms "
+        "| p50 ms | p99 ms | recall@5 |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     )
     for limit_mb in memory_mb or _BUILDS:
         home = folder / f"built-{profile}-{count}-{limit_mb}"
