@@ -72,11 +72,11 @@ def test_a_call_whose_caller_has_gone_is_abandoned(
     begun, free, decoded, searches = threading.Event(), threading.Event(), [], []
     decode = images.decode
 
-    def slow(data: bytes) -> Image.Image:
+    def slow(data: bytes, header: Image.Image | None) -> Image.Image:
         decoded.append(data)
         begun.set()
         free.wait(20)
-        return decode(data)
+        return decode(data, header=header)
 
     monkeypatch.setattr(images, "decode", slow)
     monkeypatch.setattr(EdgeGallery, "search_batch", lambda self, queries: searches.append(queries))
