@@ -11,6 +11,7 @@ from benchmarks import calls, encoding, loading, service, stores
 from benchmarks.table import Table, machine
 
 _RESULTS = Path(__file__).parent / "RESULTS.md"
+_PLOT = Path(__file__).parent / "stores.png"
 
 
 def main() -> None:
@@ -30,12 +31,14 @@ def main() -> None:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             tables.append(pool.submit(measure).result())
         print(tables[-1], flush=True)
+    tables[-1].plot("p50, ms", _PLOT)
     head = (
         "# Results of the benchmarks\n\n"
         f"`make bench` has measured all of this in one run, on {datetime.date.today():%Y-%m-%d}: {machine()}. Figures "
         "are medians. Client and service run on the same machine.\n"
     )
-    _RESULTS.write_text("\n".join([head, *(table.markdown() for table in tables)]))
+    plot = f"![The time of a search for five codes, for each store, as bars]({_PLOT.name})\n"
+    _RESULTS.write_text("\n".join([head, *(table.markdown() for table in tables), plot]))
 
 
 if __name__ == "__main__":

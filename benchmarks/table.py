@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,24 @@ class Table:
                 "",
             ]
         )
+
+    def plot(self, column: str, file: Path) -> None:
+        """Draw one column of numbers as bars on a logarithmic scale, smallest first."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        at = list(self.columns).index(column)
+        rows = sorted(self.rows, key=lambda row: float(row[at]), reverse=True)
+        figure, axis = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1), constrained_layout=True)
+        bars = axis.barh([row[0].replace("`", "") for row in rows], [float(row[at]) for row in rows], color="#4a7f8c")
+        axis.bar_label(bars, [row[at] for row in rows], padding=4)
+        axis.set(xscale="log", xlabel=column, title=self.title)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.margins(x=0.12)
+        axis.spines[["top", "right"]].set_visible(False)
+        figure.savefig(file, dpi=110)
 
 
 def machine() -> str:
