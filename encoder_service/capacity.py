@@ -214,7 +214,9 @@ def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
         return
     header = _header(image)
     with _budget.hold(_pixel_count(header) if header else 0):
-        yield images.decode(image, header=header)
+        picture = images.decode(image, header=header)
+        del header  # it has the pixels as they were before they were converted or halved
+        yield picture
 
 
 def _header(file: bytes) -> Image.Image | None:
