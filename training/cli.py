@@ -69,7 +69,10 @@ def train(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Random seed. The same seed gives the same weights on the same machine.")
+        int,
+        typer.Option(
+            help="Random seed. The same seed gives the same weights on the same machine with the same number of cores."
+        ),
     ] = 7,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images to train on.")] = None,
     from_scratch: Annotated[
