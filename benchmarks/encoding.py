@@ -8,7 +8,6 @@ turns, so that other load on the machine slows all equally.
 import contextlib
 import io
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.table import Table, machine, versions
+from benchmarks.timing import seconds
 from encoder_service.encoder import load_encoder
 
 Inputs = NDArray[np.float32]
@@ -41,8 +41,8 @@ def compare(rounds: int = _ROUNDS) -> Table:
         encode(inputs)
     for _ in range(rounds):
         for name, encode in ways.items():
-            single[name] += [_seconds(partial(encode, inputs[:1])) for _ in range(_SINGLE)]
-            batch[name].append(_seconds(partial(encode, inputs)))
+            single[name] += [seconds(partial(encode, inputs[:1])) for _ in range(_SINGLE)]
+            batch[name].append(seconds(partial(encode, inputs)))
     rows = [(name, f"{median(single[name]) * 1e3:.3f}", f"{_BATCH / median(batch[name]):,.0f}") for name in ways]
     packages = versions(["ai-edge-litert", "tensorflow-cpu", "keras", "onnxruntime", "ai-edge-quantizer"])
     note = f"{(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n{packages}."
@@ -109,12 +109,6 @@ def _quiet(convert: Callable[[], Any]) -> Any:
     """Convert a model without the report that the converters print."""
     with contextlib.redirect_stdout(io.StringIO()):
         return convert()
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

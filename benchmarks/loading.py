@@ -24,6 +24,7 @@ from PIL import Image
 
 from benchmarks.memory import children, process_memory_mb
 from benchmarks.table import Table, machine
+from benchmarks.timing import seconds
 from encoder_service.encoder import load_encoder
 from gallery import GallerySpec, open_store
 from ingest.loading.ledger import Ledger
@@ -55,8 +56,8 @@ def compare() -> Table:
     together: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(_ROUNDS):
-            for stage, seconds in _one_after_the_other(f"edge:{scratch}/alone{number}").items():
-                alone[stage].append(seconds)
+            for stage, took_s in _one_after_the_other(f"edge:{scratch}/alone{number}").items():
+                alone[stage].append(took_s)
             together.append(_overlapping(f"edge:{scratch}/together{number}"))
     rates = {stage: 60_000 / median(times) for stage, times in alone.items()}
     rate = 60_000 / median(together)
@@ -70,23 +71,21 @@ def compare() -> Table:
 
 def _one_after_the_other(store: str) -> dict[str, float]:
     """Run the stages one after the other over all of MNIST, and return the seconds of each."""
-    seconds = {}
+    took = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, _load(store, pool) as load:
         begun = time.perf_counter()
         batches = list(load.read())
-        seconds["read"] = time.perf_counter() - begun
+        took["read"] = time.perf_counter() - begun
         for stage in ("prepare", "encode", "store"):
             begun = time.perf_counter()
             batches = [getattr(load, stage)(batch) for batch in batches]
-            seconds[stage] = time.perf_counter() - begun
-    return seconds
+            took[stage] = time.perf_counter() - begun
+    return took
 
 
 def _overlapping(store: str) -> float:
     with ThreadPoolExecutor(os.cpu_count()) as pool, _load(store, pool) as load:
-        begun = time.perf_counter()
-        load.run()
-        return time.perf_counter() - begun
+        return seconds(load.run)
 
 
 class _load:  # noqa: N801 (a context manager, used like a function)

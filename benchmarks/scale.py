@@ -9,7 +9,6 @@
 
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -20,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -31,12 +29,14 @@ from numpy.typing import NDArray
 from benchmarks.codes import codes_like_real
 from benchmarks.memory import children, process_memory_mb
 from benchmarks.served import Served, cgroup, drop_caches, serve
+from benchmarks.table import machine, versions
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.store import EdgeStore
 from gallery.memory import Parts, disk_bytes
 from gallery.profiles import PROFILES, Memory, Profile, Quantised
+from ingest.plan import INDEX_GROWTH
 from ingest.progress import Stages
 from ingest.sources import open_source
 
@@ -137,7 +137,10 @@ def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple
 
     Files that do not exist yet are written.
     """
+    asked = folder / f"queries-{_QUERIES}.npy"
     queries = codes_like_real(folder, "test", _QUERIES, stages)
+    if not asked.exists():
+        np.save(asked, queries)
     answers = folder / f"nearest-{len(codes)}.npy"
     if not answers.exists():
         measured = queries[_QUERIES // 2 :]
@@ -155,7 +158,7 @@ def questions(folder: Path, codes: NDArray[np.float32], stages: Stages) -> tuple
                 best, distance = np.take_along_axis(rows, nearest, 1), np.take_along_axis(both, nearest, 1)
                 advance(len(part))
         np.save(answers, best)
-    return folder / f"codes-test-{_QUERIES}.npy", answers
+    return asked, answers
 
 
 _DISK, _INLINE = PROFILES["disk"], PROFILES["inline"]
@@ -338,7 +341,7 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             **{part: round(size, 1) for part, size in sizes.items()},
             "base_bytes": round(served.anonymous_mb * 2**20),
             "load_per_s": _LOADED_PER_S,
-            "index_us": round(built.index_s / count * 1e6 / (np.log10(count) / 6), 1),
+            "index_us": round(built.index_s / count * 1e6 / (count / 1e6) ** INDEX_GROWTH, 1),
             "sort_us": round(sort_s / count * 1e6, 1),
             "cores": os.cpu_count(),
         }
@@ -432,8 +435,7 @@ def _plot(rows: list[tuple[Built, Served | None]], out: Path) -> None:
 
 
 def _machine() -> str:
-    edge = metadata.version("qdrant-edge-py")
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, qdrant-edge {edge}"
+    return f"{machine()}, {versions(['qdrant-edge-py'])}"
 
 
 if __name__ == "__main__":

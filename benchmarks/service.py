@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.memory import process_memory_mb
 from benchmarks.table import Table, machine
+from benchmarks.timing import seconds
 from encoder_service.client import Client
 from encoder_service.encoder import load_encoder
 from encoder_service.images import normalise
@@ -41,7 +42,7 @@ def compare() -> Table:
     rows: list[tuple[str, str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         store = f"edge:{folder}/store"
-        load_s = _seconds(lambda: _command("ingest", "load", "mnist", "--store", store))
+        load_s = seconds(lambda: _command("ingest", "load", "mnist", "--store", store))
         rows.append(
             ("`ingest load mnist`, whole process", f"{load_s:.1f} s", f"{60_000 / load_s:,.0f} images a second")
         )
@@ -66,11 +67,11 @@ def _searches(client: Client, queries: list[bytes]) -> Iterator[tuple[str, str, 
     search = partial(client.search, gallery="mnist")
     for query in queries:
         search(query)
-    times = [_seconds(partial(search, query)) * 1e3 for query in queries]
+    times = [seconds(partial(search, query)) * 1e3 for query in queries]
     p99 = f"p99 {quantiles(times, n=100)[98]:.2f} ms"
     yield "one search over gRPC from Python, PNG, 5 hits", f"{median(times):.2f} ms", p99
     with ThreadPoolExecutor(_IN_FLIGHT) as pool:
-        together_s = _seconds(lambda: list(pool.map(search, queries)))
+        together_s = seconds(lambda: list(pool.map(search, queries)))
     yield f"searches a second from Python, {_IN_FLIGHT} in flight", f"{len(queries) / together_s:.0f}", ""
 
 
@@ -81,9 +82,9 @@ def _beside_article(client: Client, queries: list[bytes]) -> Iterator[tuple[str,
     article_s: list[float] = []
     ours_s: dict[str, list[float]] = {"seed": [], "mnist": []}
     for _ in range(_ROUNDS):
-        article_s.append(_seconds(article))
+        article_s.append(seconds(article))
         for name, times in ours_s.items():
-            times += [_seconds(partial(client.search, query, name)) for query in queries[:20]]
+            times += [seconds(partial(client.search, query, name)) for query in queries[:20]]
     yield "alternately: the article's method", f"{median(article_s) * 1e3:.1f} ms", ""
     for name, times in ours_s.items():
         ratio = f"{median(article_s) / median(times):.0f} times as fast"
@@ -119,13 +120,7 @@ def _service(store: str) -> Iterator[tuple[int, str, float]]:
 
 def _median_ms(call: Callable[[], object], runs: int) -> float:
     call()
-    return median(_seconds(call) for _ in range(runs)) * 1e3
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+    return median(seconds(call) for _ in range(runs)) * 1e3
 
 
 def _command(name: str, *arguments: str) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from benchmarks.memory import process_memory_mb
 from benchmarks.table import Table, machine, versions
+from benchmarks.timing import seconds
 from encoder_service.encoder import load_encoder
 from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec, Query
@@ -324,9 +325,7 @@ def _in_process(step: str, name: str, data: Path, own: Path) -> Any:
 
 def _build(candidate: Candidate, data: Path, own: Path) -> float:
     codes = np.load(data / "codes.npy")
-    begun = time.perf_counter()
-    candidate.build(own, codes)
-    return time.perf_counter() - begun
+    return seconds(partial(candidate.build, own, codes))
 
 
 def _search(candidate: Candidate, data: Path, own: Path) -> Searched:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,17 +163,24 @@ class _ImageQuery:
     is_shown: bool = False
 
 
+class _Measured(NamedTuple):
+    """What was measured on a query image: its reconstruction error, and its share of equal neighbouring pixels."""
+
+    error: float
+    flatness: float
+
+
 @dataclass(frozen=True, slots=True)
 class _CodeQuery:
     """A query as a code, (code_size,), or as a key; and the number of nearest images to average it with.
 
-    A query image has been encoded. `input` is its input, (h, w, c).
+    A query image has been encoded. `input` is its input, (h, w, c), and `image` is what was measured on it.
     """
 
     options: SearchOptions
     expand: int
     code: NDArray[np.float32]
-    error: float | None = None
+    image: "_Measured | None" = None
     thumbnail_png: bytes = b""
     prepared: str = ""
     is_shown: bool = False
@@ -316,7 +324,7 @@ class Searcher:
                 encode_ms=(encoded_at - begun) * 1e3 if has_images else 0.0,
                 search_ms=(searched_at - encoded_at) * 1e3,
                 query_thumbnail_png=query.thumbnail_png,
-                reconstruction_error=query.error,
+                reconstruction_error=query.image.error if query.image else None,
                 query_percentile=_percentile(query, calibration),
                 prepared=query.prepared,
                 expanded_count=query.expand,
@@ -336,16 +344,18 @@ class Searcher:
         Returns:
             Each query with its hits. The query's `expand` is now the number of images that it was averaged with.
         """
+        if not any(query.expand for query, _ in answers):
+            return answers
         answers = [(replace(query, expand=min(query.expand, len(hits))), hits) for query, hits in answers]
         searches = [query.expanded_search(hits) for query, hits in answers if query.expand]
-        if not searches:
+        if not searches:  # no query has a hit
             return answers
         check_wanted()
         hit_lists = iter(self._gallery.search_batch(searches))
         return [(query, query.measured(next(hit_lists)) if query.expand else hits) for query, hits in answers]
 
     def _encode(self, queries: Sequence[_ImageQuery | _CodeQuery]) -> list[list[_CodeQuery]]:
-        """Encode all query images in one run, and measure their reconstruction errors.
+        """Encode and measure all query images in one run.
 
         Returns:
             For each query, a list of the searches to run: one, or two for an image that the framing rule has changed,
@@ -355,7 +365,7 @@ class Searcher:
         for query in queries:
             if isinstance(query, _ImageQuery):
                 inputs += [query.input] if query.framed is None else [query.framed, query.input]
-        encoded = self._codes_and_errors(np.stack(inputs)) if inputs else iter(())
+        encoded = self._measure(np.stack(inputs)) if inputs else iter(())
         candidates = []
         for query in queries:
             if isinstance(query, _CodeQuery):
@@ -370,14 +380,15 @@ class Searcher:
 
     @staticmethod
     def _encoded(
-        query: _ImageQuery, image_input: NDArray[np.float32], code: NDArray[np.float32], error: float
+        query: _ImageQuery, image_input: NDArray[np.float32], code: NDArray[np.float32], measured: _Measured
     ) -> _CodeQuery:
-        return _CodeQuery(query.options, query.expand, code, error, is_shown=query.is_shown, input=image_input)
+        return _CodeQuery(query.options, query.expand, code, measured, is_shown=query.is_shown, input=image_input)
 
-    def _codes_and_errors(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], float]]:
+    def _measure(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], _Measured]]:
+        """Return the code of each input, (n, h, w, c), and what was measured on it."""
         codes = self._encoder.encode(inputs)
         errors = self._encoder.reconstruction_errors(inputs, codes)
-        return zip(codes, errors.tolist(), strict=True)
+        return zip(codes, map(_Measured, errors.tolist(), images.flatness(inputs).tolist()), strict=True)
 
 
 def _nearer(answers: Sequence[_Answer]) -> _Answer:
@@ -392,11 +403,11 @@ def _nearer(answers: Sequence[_Answer]) -> _Answer:
 
 def _percentile(query: _CodeQuery, calibration: Calibration | None) -> float | None:
     """Return a query's percentile, 0 to 100; None if it is unknown. See `SearchResult.query_percentile`."""
-    if calibration is None or query.error is None or query.input is None:
+    if calibration is None or query.image is None:
         return None
-    if not calibration.is_flatness_usual(float(images.flatness(query.input[None])[0])):
+    if not calibration.is_flatness_usual(query.image.flatness):
         return 100.0
-    return calibration.error_percentile(query.error)
+    return calibration.error_percentile(query.image.error)
 
 
 def _png(values: NDArray[np.float32]) -> bytes:

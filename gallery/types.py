@@ -142,8 +142,7 @@ def check_codes(codes: NDArray[np.float32], code_size: int) -> NDArray[np.float3
     Raises:
         InvalidCodeError: The codes have the wrong size, or contain NaN or infinity.
     """
-    if codes.ndim != 2 or codes.shape[1] != code_size:
-        raise InvalidCodeError(f"code: expected {code_size} numbers, got {codes.shape[-1] if codes.ndim else 0}")
+    _check_size(codes, code_size)
     finite = np.isfinite(codes)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
@@ -157,10 +156,17 @@ def check_comparable(codes: NDArray[np.float32], code_size: int) -> NDArray[np.f
     Raises:
         InvalidCodeError: The codes are invalid, or so large that distances overflow.
     """
-    norms = np.linalg.norm(check_codes(codes, code_size).astype(np.float64), axis=1)  # (n,)
-    if (norms > MAX_NORM).any():
+    _check_size(codes, code_size)
+    norms = np.linalg.norm(codes.astype(np.float64), axis=1)  # (n,)
+    if not (norms <= MAX_NORM).all():  # a code with NaN or infinity has such a norm too
+        check_codes(codes, code_size)
         raise InvalidCodeError(
             f"code: expected a Euclidean norm of at most {MAX_NORM:g}, beyond which distances overflow, "
             f"got {norms.max():.3g}"
         )
     return codes
+
+
+def _check_size(codes: NDArray[np.float32], code_size: int) -> None:
+    if codes.ndim != 2 or codes.shape[1] != code_size:
+        raise InvalidCodeError(f"code: expected {code_size} numbers, got {codes.shape[-1] if codes.ndim else 0}")

@@ -21,6 +21,11 @@ _USABLE = 0.8
 _FREE_DISK = 2.0
 
 
+INDEX_GROWTH = 0.18
+"""Exponent with which the time to index a code grows with the number of codes in its segment.
+
+Measured with the profile `disk`: 70 µs in 200,000 codes, and 121 µs in 4,000,000.
+"""
 # Numbers in a code, as the shipped encoders make them.
 _CODE_SIZE = 128
 
@@ -83,7 +88,7 @@ def plan(images: float, profile_name: str, ram_bytes: float, nodes: int | None, 
     image_disk = sum(size for _, size in sizes.values())
     images_a_node = images * replicas / count
     segments, build_bytes, sorts = _building(images_a_node, profile, ram_bytes, is_server=count > 1)
-    growth = max(1.0, math.log10(max(images_a_node / segments, 10.0)) / 6)
+    growth = (images_a_node / segments / 1e6) ** INDEX_GROWTH
     index_us = measured["index_us"] * growth + measured["sort_us"] * sorts
     return Plan(
         ram_bytes=images_ram + count * base,
@@ -177,8 +182,9 @@ def _formula(
         f"RAM   = {images_ram}nodes × {base}",
         f"disk  = images × replicas × {image_disk:,.0f} bytes; keep {_FREE_DISK:g} times as much free, for a rebuild",
         f"load  = images / {measured['load_per_s']:,.0f} a second, in one process; --workers N divides it",
-        f"index = n × ({measured['index_us']:.0f} µs × log10(n / segments) / 6 + {measured['sort_us']:.0f} µs if the "
-        f"codes are sorted in parts), with n = images × replicas / nodes and {measured['cores']} cores a node",
+        f"index = n × ({measured['index_us']:.0f} µs × (n / segments / 1,000,000)^{INDEX_GROWTH} + "
+        f"{measured['sort_us']:.0f} µs if the codes are sorted in parts), with n = images × replicas / nodes and "
+        f"{measured['cores']} cores a node",
         f"build = {as_bytes(PROCESSES)} + n / segments × {graph_bytes(profile, _CODE_SIZE):,.0f} bytes; on a server, "
         f"{SERVER_SHARE} times the full codes of a segment",
         f"nodes = RAM of the images / ({_USABLE:g} × {as_bytes(ram_bytes)} - {base}), rounded up, and at least as many "

@@ -46,15 +46,22 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
+        self._wrapped: dict[Any, Any] = {}  # the wrapped handlers, by their RPCs' names and the handlers themselves
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
     ) -> Any:
-        """Wrap the handler of one call."""
+        """Return the wrapped handler of an RPC. Calls with JSON over HTTP have another one than calls with protobuf."""
         handler = continuation(details)
         method = str(details.method)
         if handler is None or method.startswith(_HEALTH_PREFIX):
             return handler
+        wrapped = self._wrapped.get((method, handler))
+        if wrapped is None:
+            wrapped = self._wrapped[method, handler] = self._wrap(handler, method)
+        return wrapped
+
+    def _wrap(self, handler: Any, method: str) -> Any:
         codec = Codec(method, handler.request_deserializer, handler.response_serializer)
         handler = handler._replace(request_deserializer=None, response_serializer=None)
         if handler.request_streaming:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gallery.files import replace_file
+from gallery.profiles import Memory, Profile
 
 # Name of the file with a shard's configuration, which Edge reads when it opens the shard.
 CONFIG = "edge_config.json"
@@ -17,32 +18,37 @@ _UNBOUNDED = 10_000
 def plan_sorting(folder: Path) -> None:
     """Make the next optimisation of a closed shard sort the codes that have been added, and leave its other segments.
 
-    No graph is built yet, unless the shard has one: then Edge would build all segments again without their graphs.
+    No graph is built yet, and opening the shard does not read the quantised codes, because every further part opens it
+    again. But if the shard has a graph, both stay: otherwise, Edge would build all segments again without their graphs.
     """
     # the smallest sizes, so that any number of codes is sorted and no segment is joined with another one
-    _configure(folder, 0, segments=_UNBOUNDED, segment_kb=1, threshold_kb=1)
+    _configure(folder, 0, Memory.COLD, segments=_UNBOUNDED, segment_kb=1, threshold_kb=1)
 
 
-def plan_indexing(folder: Path, m: int, segment_mb: int) -> None:
+def plan_indexing(folder: Path, profile: Profile, segment_mb: int) -> None:
     """Make the next optimisation of a closed shard join its segments and build their graphs.
 
     Args:
         folder: The shard's folder.
-        m: HNSW's `m`. A shard that has a graph keeps the one with which its graph was built.
+        profile: The gallery's storage profile. A shard that has a graph keeps the `m` with which its graph was built.
         segment_mb: Largest size of a segment, in MB (2^20 bytes) of full codes.
     """
-    _configure(folder, m, segments=1, segment_kb=segment_mb * 1024, threshold_kb=None)
+    _configure(folder, profile.m, profile.shortened, segments=1, segment_kb=segment_mb * 1024, threshold_kb=None)
 
 
-def _configure(folder: Path, m: int, *, segments: int, segment_kb: int, threshold_kb: int | None) -> None:
+def _configure(
+    folder: Path, m: int, shortened: Memory, *, segments: int, segment_kb: int, threshold_kb: int | None
+) -> None:
     """Change Edge's configuration. Other settings stay as they were when the shard was created."""
     config = json.loads((folder / CONFIG).read_bytes())
     config["optimizers"].update(
         default_segment_number=segments, max_segment_size=segment_kb, indexing_threshold=threshold_kb
     )
-    graph = config["vectors"][""]["hnsw_config"]
-    if graph["m"] == 0 or not _graphs(folder):
-        graph["m"] = m
+    vectors = config["vectors"][""]
+    if vectors["hnsw_config"]["m"] == 0 or not _graphs(folder):
+        vectors["hnsw_config"]["m"] = m
+        for quantisation in vectors.get("quantization_config", {}).values():
+            quantisation["memory"] = shortened
     replace_file(folder / CONFIG, json.dumps(config).encode())
 
 

@@ -179,7 +179,7 @@ class EdgeGallery:
             StoreDamagedError: The index could not be built.
         """
         self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
-        plan_indexing(self._folder, self._profile.m, self._segment_mb)
+        plan_indexing(self._folder, self._profile, self._segment_mb)
         self._optimize(rewritten_size(self._folder, self._segment_mb, self._spec.code_size))
 
     @property

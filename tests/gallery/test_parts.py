@@ -65,6 +65,7 @@ def test_parts_are_joined_into_indexed_segments(store_url: str) -> None:
     described = [path.read_text() for path in segments(store_url)]
     assert sum('"type":"hnsw"' in text for text in described) == 1
     assert not any('"m":0' in text for text in described)
+    assert all('"turbo":{"memory":"cached"' in text for text in described)
 
 
 def test_a_live_gallery_is_extended_in_parts_and_keeps_its_graph(store_url: str) -> None:
