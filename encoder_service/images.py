@@ -3,7 +3,9 @@
 import hashlib
 import io
 import math
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,9 +134,26 @@ def thumbnail_png(image: Image.Image) -> bytes:
 
 def png(image: Image.Image) -> bytes:
     """Return the image as a PNG file."""
+    if image.mode == "L" and max(image.size) <= THUMBNAIL_SIZE:
+        return _small_grey_png(image)
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+def _small_grey_png(image: Image.Image) -> bytes:
+    """Return an image of mode L as a PNG file, in a quarter of the time that Pillow takes to set up its compressor.
+
+    The format is that of the PNG specification (W3C, third edition), chapter 11, with filter type 0 for each row.
+    """
+    rows = np.zeros((image.height, image.width + 1), np.uint8)  # each row begins with its filter type
+    rows[:, 1:] = np.asarray(image)
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, 0, 0, 0, 0)  # 8 bits per pixel, grey
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
 
 
 def flatness(values: NDArray[np.float32]) -> NDArray[np.float32]:

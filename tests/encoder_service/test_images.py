@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from encoder_service.errors import ImageError, ImageTooLargeError
-from encoder_service.images import decode, flatness, from_pixels, normalise, sha256, silence_pillow, thumbnail_png
+from encoder_service.images import decode, flatness, from_pixels, normalise, png, sha256, silence_pillow, thumbnail_png
 from encoder_service.writer import NewImage
 from ingest.sources import Item
 from tests import digits
@@ -343,6 +343,15 @@ def test_a_thumbnail_is_small_and_keeps_its_proportions() -> None:
     thumbnail = decode(thumbnail_png(Image.new("RGB", (640, 320), "red")))
     assert thumbnail.size == (64, 32)
     np.testing.assert_array_equal(np.asarray(decode(thumbnail_png(NINE))), np.asarray(NINE))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (3, 64), (65, 1)])
+def test_a_png_keeps_every_pixel(mode: str, size: tuple[int, int]) -> None:
+    image = Image.effect_noise(size, 100).convert(mode)
+    file = png(image)
+    Image.open(io.BytesIO(file)).verify()
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file))), np.asarray(image))
 
 
 def test_the_content_hash_is_that_of_the_files_bytes_or_of_the_pixels_alone() -> None:
