@@ -1,6 +1,5 @@
 """Read a shard's files into the operating system's page cache: some before it is opened, others in the background."""
 
-import json
 import math
 import os
 import sys
@@ -31,19 +30,24 @@ _BUFFER, _TIMES = 128 * 1024, 256
 _SHARE = 0.8
 
 
-def prefetch(folder: Path) -> None:
-    """Make the system read what Edge reads page by page while it opens a shard, which is far slower."""
+def prefetch(folder: Path, profile: Profile) -> None:
+    """Make the system read what Edge reads page by page while it opens a shard, which is far slower.
+
+    Args:
+        folder: The shard's folder.
+        profile: The gallery's profile. Edge itself reads the files that the profile caches while it opens the shard.
+    """
     if sys.platform != "linux":
         return
-    patterns = [*_OPENED]
-    # Edge itself reads cached files while it opens the shard.
-    if '"cached"' in json.dumps(json.loads((folder / "edge_config.json").read_bytes())["vectors"]):
-        patterns += [f"segments/*/{pattern}" for pattern in _FILES.values()]
-    for pattern in patterns:
+    for pattern in (*_OPENED, *(f"segments/*/{pattern}" for pattern in _cached(profile))):
         for path in folder.glob(pattern):
             with path.open("rb") as file:
                 for start in range(0, os.fstat(file.fileno()).st_size, _CHUNK):
                     os.posix_fadvise(file.fileno(), start, _CHUNK, os.POSIX_FADV_WILLNEED)
+
+
+def _cached(profile: Profile) -> list[str]:
+    return [pattern for part, pattern in _FILES.items() if getattr(profile, part) is not Memory.COLD]
 
 
 class ReadAhead:
@@ -61,7 +65,7 @@ class ReadAhead:
             folder: The shard's folder.
             profile: The gallery's profile, which says what to keep in memory.
         """
-        patterns = [pattern for part, pattern in _FILES.items() if getattr(profile, part) is not Memory.COLD]
+        patterns = _cached(profile)
         # Full codes that searches read from disk could evict the quantised codes and the graph, which every search
         # reads. Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So read
         # the quantised codes and the graph twice.

@@ -246,7 +246,7 @@ class EdgeGallery:
 
     def _load(self) -> qe.EdgeShard:
         if self._parts is None:
-            prefetch(self._folder)
+            prefetch(self._folder, self._profile)
         self._largest_share = largest_share(self._folder)
         ends = time.monotonic() + _DYING_S
         while True:

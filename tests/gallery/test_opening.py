@@ -11,6 +11,7 @@ import pytest
 from gallery import GallerySpec, Query
 from gallery.edge import page_cache
 from gallery.edge.shard import EdgeGallery
+from gallery.profiles import find_profile
 from tests.digits import entries
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 128)
@@ -54,3 +55,16 @@ def test_no_more_is_read_than_fits_in_memory(large: Path, monkeypatch: pytest.Mo
             if thread.name == "read-ahead":
                 thread.join(10)
         assert not reading()
+
+
+@pytest.mark.parametrize(("profile", "reads_codes"), [("balanced", True), ("disk", False), ("inline", False)])
+def test_opening_reads_ahead_only_what_the_profile_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, reads_codes: bool
+) -> None:
+    codes = tmp_path / "segments" / "1" / "vector_storage" / "matrix.dat"
+    codes.parent.mkdir(parents=True)
+    codes.write_bytes(bytes(1000))
+    read: list[str] = []
+    monkeypatch.setattr("os.posix_fadvise", lambda file, *_: read.append(Path(f"/proc/self/fd/{file}").readlink().name))
+    page_cache.prefetch(tmp_path, find_profile(profile))
+    assert ("matrix.dat" in read) == reads_codes
