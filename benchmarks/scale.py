@@ -34,7 +34,6 @@ from encoder_service.images import thumbnail_png
 from gallery import Entry, GallerySpec
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.store import EdgeStore
-from gallery.memory import Parts, disk_bytes
 from gallery.profiles import PROFILES, Memory, Profile, Quantised
 from ingest.plan import INDEX_GROWTH
 from ingest.progress import Stages
@@ -85,14 +84,12 @@ def build(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Sta
     return Built(folder, load_s, index_s, (peak[0], peak[1]), disk)
 
 
-def _store(
-    folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages, parts: Parts | None = None
-) -> GallerySpec:
-    """Add codes to a gallery, with keys, labels, hashes and thumbnails. If `parts` is given, sort them in parts."""
+def _store(folder: Path, codes: NDArray[np.float32], stored: Profile, stages: Stages) -> GallerySpec:
+    """Add codes to a gallery, with keys, labels, hashes and thumbnails."""
     folder.mkdir(parents=True, exist_ok=True)
     thumbnails = _thumbnails()
     spec = GallerySpec("scale", "mnist", "f" * 64, 128)
-    with closing(EdgeGallery(folder, spec, stored, parts)) as gallery, stages.stage("storing", len(codes)) as advance:
+    with closing(EdgeGallery(folder, spec, stored)) as gallery, stages.stage("storing", len(codes)) as advance:
         for start in range(0, len(codes), _BATCH):
             batch = enumerate(codes[start : start + _BATCH], start)
             gallery.upsert([_entry(row, code, thumbnails) for row, code in batch])
@@ -209,6 +206,9 @@ _PARTS = {
 }
 # Images per second that one process encodes and stores on 2 cores, as `python -m benchmarks.loading` measured.
 _LOADED_PER_S = 8_800
+# Microseconds per code that a build within a memory limit takes longer, as `build` measured with 4,000,000 codes within
+# 1 GB and within 512 MB: it sorts the codes, and reads them from disk again.
+_SORTED_US = 102
 
 _HEAD = """\
 | gallery | load/s | index s | index MB | anon MB | disk MB | limit MB | open s | cold ms | p50 ms | p99 ms | recall@5 |
@@ -334,7 +334,6 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             built = _built(folder, codes, stored, stages)
             queries, answers = questions(folder, codes, stages)
             served = serve(built.shard, stored, queries, answers, 0)
-            sort_s = _sort_s(folder / "sorted", codes, stored, built, stages)
         assert served
         sizes = {part: sum(_blocks(built.shard, pattern)) / count for part, pattern in _PARTS.items()}
         recorded[stored.name] = {
@@ -342,21 +341,11 @@ def coefficients(folder: FolderOption, count: CountOption = 200_000) -> None:
             "base_bytes": round(served.anonymous_mb * 2**20),
             "load_per_s": _LOADED_PER_S,
             "index_us": round(built.index_s / count * 1e6 / (count / 1e6) ** INDEX_GROWTH, 1),
-            "sort_us": round(sort_s / count * 1e6, 1),
+            "sort_us": _SORTED_US,
             "cores": os.cpu_count(),
         }
         print(stored.name, recorded[stored.name], f"recall@5 {served.recall_at_5:.4f}, p50 {served.p50_ms:.2f} ms")
     Path("ingest/coefficients.json").write_text(json.dumps(recorded, indent=2) + "\n")
-
-
-def _sort_s(folder: Path, codes: NDArray[np.float32], stored: Profile, built: Built, stages: Stages) -> float:
-    """Return the seconds that storing codes takes longer if they are sorted, in four parts."""
-    begun = time.perf_counter()
-    part_bytes = int(len(codes) * disk_bytes(stored, codes.shape[1])) // 4
-    _store(folder, codes, stored, stages, Parts(part_bytes, stored.max_segment_mb))
-    store_s = time.perf_counter() - begun
-    shutil.rmtree(folder)
-    return store_s - built.load_s
 
 
 def _blocks(shard: Path, pattern: str) -> list[int]:

@@ -183,7 +183,7 @@ def _formula(
         f"disk  = images × replicas × {image_disk:,.0f} bytes; keep {_FREE_DISK:g} times as much free, for a rebuild",
         f"load  = images / {measured['load_per_s']:,.0f} a second, in one process; --workers N divides it",
         f"index = n × ({measured['index_us']:.0f} µs × (n / segments / 1,000,000)^{INDEX_GROWTH} + "
-        f"{measured['sort_us']:.0f} µs if the codes are sorted in parts), with n = images × replicas / nodes and "
+        f"{measured['sort_us']:.0f} µs if it is built in parts), with n = images × replicas / nodes and "
         f"{measured['cores']} cores a node",
         f"build = {as_bytes(PROCESSES)} + n / segments × {graph_bytes(profile, _CODE_SIZE):,.0f} bytes; on a server, "
         f"{SERVER_SHARE} times the full codes of a segment",
