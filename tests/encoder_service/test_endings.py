@@ -57,13 +57,18 @@ module._POLL_S = 1e-6
 process = os.getpid()
 for attempt in range(500):
     signals = module.EndingSignals()
+    waits, waiting = os.pipe()
     killer = os.fork()
     if not killer:
-        time.sleep(0.003 + attempt % 7 * 1e-4)
+        os.read(waits, 1)
+        time.sleep(attempt % 7 * 1e-4)
         os.kill(process, signal.SIGTERM)
         os._exit(0)
-    signals.wait()
+    told = []
+    signals.wait(lambda: told or told.append(os.write(waiting, b"1")))
     os.waitpid(killer, 0)
+    os.close(waits)
+    os.close(waiting)
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
 
