@@ -13,6 +13,9 @@ from PIL import Image, ImageChops, ImageCms, Jpeg2KImagePlugin
 from encoder_service.errors import ImageError, ImageTooLargeError
 from encoder_service.limits import LIMITS, Limits
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG file."""
+
 # Formats that are never decoded. Pillow runs Ghostscript on EPS, which is unsafe with untrusted input, and IPTC files
 # may embed EPS.
 _REFUSED_FORMATS = {"EPS", "IPTC"}
@@ -41,7 +44,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -75,7 +77,7 @@ def decode(data: bytes, limits: Limits = LIMITS, header: Image.Image | None = No
         try:
             image = _load(data, limits, header)
         except ValueError:  # Pillow rejects PNGs with very long texts or colour profiles: decode without them
-            if not data.startswith(_PNG):
+            if not data.startswith(PNG_SIGNATURE):
                 raise
             image = _load(_without_texts(data), limits)
         except OSError as error:
@@ -138,7 +140,7 @@ def _is_large(image: Image.Image) -> bool:
 
 def _without_texts(png: bytes) -> bytes:
     """Return a PNG file without its text and colour-profile chunks."""
-    parts, position = [_PNG], len(_PNG)
+    parts, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     while position < len(png):
         end = position + 12 + int.from_bytes(png[position : position + 4])  # length, type and checksum are 12 bytes
         if png[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from encoder_service.decoding import PNG_SIGNATURE
 from encoder_service.decoding import check_pixel_count as check_pixel_count
 from encoder_service.decoding import decode as decode
 from encoder_service.errors import ImageError, ImageTooLargeError
@@ -150,7 +151,7 @@ def _small_grey_png(image: Image.Image) -> bytes:
     rows[:, 1:] = np.asarray(image)
     header = struct.pack(">IIBBBBB", image.width, image.height, 8, 0, 0, 0, 0)  # 8 bits per pixel, grey
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
+    return PNG_SIGNATURE + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks
     )

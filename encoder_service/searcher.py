@@ -163,7 +163,7 @@ class _ImageQuery:
     is_shown: bool = False
 
 
-class _Measured(NamedTuple):
+class _Measures(NamedTuple):
     """What was measured on a query image: its reconstruction error, and its share of equal neighbouring pixels."""
 
     error: float
@@ -174,13 +174,13 @@ class _Measured(NamedTuple):
 class _CodeQuery:
     """A query as a code, (code_size,), or as a key; and the number of nearest images to average it with.
 
-    A query image has been encoded. `input` is its input, (h, w, c), and `image` is what was measured on it.
+    A query image has been encoded. `input` is its input, (h, w, c), and `measures` is what was measured on it.
     """
 
     options: SearchOptions
     expand: int
     code: NDArray[np.float32]
-    image: "_Measured | None" = None
+    measures: _Measures | None = None
     thumbnail_png: bytes = b""
     prepared: str = ""
     is_shown: bool = False
@@ -324,7 +324,7 @@ class Searcher:
                 encode_ms=(encoded_at - begun) * 1e3 if has_images else 0.0,
                 search_ms=(searched_at - encoded_at) * 1e3,
                 query_thumbnail_png=query.thumbnail_png,
-                reconstruction_error=query.image.error if query.image else None,
+                reconstruction_error=query.measures.error if query.measures else None,
                 query_percentile=_percentile(query, calibration),
                 prepared=query.prepared,
                 expanded_count=query.expand,
@@ -380,15 +380,15 @@ class Searcher:
 
     @staticmethod
     def _encoded(
-        query: _ImageQuery, image_input: NDArray[np.float32], code: NDArray[np.float32], measured: _Measured
+        query: _ImageQuery, image_input: NDArray[np.float32], code: NDArray[np.float32], measures: _Measures
     ) -> _CodeQuery:
-        return _CodeQuery(query.options, query.expand, code, measured, is_shown=query.is_shown, input=image_input)
+        return _CodeQuery(query.options, query.expand, code, measures, is_shown=query.is_shown, input=image_input)
 
-    def _measure(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], _Measured]]:
+    def _measure(self, inputs: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], _Measures]]:
         """Return the code of each input, (n, h, w, c), and what was measured on it."""
         codes = self._encoder.encode(inputs)
         errors = self._encoder.reconstruction_errors(inputs, codes)
-        return zip(codes, map(_Measured, errors.tolist(), images.flatness(inputs).tolist()), strict=True)
+        return zip(codes, map(_Measures, errors.tolist(), images.flatness(inputs).tolist()), strict=True)
 
 
 def _nearer(answers: Sequence[_Answer]) -> _Answer:
@@ -403,11 +403,11 @@ def _nearer(answers: Sequence[_Answer]) -> _Answer:
 
 def _percentile(query: _CodeQuery, calibration: Calibration | None) -> float | None:
     """Return a query's percentile, 0 to 100; None if it is unknown. See `SearchResult.query_percentile`."""
-    if calibration is None or query.image is None:
+    if calibration is None or query.measures is None:
         return None
-    if not calibration.is_flatness_usual(query.image.flatness):
+    if not calibration.is_flatness_usual(query.measures.flatness):
         return 100.0
-    return calibration.error_percentile(query.image.error)
+    return calibration.error_percentile(query.measures.error)
 
 
 def _png(values: NDArray[np.float32]) -> bytes:

@@ -1,5 +1,6 @@
 """Intercept every RPC, to apply concurrency limits and deadlines, translate errors and record metrics."""
 
+import functools
 import logging
 import random
 import time
@@ -46,7 +47,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         self._calls = calls
         self._streams = streams
         self._metrics = metrics
-        self._wrapped: dict[Any, Any] = {}  # the wrapped handlers, by their RPCs' names and the handlers themselves
+        self._wrapped = functools.cache(self._wrap)  # an RPC keeps its handler, so each is wrapped once
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Any], details: grpc.HandlerCallDetails
@@ -56,10 +57,7 @@ class CallInterceptor(grpc.ServerInterceptor):
         method = str(details.method)
         if handler is None or method.startswith(_HEALTH_PREFIX):
             return handler
-        wrapped = self._wrapped.get((method, handler))
-        if wrapped is None:
-            wrapped = self._wrapped[method, handler] = self._wrap(handler, method)
-        return wrapped
+        return self._wrapped(handler, method)
 
     def _wrap(self, handler: Any, method: str) -> Any:
         codec = Codec(method, handler.request_deserializer, handler.response_serializer)
