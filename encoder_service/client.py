@@ -93,6 +93,9 @@ class Client:
         options = [
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+            # gRPC also pings to measure the connection. While such a ping is unanswered, which may last 60 s by
+            # default, the timeout above does not count.
+            ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", LIMITS.max_message_bytes),
             ("grpc.service_config", _RETRIES),

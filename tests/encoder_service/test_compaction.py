@@ -95,7 +95,7 @@ def test_no_call_fails_and_nothing_is_lost_while_a_gallery_is_compacted(
         thread.join()
     assert failures == []
     assert own.gallery().count == 400 - len(deleted) + len(acknowledged)
-    assert versions(store) == ["v2"]
+    wait(lambda: versions(store) == ["v2"])
     server.stop()
     with closing(store.open("digits")) as gallery:
         keys = [entry.key for batch in gallery.scroll() for entry in batch]

@@ -207,6 +207,8 @@ def test_a_strip_shows_what_lies_between_the_query_and_a_hit(page: Page, open_pa
     draw(page, (0.5, 0.15), (0.48, 0.85))
     page.wait_for_url("**picture=*")
     page.get_by_role("button", name="Look between the query and …").click()
+    page.get_by_label("Images").select_option("12")
+    expect(page.locator("#hits button")).to_have_count(12)
     expect(page.locator("#status")).to_have_text("Choose an image: see what lies between the query and it.")
     key = names(page)[-1]
     page.locator("#hits button").last.click()

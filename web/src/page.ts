@@ -51,6 +51,7 @@ function setQuery(kind: Query, key = ""): void {
   query = kind;
   state = { ...state, view: state.view === "map" ? "map" : "search", key, picture: "" };
   if (kind !== "drawing") drawing.clear();
+  setPicking(false);
 }
 
 /** Show the state in the address bar, and let the links at the top keep it. */
@@ -136,6 +137,7 @@ async function run(): Promise<void> {
       const response = await search(await request(), control.signal);
       if (control.signal.aborted) return;
       showResponse(response, subject(), pickOrMore);
+      if (isPicking()) setPicking(true);
       mark(query === "key" ? state.key : "", response.hits ?? []);
       if (response.inputPng) state.picture = toUrl(response.inputPng);
     }
@@ -224,11 +226,28 @@ function more(key: string): void {
 
 /** Look between the query and a hit, if the user has asked for that; else search for more like the hit. */
 function pickOrMore(key: string): void {
-  if (find("pick").getAttribute("aria-pressed") === "true") lookBetween(key);
+  if (isPicking()) lookBetween(key);
   else more(key);
 }
 
+function isPicking(): boolean {
+  return find("pick").getAttribute("aria-pressed") === "true";
+}
+
+/** Ask the user for a hit to look between the query and it, or stop asking. */
+function setPicking(pick: boolean): void {
+  const status = find("status");
+  if (pick) {
+    found = status.textContent ?? "";
+    status.textContent = "Choose an image: see what lies between the query and it.";
+  } else if (isPicking()) {
+    status.textContent = found;
+  }
+  find("pick").setAttribute("aria-pressed", String(pick));
+}
+
 function lookBetween(to: string): void {
+  setPicking(false);
   state = { ...state, view: "between", to };
   isNew = true;
   void show();
@@ -304,13 +323,7 @@ find("by-key").onsubmit = (event) => {
   if (key) more(key);
 };
 
-find("pick").onclick = () => {
-  const pick = find("pick");
-  const isPicking = pick.getAttribute("aria-pressed") !== "true";
-  pick.setAttribute("aria-pressed", String(isPicking));
-  if (isPicking) found = find("status").textContent ?? "";
-  find("status").textContent = isPicking ? "Choose an image: see what lies between the query and it." : found;
-};
+find("pick").onclick = () => setPicking(!isPicking());
 
 find("ends").onsubmit = (event) => {
   event.preventDefault();
@@ -360,6 +373,7 @@ window.addEventListener("popstate", () => {
   file = null;
   isNew = false;
   drawing.clear();
+  setPicking(false);
   void start();
 });
 

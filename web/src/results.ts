@@ -11,8 +11,9 @@ const EXACT_DISTANCE = 1e-3;
 const number = new Intl.NumberFormat("en");
 
 function showHits(hits: Hit[], hasDistances: boolean, more: (key: string) => void): void {
-  find("pick").hidden = !hasDistances || !hits.length;
-  find("pick").setAttribute("aria-pressed", "false");
+  const pick = find("pick");
+  pick.hidden = !hasDistances || !hits.length;
+  if (pick.hidden) pick.setAttribute("aria-pressed", "false");
   find("hits").replaceChildren(...hits.map((hit) => make("li", {}, button(hit, hasDistances, more))));
   const known = find<HTMLDataListElement>("known-labels");
   const labels = new Set([...known.options].map((option) => option.value));
