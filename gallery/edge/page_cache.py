@@ -18,6 +18,8 @@ _FILES = {
     "graph": "vector_index/links*",
     "codes": "vector_storage/matrix.dat",
 }
+# Glob pattern of a segment's files with keys, labels and thumbnails. A search reads a page of them for each hit.
+_PAYLOAD = "payload_storage/page_*.dat"
 # Glob patterns of the files that Edge reads page by page, and as a whole, while it opens a shard.
 _OPENED = ("segments/*/id_tracker.*", "segments/*/**/flags_*.dat")
 # Bytes per read-ahead request. Linux ignores anything beyond this in one request.
@@ -53,9 +55,10 @@ def _cached(profile: Profile) -> list[str]:
 class ReadAhead:
     """A thread that reads the files which a shard's profile keeps in memory into the page cache.
 
-    Edge has read most of them once, but under memory pressure Linux evicts what was read only once. Searches can be
-    answered meanwhile. The thread stops when it has filled its share of the memory. Does nothing on systems other than
-    Linux.
+    Edge has read most of them once, but under memory pressure Linux evicts what was read only once. If the profile
+    keeps the full codes in memory, the thread also reads the payload, at the end and only if all of it fits: otherwise,
+    the first searches would read it from disk. Searches can be answered meanwhile. The thread stops when it has filled
+    its share of the memory. Does nothing on systems other than Linux.
     """
 
     def __init__(self, folder: Path, profile: Profile) -> None:
@@ -66,13 +69,14 @@ class ReadAhead:
             profile: The gallery's profile, which says what to keep in memory.
         """
         patterns = _cached(profile)
+        reads_payload = profile.codes is not Memory.COLD
         # Full codes that searches read from disk could evict the quantised codes and the graph, which every search
         # reads. Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So read
         # the quantised codes and the graph twice.
-        times = 2 if profile.codes is Memory.COLD else 1
+        times = 1 if reads_payload else 2
         self._closing = threading.Event()
         self._thread = threading.Thread(
-            target=self._read_all, args=(folder, patterns, times), name="read-ahead", daemon=True
+            target=self._read_all, args=(folder, patterns, times, reads_payload), name="read-ahead", daemon=True
         )
         if patterns and sys.platform == "linux":
             self._thread.start()
@@ -83,7 +87,7 @@ class ReadAhead:
         if self._thread.ident:
             self._thread.join()
 
-    def _read_all(self, folder: Path, patterns: Sequence[str], times: int) -> None:
+    def _read_all(self, folder: Path, patterns: Sequence[str], times: int, reads_payload: bool) -> None:
         memory = available_memory()
         allowed = math.inf if memory is None else memory * _SHARE
         with suppress(OSError):  # searches report a file that can't be read
@@ -92,6 +96,10 @@ class ReadAhead:
                     for _ in range(times):
                         read = self._read(path, allowed)
                     allowed -= read
+            pages = list(folder.glob(f"segments/*/{_PAYLOAD}")) if reads_payload else []
+            if sum(page.stat().st_size for page in pages) <= allowed:
+                for page in pages:
+                    self._read(page, math.inf)
 
     def _read(self, path: Path, most: float) -> int:
         """Read a file, but no more than `most` bytes. Return the number of bytes."""

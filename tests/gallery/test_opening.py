@@ -68,3 +68,29 @@ def test_opening_reads_ahead_only_what_the_profile_caches(
     monkeypatch.setattr("os.posix_fadvise", lambda file, *_: read.append(Path(f"/proc/self/fd/{file}").readlink().name))
     page_cache.prefetch(tmp_path, find_profile(profile))
     assert ("matrix.dat" in read) == reads_codes
+
+
+@pytest.mark.parametrize(
+    ("profile", "available", "expected"),
+    [
+        ("balanced", 10**9, ["matrix.dat", "page_0.dat"]),
+        ("balanced", 4000, ["matrix.dat"]),
+        ("disk", 10**9, []),
+    ],
+)
+def test_thumbnails_are_read_ahead_after_the_codes_if_all_of_them_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, available: int, expected: list[str]
+) -> None:
+    for name in ("vector_storage/matrix.dat", "payload_storage/page_0.dat"):
+        path = tmp_path / "segments" / "1" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(2000))
+    read: list[str] = []
+    monkeypatch.setattr("os.posix_fadvise", lambda file, *_: read.append(Path(f"/proc/self/fd/{file}").readlink().name))
+    monkeypatch.setattr(page_cache, "available_memory", lambda: available)
+    read_ahead = page_cache.ReadAhead(tmp_path, find_profile(profile))
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join(10)
+    read_ahead.close()
+    assert read == expected
