@@ -1,6 +1,8 @@
 """The segments of a shard: how Edge is to build them, and how large they are on disk."""
 
 import json
+from bisect import bisect_left
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,6 +77,38 @@ def size_on_disk(folder: Path) -> int:
 def unsorted_size(folder: Path) -> int:
     """Return the bytes on disk of a shard's segments that codes are added to."""
     return sum(size_on_disk(segment) for segment in _segments(folder) if not (segment / _VERSIONS).exists())
+
+
+def even_segment_mb(folder: Path, most_mb: int, count: int, code_size: int) -> int:
+    """Return the smallest limit for segments, in MB (2^20 bytes) of full codes, that makes as few of them as `most_mb`.
+
+    Edge joins segments up to the limit, so that the last one may be far smaller than the others. Segments of equal size
+    take less memory to build and less time to search.
+
+    Args:
+        folder: The shard's folder.
+        most_mb: Largest size of a segment, in MB of full codes.
+        count: Number of entries of the shard.
+        code_size: Length of a code.
+    """
+    sizes = [versions.stat().st_size // 8 * code_size * 4 for versions in folder.glob(f"segments/*/{_VERSIONS}")]
+    if (unsorted := count * code_size * 4 - sum(sizes)) > 0:
+        sizes.append(unsorted)
+    sizes.sort()
+    fewest = _joined(sizes, most_mb)
+    if fewest == 1:
+        return most_mb
+    return 1 + bisect_left(range(1, most_mb), -fewest, key=lambda limit_mb: -_joined(sizes, limit_mb))
+
+
+def _joined(sizes: Iterable[int], limit_mb: int) -> int:
+    """Return how many segments remain when Edge joins segments of these sizes, in bytes and smallest first."""
+    joined, size = 0, 0
+    for added in sizes:
+        if not joined or size + added >= limit_mb * 2**20:
+            joined, size = joined + 1, 0
+        size += added
+    return joined
 
 
 def rewritten_size(folder: Path, segment_mb: int, code_size: int) -> int:

@@ -17,7 +17,15 @@ import qdrant_edge as qe
 from gallery.base import say_nothing
 from gallery.edge import index
 from gallery.edge.page_cache import ReadAhead, prefetch
-from gallery.edge.segments import CONFIG, largest_share, plan_indexing, plan_sorting, rewritten_size, unsorted_size
+from gallery.edge.segments import (
+    CONFIG,
+    even_segment_mb,
+    largest_share,
+    plan_indexing,
+    plan_sorting,
+    rewritten_size,
+    unsorted_size,
+)
 from gallery.errors import LookalikeError, StoreDamagedError, StoreFullError, StoreLockedError, StoreUnusableError
 from gallery.files import check_space
 from gallery.memory import Parts, disk_bytes, return_freed_heap
@@ -178,9 +186,11 @@ class EdgeGallery:
             StoreFullError: The disk has no space for the index.
             StoreDamagedError: The index could not be built.
         """
-        self._close_shard()  # an open shard adds and removes files, which would disturb the sum of their sizes below
-        plan_indexing(self._folder, self._profile, self._segment_mb)
-        self._optimize(rewritten_size(self._folder, self._segment_mb, self._spec.code_size))
+        count = self.count()
+        self._close_shard()  # an open shard adds and removes files, which would disturb the sums of their sizes below
+        segment_mb = even_segment_mb(self._folder, self._segment_mb, count, self._spec.code_size)
+        plan_indexing(self._folder, self._profile, segment_mb)
+        self._optimize(rewritten_size(self._folder, segment_mb, self._spec.code_size))
 
     @property
     def _segment_mb(self) -> int:

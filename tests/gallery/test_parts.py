@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gallery import Query, SearchOptions, open_store
+from gallery.edge.segments import even_segment_mb
 from gallery.errors import InvalidInputError, StoreFullError
 from gallery.memory import available_memory, build_parts, node_segment_mb
 from gallery.profiles import PROFILES, find_profile
@@ -66,6 +67,25 @@ def test_parts_are_joined_into_indexed_segments(store_url: str) -> None:
     assert sum('"type":"hnsw"' in text for text in described) == 1
     assert not any('"m":0' in text for text in described)
     assert all('"turbo":{"memory":"cached"' in text for text in described)
+
+
+@pytest.mark.parametrize(
+    ("sorted_counts", "count", "most_mb", "expected_mb"),
+    [
+        ([20_480] * 11, 235_280, 80, 61),  # seven and a half of them and four, joined as five and a half and six
+        ([20_480] * 11, 225_280, 1000, 1000),  # one segment
+        ([20_480] * 3, 61_440, 15, 1),  # none can be joined
+        ([20_480, 20_480, 204_800], 245_760, 30, 21),  # the large one stays as it is
+    ],
+)
+def test_segments_become_as_large_as_one_another(
+    tmp_path: Path, sorted_counts: list[int], count: int, most_mb: int, expected_mb: int
+) -> None:
+    for index, sorted_count in enumerate(sorted_counts):
+        segment = tmp_path / "segments" / str(index)
+        segment.mkdir(parents=True)
+        (segment / "id_tracker.versions").write_bytes(bytes(8 * sorted_count))
+    assert even_segment_mb(tmp_path, most_mb, count, 128) == expected_mb
 
 
 def test_a_live_gallery_is_extended_in_parts_and_keeps_its_graph(store_url: str) -> None:
