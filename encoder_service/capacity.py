@@ -5,7 +5,6 @@ The total pixels of all images that are being decoded are bounded across all cal
 """
 
 import ctypes
-import io
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from contextvars import ContextVar
 from PIL import Image
 
 from encoder_service import images
-from encoder_service.decoding import weighted_pixels
+from encoder_service.decoding import open_file, weighted_pixels
 from encoder_service.limits import LIMITS
 from gallery.deadline import check_wanted
 
@@ -222,7 +221,7 @@ def decoded(image: bytes | Image.Image) -> Iterator[Image.Image]:
 def _header(file: bytes) -> Image.Image | None:
     """Open an image file without decoding its pixels. Return None for a file that `images.decode` will reject."""
     with suppress(Exception):  # Pillow raises many types; `images.decode` fails on the same file and reports the error
-        return Image.open(io.BytesIO(file))
+        return open_file(file)
     return None
 
 

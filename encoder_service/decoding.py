@@ -59,7 +59,7 @@ def decode(data: bytes, limits: Limits = LIMITS, header: Image.Image | None = No
         data: A file of any format that Pillow reads, except EPS and IPTC. HEIC needs the extra `heif`. A JPEG may lack
             up to 5 % of its pixels at the end.
         limits: Limits to apply; by default, 10 MiB and 64 million pixels. A WebP may have three quarters of the pixels.
-        header: The same file, opened by Pillow, if the caller has opened it already.
+        header: The same file, opened by `open_file`, if the caller has opened it already.
 
     Returns:
         An image of mode L, RGB or, if it has transparency, RGBA. An image of more than 16 million pixels is returned at
@@ -76,7 +76,7 @@ def decode(data: bytes, limits: Limits = LIMITS, header: Image.Image | None = No
     try:
         try:
             image = _load(data, limits, header)
-        except ValueError:  # Pillow rejects PNGs with very long texts or colour profiles: decode without them
+        except ValueError:  # a PNG may have such texts behind its pixels too
             if not data.startswith(PNG_SIGNATURE):
                 raise
             image = _load(_without_texts(data), limits)
@@ -94,6 +94,20 @@ def decode(data: bytes, limits: Limits = LIMITS, header: Image.Image | None = No
             f"image: expected a whole image file, such as PNG or JPEG, got {len(data):,} bytes that can't be "
             f"decoded ({_reason(data, error)})"
         ) from error
+
+
+def open_file(data: bytes) -> Image.Image:
+    """Open an image file without decoding its pixels.
+
+    Raises:
+        Exception: The file is not an image. Pillow raises many types.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except ValueError:  # Pillow rejects PNGs with very long texts or colour profiles: open them without these
+        if not data.startswith(PNG_SIGNATURE):
+            raise
+        return Image.open(io.BytesIO(_without_texts(data)))
 
 
 def check_pixel_count(width: int, height: int, limits: Limits = LIMITS) -> None:
@@ -117,7 +131,7 @@ def weighted_pixels(image: Image.Image) -> int:
 
 def _load(data: bytes, limits: Limits, header: Image.Image | None = None) -> Image.Image:
     """Decode the pixels of an image file. Large JPEG and JPEG 2000 files are decoded at half their width and height."""
-    image = header or Image.open(io.BytesIO(data))
+    image = header or open_file(data)
     check_pixel_count(*image.size, limits)
     if weighted_pixels(image) > limits.max_image_pixels:
         raise ImageTooLargeError(

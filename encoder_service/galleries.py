@@ -191,7 +191,7 @@ class Galleries:
                 can be answered: the store responds, and it is empty or at least one of its galleries can be opened.
                 While the store does not respond, all calls fail immediately.
         """
-        self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, self._reopen, report)
+        self._watcher = VersionWatcher(self._store, self._open_specs, self._move_to, self._forget, self._reopen, report)
         self._watcher.start()
         self._compactor.start()
 
@@ -228,8 +228,7 @@ class Galleries:
             try:
                 gallery = self._open_version(self._store.spec(name))
             except GalleryNotFoundError:
-                with self._lock:
-                    self._failures.pop(name, None)
+                self._forget(name)
                 raise
             except LookalikeError as error:
                 with self._lock:
@@ -328,13 +327,29 @@ class Galleries:
         """Replace the open version of a gallery with another. The old version is closed once no call uses it."""
         with self._opening:
             with self._lock:
-                old = self._open[spec.name]
-            if old.spec.version == spec.version:  # another thread has switched already
+                old = self._open.get(spec.name)
+            if old is None:  # the gallery has been removed meanwhile
+                return
+            # another thread may have switched already
+            if (old.spec.version, old.spec.published_at) == (spec.version, spec.published_at):
                 return
             is_retired = self._replace(old, self._open_version(spec))
         if is_retired:
             old.close()
         _log.info("gallery '%s' switched to v%d", spec.name, spec.version)
+
+    def _forget(self, name: str) -> None:
+        """Close a gallery that the store no longer has, once no call uses it."""
+        with self._lock:
+            self._failures.pop(name, None)
+            if self._default == name:
+                self._default = ""
+            gallery = self._open.pop(name, None)
+            if gallery:
+                gallery.is_replaced = True
+            is_retired = gallery is not None and gallery.is_retired
+        if gallery and is_retired:
+            gallery.close()
 
     def _replace(self, old: "OpenGallery", new: "OpenGallery") -> bool:
         """Replace an open version with another, and return whether no call uses the old one. The caller closes it."""

@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 from copy import copy
 
 from gallery import GallerySpec, Store
-from gallery.errors import EncoderMismatchError, LookalikeError, StoreDamagedError, UnavailableError
+from gallery.errors import (
+    EncoderMismatchError,
+    GalleryNotFoundError,
+    LookalikeError,
+    StoreDamagedError,
+    UnavailableError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +35,7 @@ class VersionWatcher:
         store: Store,
         open_specs: Callable[[], Sequence[GallerySpec]],
         move_to: Callable[[GallerySpec], None],
+        forget: Callable[[str], None],
         reopen: Callable[[], bool],
         report: Callable[[bool], None],
     ) -> None:
@@ -38,6 +45,7 @@ class VersionWatcher:
             store: The store to poll.
             open_specs: Returns the specs of the galleries that are open.
             move_to: Opens another version of an open gallery in place of the current one.
+            forget: Closes an open gallery that the store no longer has.
             reopen: Called at every poll. May try again to open galleries that failed to open. Returns False if searches
                 can't be answered because no gallery can be opened.
             report: Called by `start` with True or False, and again whenever the value changes. True means that searches
@@ -46,6 +54,7 @@ class VersionWatcher:
         self._store = store
         self._open_specs = open_specs
         self._move_to = move_to
+        self._forget = forget
         self._reopen = reopen
         self._report = report
         self._outage: UnavailableError | None = None
@@ -116,11 +125,16 @@ class VersionWatcher:
         try:
             live = self._store.spec(name)
             version = live.version
-            is_current = (version, live.fingerprint) == (current.version, current.fingerprint)
+            # a load that extends a gallery on a server publishes the same version again
+            is_current = all(
+                getattr(live, field) == getattr(current, field) for field in ("version", "fingerprint", "published_at")
+            )
             is_waiting = version == bad_version and time.monotonic() < retry_at
             # a count of 0 means that this cluster node has not replicated the new version yet
             if not is_current and live.count and not is_waiting:
                 self._move(live)
+        except GalleryNotFoundError:
+            self._forget(name)
         except LookalikeError as error:
             if any((spec.name, spec.version) == (name, version) for spec in self._open_specs()):
                 return  # not damaged: a write has meanwhile opened this version and modified its files

@@ -1,6 +1,8 @@
 """Add images to a gallery while it is being searched, and remove images from it. Independent of gRPC."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +73,8 @@ class GalleryWriter:
         gallery.spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
         self._encoder = encoder
         self._gallery = gallery
+        # held while images with `keep_stored` are stored, so that no two calls store different images under one key
+        self._keeping = threading.Lock()
 
     def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:
         """Store images. On return, every image without an error is on disk, and survives a crash of this process.
@@ -103,16 +107,19 @@ class GalleryWriter:
                 continue
             try:
                 if image.keep_stored and stored_sha256 not in (None, sha256):
-                    raise KeyTakenError(
-                        "the gallery has another image under this key: replace it without `keep_stored`"
-                    )
+                    raise _taken()
                 prepared[image.key] = self._prepare(image, label, sha256)
                 known[image.key] = (sha256, label)
                 results.append(False)
             except LookalikeError as error:
                 results.append(error)
         if prepared:
-            self._store(list(prepared.values()))
+            replacing = {image.key for image in new if not image.keep_stored}
+            taken = self._store(prepared, prepared.keys() - replacing)
+            results = [
+                _taken() if result is False and image.key in taken else result
+                for image, result in zip(new, results, strict=True)
+            ]
         return results
 
     def delete(self, keys: Sequence[str]) -> int:
@@ -134,14 +141,28 @@ class GalleryWriter:
             input_, thumbnail = self._encoder.normalise([picture])[0], images.thumbnail_png(picture)
             return _Prepared(image.key, label, sha256, input_, thumbnail)
 
-    def _store(self, prepared: Sequence[_Prepared]) -> None:
-        codes = self._encoder.encode(np.stack([item.input for item in prepared]))
-        self._gallery.upsert(
-            [
-                Entry(item.key, code, item.label, item.sha256, item.thumbnail_png)
-                for item, code in zip(prepared, codes, strict=True)
-            ]
-        )
+    def _store(self, prepared: Mapping[str, _Prepared], keep_stored: Set[str]) -> set[str]:
+        """Encode images and store them, by key.
+
+        Returns:
+            The keys of `keep_stored` under which another call has stored another image meanwhile, and which are left.
+        """
+        codes = self._encoder.encode(np.stack([item.input for item in prepared.values()]))
+        with self._keeping if keep_stored else nullcontext():
+            stored = self._gallery.get(list(keep_stored)) if keep_stored else []
+            taken = {entry.key for entry in stored if entry and entry.sha256 != prepared[entry.key].sha256}
+            self._gallery.upsert(
+                [
+                    Entry(item.key, code, item.label, item.sha256, item.thumbnail_png)
+                    for item, code in zip(prepared.values(), codes, strict=True)
+                    if item.key not in taken
+                ]
+            )
+        return taken
+
+
+def _taken() -> KeyTakenError:
+    return KeyTakenError("the gallery has another image under this key: replace it without `keep_stored`")
 
 
 def _check_names(key: str, label: str) -> None:

@@ -255,7 +255,8 @@ class Store(Protocol):
         Args:
             spec: The gallery to build. The store sets its version and count, whatever they are in `spec`.
             rebuild: Build a new version even though the gallery exists.
-            placement: Distribution of a new version over a cluster.
+            placement: Distribution of a new version over a cluster. A rebuild keeps the live version's settings where
+                this has None.
             memory_bytes: Memory to build the gallery in. In a local store, it includes the processes that build, and
                 None stands for the memory that is available. On a server, it is the memory of a node, and None leaves
                 the largest size of a segment to the storage profile.
@@ -266,8 +267,8 @@ class Store(Protocol):
             EncoderMismatchError: The live version was made by another encoder.
             StoreDamagedError: The live version's files have been altered.
             StoreLockedError: Another process is building the gallery or has it open.
-            InvalidQueryError: `placement` has settings and the store is not on a server, or the server uses the
-                gallery's name for something else.
+            InvalidQueryError: `placement` has settings and the store is not on a server, or they differ from those of
+                the live version and `rebuild` is False. Or the server uses the gallery's name for something else.
         """
         ...
 

@@ -4,8 +4,10 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -16,6 +18,10 @@ from gallery.errors import InvalidInputError, StoreFullError, StoreLockedError, 
 
 # Bytes per read of a sparse copy. A block of zeros becomes a hole, so smaller blocks leave less to write.
 _BLOCK = 64 * 1024
+# The lock file in a scratch folder, and the age in seconds at which a scratch folder without one counts as abandoned.
+# `scratch_folder` creates the file at once. Older releases created none, but took less time than this.
+_IN_USE = "OPEN"
+_SCRATCH_S = 3600.0
 
 
 def user_data_folder() -> Path:
@@ -107,6 +113,32 @@ def check_space(folder: Path, needed: int) -> None:
             "same command again",
             place=str(folder),
         )
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder, and remove it afterwards. If this process is killed, `clear_scratch` removes it.
+
+    Args:
+        parent: The folder to create it in, which is created if missing.
+        prefix: First characters of its name.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as scratch,
+        closing(Lock(Path(scratch) / _IN_USE, f"folder {scratch}")),
+    ):
+        yield Path(scratch)
+
+
+def clear_scratch(parent: Path, prefix: str) -> None:
+    """Remove the scratch folders of killed processes, as far as permissions allow; see `scratch_folder`."""
+    for scratch in parent.glob(f"{prefix}*"):
+        with suppress(OSError, StoreLockedError):
+            lock_file = scratch / _IN_USE
+            if lock_file.exists() or time.time() - scratch.stat().st_mtime > _SCRATCH_S:
+                with closing(Lock(lock_file, f"folder {scratch}")):
+                    shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Lock:

@@ -6,6 +6,7 @@ repeat on the new version what the service has changed meanwhile.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -97,10 +98,14 @@ def _lines(folder: Path, begin: int = 0, end: int | None = None) -> Iterator[tup
             try:
                 sign, *keys = json.loads(line)
             except ValueError:
-                continue  # the service died while it wrote this line, so it never acknowledged the keys
+                continue  # the line was cut short, so the service never acknowledged the keys
             yield sign, keys
 
 
 def _append(folder: Path, line: list[str]) -> None:
-    with (folder / JOURNAL).open("ab", buffering=0) as file:
+    with (folder / JOURNAL).open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # a full disk or a crash has cut the last line short
+                file.write(b"\n")
         file.write(json.dumps(line).encode() + b"\n")

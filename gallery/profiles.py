@@ -17,6 +17,9 @@ DEFAULT_PROFILE = "balanced"
 # ACORN is Qdrant's slower graph search for narrow filters. It is used only if the filter matches at most this fraction
 # of the gallery. For broader filters the plain graph search suffices.
 _ACORN_SELECTIVITY = 0.5
+# Power of the largest segment's share of the codes by which fewer full codes are compared in each segment. With 1,
+# three segments of 4,000,000 codes had a recall@5 of 0.9893.
+_COMPARED_POWER = 0.7
 
 
 class Memory(StrEnum):
@@ -191,7 +194,7 @@ def search_plan(profile: Profile, options: SearchOptions, largest_share: float =
     if options.exact:
         return None
     ef = max(round(profile.ef * math.sqrt(largest_share)), options.limit)
-    oversampling = max(1.0, profile.oversampling * largest_share)
+    oversampling = max(1.0, profile.oversampling * largest_share**_COMPARED_POWER)
     if options.labels:
         # The graph has no extra links for each label, so use ACORN, which also visits neighbours' neighbours.
         return SearchPlan(2 * ef, oversampling, _ACORN_SELECTIVITY)

@@ -100,6 +100,14 @@ class Placement:
     replicas: int | None = None
     write_consistency: int | None = None
 
+    def filled_from(self, other: "Placement") -> "Placement":
+        """Return this placement with the settings of another one where this one has None."""
+        return Placement(
+            self.shards or other.shards,
+            self.replicas or other.replicas,
+            self.write_consistency or other.write_consistency,
+        )
+
     def require_default(self, url: str) -> None:
         """Check that no setting is given. Stores that are not on a server call this.
 

@@ -6,21 +6,20 @@ from itertools import islice
 
 import numpy as np
 
-from gallery import Entry, Gallery, GallerySpec, Query, Store
+from gallery import Entry, Gallery, GallerySpec, Store
 from gallery.errors import StoreDamagedError
 from gallery.files import replace_file
 from gallery.findings import FINDINGS
 from gallery.map import MAP
 from gallery.plurals import counted
 from ingest.loading.ledger import FILE, Ledger
+from ingest.loading.verify import finds_itself
 from ingest.progress import Stages
 
 # Number of entries that are read and written at a time.
 _BATCH = 1024
 # Number of entries of the copy that are compared with the original and searched for, before the copy goes live.
 _VERIFIED = 64
-# Largest distance, relative to the code's norm, that counts as 0. Another index or processor may round differently.
-_ROUNDING = 1e-4
 
 
 def copy(
@@ -110,6 +109,10 @@ def _verify(original: Gallery, copied: Gallery) -> None:
         )
     for batch in islice(original.scroll(_VERIFIED), 1):
         for entry, other in zip(batch, copied.get([entry.key for entry in batch]), strict=True):
-            hits = copied.search(Query(entry.code))
-            if other is None or not _same(entry, other) or hits[0].distance > _ROUNDING * np.linalg.norm(entry.code):
+            if other is None or not _same(entry, other):
                 raise StoreDamagedError(f"the copy of '{name}' differs from the original in {entry.key}: copy it again")
+            # the index is approximate, and may miss an entry
+            if not (finds_itself(copied, entry.code, exact=False) or finds_itself(copied, entry.code, exact=True)):
+                raise StoreDamagedError(
+                    f"the copy of '{name}': a search for the code of {entry.key} does not find it: copy it again"
+                )

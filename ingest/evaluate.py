@@ -5,9 +5,10 @@ Comparing labels measures the precision of its encoder. Comparing with exact sea
 
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,9 @@ from encoder_service.images import thumbnail_png
 from gallery import Entry, Gallery, Hit, Query, SearchOptions
 from ingest.errors import SourceError
 from ingest.progress import Stages
-from ingest.sources import Source
+from ingest.sources import Item, Source
+
+T = TypeVar("T")
 
 # Number of hits per query: the k of precision@k, recall@k and mean average precision at k.
 _NEIGHBOURS = 5
@@ -64,12 +67,15 @@ class Evaluation:
     Attributes:
         encoder: Name of the encoder.
         gallery_count: Number of images in the gallery.
-        answered: Each query with its hits.
+        answered: Each query with its hits, without thumbnails.
+        worst: The ten queries with the fewest hits of their own label, the worst first, with thumbnails. Of two queries
+            with equally many such hits, the one whose first hit is nearer is worse.
     """
 
     encoder: str
     gallery_count: int
     answered: Sequence[Answered]
+    worst: Sequence[Answered]
 
     def as_dict(self) -> dict[str, object]:
         """Return the figures as JSON-serialisable values."""
@@ -89,16 +95,6 @@ class Evaluation:
             "precision_at_5_by_label": {label: _precision(by_label[label]) for label in sorted(by_label)},
         }
 
-    def worst(self) -> list[Answered]:
-        """Return the ten queries with the fewest hits of their own label, the worst first.
-
-        Of two queries with equally many such hits, the one whose first hit is nearer is worse.
-        """
-        ranked = sorted(
-            self.answered, key=lambda answer: (sum(answer.right), answer.hits[0].distance if answer.hits else 0.0)
-        )
-        return ranked[:_WORST]
-
 
 def evaluate(
     gallery: Gallery, encoder: Encoder, queries: Source | None, sample: int | None, stages: Stages
@@ -117,25 +113,40 @@ def evaluate(
     Raises:
         SourceError: No query has a label, or the gallery is empty.
     """
-    total = (queries.count or 0) if queries is not None else gallery.count()
-    step = max(1, total // sample) if sample else 1
-    candidates = _from_source(queries, encoder, step) if queries is not None else _from_gallery(gallery, step)
+    total = queries.count if queries is not None else gallery.count()
+    if queries is not None:
+        candidates = _from_source(_spread(queries, total, sample), encoder)
+    else:
+        candidates = _spread((entry for batch in gallery.scroll() for entry in batch), total, sample)
     answered: list[Answered] = []
-    count = -(-total // step) if sample is None else min(sample, total or sample)
-    with stages.stage("searching", count or None, "query") as advance:
-        entries = islice((entry for entry in candidates if entry.label), count or None)
+    worst: list[Answered] = []
+    count = min(sample, total or sample) if sample else total
+    with stages.stage("searching", count, "query") as advance:
+        entries = (entry for entry in candidates if entry.label)
         while batch := list(islice(entries, _BATCH)):
-            answered += _answer(gallery, batch)
+            found = _answer(gallery, batch)
+            worst = sorted([*worst, *found], key=_goodness)[:_WORST]
+            answered += map(_without_thumbnails, found)
             advance(len(batch))
     if not answered or not any(answer.hits for answer in answered):
         raise SourceError(
             "expected queries with labels and a gallery with images, got none: name labelled images with --queries"
         )
-    return Evaluation(gallery.spec.encoder, gallery.count(), answered)
+    return Evaluation(gallery.spec.encoder, gallery.count(), answered, worst)
 
 
-def _from_source(source: Source, encoder: Encoder, step: int) -> Iterable[Entry]:
-    for item in islice(source, 0, None, step):
+def _spread(items: Iterable[T], total: int | None, sample: int | None) -> Iterator[T]:
+    """Yield `sample` of the items, evenly spread over `total`; the first ones if `total` is unknown."""
+    if sample is None or not total:
+        yield from islice(items, sample)
+        return
+    for index, item in enumerate(islice(items, total)):
+        if (index + 1) * sample // total > index * sample // total:
+            yield item
+
+
+def _from_source(items: Iterable[Item], encoder: Encoder) -> Iterator[Entry]:
+    for item in items:
         try:
             image = item.image()
         except ImageError:
@@ -143,8 +154,13 @@ def _from_source(source: Source, encoder: Encoder, step: int) -> Iterable[Entry]
         yield Entry(item.key, encoder.encode_images([image])[0], item.label or "", item.sha256, thumbnail_png(image))
 
 
-def _from_gallery(gallery: Gallery, step: int) -> Iterable[Entry]:
-    return islice((entry for batch in gallery.scroll() for entry in batch), 0, None, step)
+def _goodness(answer: Answered) -> tuple[int, float]:
+    return sum(answer.right), answer.hits[0].distance if answer.hits else 0.0
+
+
+def _without_thumbnails(answer: Answered) -> Answered:
+    hits = [replace(hit, thumbnail_png=b"") for hit in answer.hits]
+    return replace(answer, query=replace(answer.query, thumbnail_png=b""), hits=hits)
 
 
 def _answer(gallery: Gallery, batch: list[Entry]) -> list[Answered]:

@@ -47,7 +47,7 @@ the index.</p>
 <h2>precision@5 by label</h2>
 {_table(labels)}
 <h2>The worst queries</h2>
-{"".join(map(_figure, evaluation.worst()))}""",
+{"".join(map(_figure, evaluation.worst))}""",
     )
 
 

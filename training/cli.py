@@ -17,6 +17,7 @@ import typer
 from encoder_service import terminal
 from encoder_service.encoder import user_models
 from encoder_service.terminal import JsonOption
+from ingest.sources import SourceName
 from ingest.sources.datasets import DATASETS
 from training.errors import RecipeError
 
@@ -99,6 +100,12 @@ def train(
         )
     folder = out or user_models() / name
     is_dataset = source in DATASETS
+    if not is_dataset and (dataset := SourceName.parse(source).dataset):
+        raise RecipeError(
+            f"expected {dataset.name}, got {source}: a training reads the split train, and holds the split test out"
+        )
+    if is_dataset and channels == 3:
+        raise RecipeError(f"--channels 3: expected a path, got the dataset {source}, whose images are grey")
     shape = {"size": size or (28 if is_dataset else 64), "channels": channels or (1 if is_dataset else 3)}
     if shape["channels"] not in (1, 3):
         raise RecipeError(f"channels: expected 1 or 3, got {channels}")

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import optimizers
 from numpy.typing import NDArray
 
+from gallery.files import replace_file
 from ingest.progress import Advance, Stages
 from training.errors import CollapseError, RecipeError
 from training.model import Autoencoder
@@ -353,12 +354,16 @@ def _checkpoint(loop: _Loop) -> tf.train.Checkpoint:
 
 
 def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.float32]]) -> None:
-    """Write a checkpoint. history.json is written last, because `_restore` ignores a checkpoint without it."""
+    """Write a checkpoint. Until history.json, which is written last, has its epoch, the previous one is restored."""
+    epoch = len(history.loss)
     state.mkdir(parents=True, exist_ok=True)
-    _checkpoint(loop).write(str(state / "last"))
-    np.savez(state / "best.npz", *best)
+    _checkpoint(loop).write(str(state / f"last-{epoch}"))
+    np.savez(state / f"best-{epoch}.npz", *best)
     figures = {name: getattr(history, name) for name in ("train_loss", "loss", "mse", "seconds")}
-    (state / "history.json").write_text(json.dumps(figures))
+    replace_file(state / "history.json", json.dumps(figures).encode())
+    for path in (*state.glob("last-*"), *state.glob("best-*")):
+        if path.name.partition(".")[0] not in (f"last-{epoch}", f"best-{epoch}"):
+            path.unlink()
 
 
 def _restore(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32]]]:
@@ -370,7 +375,9 @@ def _restore(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32
     """
     if not (state / "history.json").exists():
         return History(), loop.model.whole.get_weights()
-    _checkpoint(loop).read(str(state / "last")).assert_existing_objects_matched()
-    with np.load(state / "best.npz") as file:
+    history = History(**json.loads((state / "history.json").read_text()))
+    epoch = len(history.loss)
+    _checkpoint(loop).read(str(state / f"last-{epoch}")).assert_existing_objects_matched()
+    with np.load(state / f"best-{epoch}.npz") as file:
         best = [file[name] for name in file.files]
-    return History(**json.loads((state / "history.json").read_text())), best
+    return history, best

@@ -155,7 +155,7 @@ def train_and_export(
             if started_from:
                 stages.say(f"starting from the weights of the encoder {started_from} (--from-scratch for random ones)")
             if is_timed:
-                recipe = _timed(autoencoder, recipe, train, minutes, state, stages)
+                recipe = _timed(autoencoder, recipe, train, epochs, minutes, state, stages)
             negatives = _NEGATIVES if source in DATASETS else 0.0
             trained = _train(autoencoder, recipe, negatives, train, held_out, seed, state, stages)
         card = {
@@ -236,14 +236,18 @@ def _timed(
     autoencoder: Autoencoder,
     recipe: Recipe,
     train: NDArray[np.uint8],
+    epochs: int | None,
     minutes: float | None,
     state: Path,
     stages: Stages,
 ) -> Recipe:
-    """Say how long training will take, and fit its epochs to the minutes given. A resumed training keeps its epochs."""
+    """Say how long training will take, and fit its epochs to the minutes given.
+
+    A resumed training keeps its epochs unless another number is given.
+    """
     steps, file = len(train) // recipe.batch, state / "epochs"
     seconds = steps * seconds_per_step(autoencoder, train, recipe) * (1 + _DECODER_SHARE)  # per epoch
-    if file.exists():
+    if file.exists() and not epochs:
         recipe = replace(recipe, epochs=int(file.read_text()))
     elif minutes:
         recipe = replace(recipe, epochs=max(1, int(60 * minutes / seconds)))

@@ -21,6 +21,7 @@ from encoder_service.v1 import encoder_pb2, gallery_pb2, search_pb2
 from gallery import DEFAULT_LIMIT, MAX_LIMIT, Calibration, Entry, GallerySpec, Hit, Relation, SearchOptions
 from gallery.errors import LookalikeError
 from gallery.findings import NO_FINDINGS, Findings
+from gallery.types import MAX_DISTANCE
 
 _RELATIONS = {
     search_pb2.RELATION_SAME: Relation.SAME,
@@ -161,7 +162,7 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         gallery=gallery,
         limit=options.limit,
         filter=search_pb2.Filter(labels=options.labels),
-        max_distance=options.max_distance or 0.0,
+        max_distance=_max_distance(options.max_distance),
         exclude_keys=options.exclude_keys,
         exact=options.exact,
         include_thumbnails=options.with_thumbnails,
@@ -178,6 +179,13 @@ def search_request_to_proto(request: SearchRequest, gallery: str) -> search_pb2.
         case _:
             message.code.CopyFrom(code_to_proto(request.subject))
     return message
+
+
+def _max_distance(value: float | None) -> float:
+    """Return a maximum distance as a message has it: a float32, where 0 stands for no maximum."""
+    if value is None:
+        return 0.0
+    return min(max(value, float(np.finfo(np.float32).smallest_subnormal)), MAX_DISTANCE)
 
 
 def search_result_to_proto(result: SearchResult) -> search_pb2.SearchResponse:

@@ -25,7 +25,9 @@ from gallery.edge.version import (
 )
 from gallery.errors import StoreDamagedError, StoreLockedError, StoreUnusableError
 from gallery.files import Lock, check_space, file_errors
+from gallery.findings import FINDINGS
 from gallery.journal import JOURNAL, journal_size, keys_between, read_journal, write_indexed
+from gallery.map import MAP
 from gallery.memory import return_freed_heap
 from gallery.plurals import counted
 
@@ -125,6 +127,10 @@ class EdgeCompaction:
                     place=str(self._folder),
                 )
             with file_errors(str(self._home)):
+                for name in (MAP, FINDINGS):  # commands may have written them since the beginning
+                    (self._folder / name).unlink(missing_ok=True)
+                    with suppress(FileNotFoundError):
+                        shutil.copyfile(self._live.folder / name, self._folder / name)
                 self._make_live(version_number(self._folder))
             self._is_live = self._live.is_replaced = True
         return new

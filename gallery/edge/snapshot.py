@@ -3,16 +3,18 @@
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from gallery.edge.manifest import MANIFEST, OPEN, Manifest
 from gallery.edge.shard import EdgeGallery
 from gallery.edge.version import check_not_lost
 from gallery.errors import StoreLockedError, StoreUnusableError
-from gallery.files import check_space, copy_sparse, file_errors, shared_lock
+from gallery.files import check_space, clear_scratch, copy_sparse, file_errors, scratch_folder, shared_lock
 from gallery.spec import GallerySpec
 from gallery.types import Entry
+
+_SCRATCH = "lookalike-snapshot-"
 
 
 class Snapshot(EdgeGallery):
@@ -34,9 +36,11 @@ class Snapshot(EdgeGallery):
             StoreError: The shard can't be read.
         """
         self._folder_of_original = folder
-        self._scratch = tempfile.TemporaryDirectory(prefix="lookalike-")
-        copy = Path(self._scratch.name) / "shard"
+        self._scratch = ExitStack()
+        temporary = Path(tempfile.gettempdir())
+        clear_scratch(temporary, _SCRATCH)
         try:
+            copy = self._scratch.enter_context(scratch_folder(temporary, _SCRATCH)) / "shard"
             with file_errors(str(folder)):
                 keep_unmodified = _unmodified if beside_service else _locked
                 with keep_unmodified(folder, spec.name):
@@ -48,7 +52,7 @@ class Snapshot(EdgeGallery):
                     path.chmod(0o700 if path.is_dir() else 0o600)
             super().__init__(copy, spec)
         except BaseException:
-            self._scratch.cleanup()
+            self._scratch.close()
             raise
 
     def upsert(self, entries: Sequence[Entry]) -> None:
@@ -62,7 +66,7 @@ class Snapshot(EdgeGallery):
     def close(self) -> None:
         """Close and remove the copy."""
         super().close()
-        self._scratch.cleanup()
+        self._scratch.close()
 
     def _reject(self) -> None:
         raise StoreUnusableError(

@@ -9,10 +9,8 @@ import errno
 import logging
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +48,7 @@ from gallery.errors import (
     StoreLockedError,
     StoreUnusableError,
 )
-from gallery.files import Lock, file_errors, replace_file
+from gallery.files import Lock, clear_scratch, file_errors, replace_file, scratch_folder
 from gallery.findings import FINDINGS
 from gallery.formats import FORMAT_KEY, parse_object
 from gallery.map import MAP
@@ -66,9 +64,6 @@ _LOADING = "LOADING"
 # Maximum bytes read from CURRENT: enough for a version's name, or for an error to quote any other content.
 _CURRENT_BYTES = 40
 _SCRATCH = ".restoring-"
-# Age in seconds at which a scratch folder without a lock file counts as abandoned. Restores create the lock file at
-# once, except those of older releases, which create no lock file but take less time than this.
-_SCRATCH_S = 3600.0
 
 
 class EdgeStore:
@@ -123,7 +118,7 @@ class EdgeStore:
 
         If this process may not write the version's files, open a temporary copy, which can only be searched.
         """
-        self._clear_scratch()
+        clear_scratch(self._root, _SCRATCH)
         folder = self._live(name)
         self._finish_compactions(folder)
         may_write = os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
@@ -230,8 +225,10 @@ class EdgeStore:
 
     def restore(self, file: Path, name: str = "") -> GallerySpec:
         """Unpack a backup and make it the live version. The previous version stays until `clean`."""
-        self._clear_scratch()
-        with file_errors(self._place), self._scratch_folder() as unpacked:
+        clear_scratch(self._root, _SCRATCH)
+        with file_errors(self._place), scratch_folder(self._root, _SCRATCH) as scratch:
+            unpacked = scratch / "v1"
+            unpacked.mkdir()
             unpack(file, unpacked)
             spec = _restored_spec(unpacked, f"backup {file}")
             home = self._root / check_name(name or spec.name)
@@ -321,32 +318,11 @@ class EdgeStore:
                 return next((folder for folder in reversed(_versions(home)) if is_complete(folder)), None)
         return self._live(home.name)
 
-    @contextmanager
-    def _scratch_folder(self) -> Iterator[Path]:
-        """Yield an empty folder on the store's disk, and remove it afterwards."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(dir=self._root, prefix=_SCRATCH) as scratch,
-            closing(Lock(Path(scratch) / OPEN, "a restore")),
-        ):
-            folder = Path(scratch) / "v1"
-            folder.mkdir()
-            yield folder
-
     def _finish_compactions(self, live: Path) -> None:
         """Remove what killed compactions have left, unless a compaction or a load is running."""
         if any(live.parent.glob(f"v*/{REPLACES}")):
             with suppress(OSError, StoreError), closing(_loading_lock(live.parent)):
                 finish_compactions(live.parent, live)
-
-    def _clear_scratch(self) -> None:
-        """Remove the scratch folders of killed restores, as far as permissions allow."""
-        with suppress(OSError):
-            for scratch in self._root.glob(f"{_SCRATCH}*"):
-                if not (scratch / OPEN).exists() and time.time() - scratch.stat().st_mtime < _SCRATCH_S:
-                    continue
-                with suppress(StoreLockedError), closing(Lock(scratch / OPEN, "a restore")):
-                    shutil.rmtree(scratch, ignore_errors=True)
 
 
 class EdgeBuild:

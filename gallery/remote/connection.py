@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import tenacity
 from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from gallery.deadline import check_wanted, may_wait, seconds_left
 from gallery.errors import InvalidQueryError, LookalikeError, StoreBusyError, StoreRefusedError
@@ -152,11 +153,14 @@ class QdrantConnection:
 
     def _is_hopeless(self, state: tenacity.RetryCallState) -> bool:
         """Return whether to give up on a call that has just failed. Log the beginning of a long wait."""
+        error = state.outcome.exception() if state.outcome else None
+        left_s = seconds_left()
+        if left_s is not None and left_s <= state.upcoming_sleep and not isinstance(error, ResourceExhaustedResponse):
+            return True
         if state.attempt_number < _ATTEMPTS:
             return False
         if state.idle_for >= self.patience_s or not may_wait():
             return True
-        error = state.outcome.exception() if state.outcome else None
         if state.attempt_number == _ATTEMPTS and isinstance(error, Exception):
             _log.warning("%s; waiting up to %g s for it", translated(error, self._place), self.patience_s)
         return False

@@ -50,6 +50,12 @@ def create_collection(
     )
 
 
+def placement_of(connection: QdrantConnection, collection: str) -> Placement:
+    """Return how a collection is distributed over the nodes."""
+    params = connection.call(lambda client, _: client.get_collection(collection)).config.params
+    return Placement(params.shard_number, params.replication_factor, params.write_consistency_factor)
+
+
 def limit_segments(connection: QdrantConnection, collection: str, segment_mb: int) -> None:
     """Set the largest size of a collection's segments, in MB of full codes. Existing segments stay as they are."""
     optimizers = models.OptimizersConfigDiff(max_segment_size=segment_mb * 1024)

@@ -29,7 +29,7 @@ from gallery.memory import node_segment_mb
 from gallery.profiles import find_profile
 from gallery.remote.collection import RemoteGallery
 from gallery.remote.connection import QdrantConnection
-from gallery.remote.layout import create_collection, index_payload, limit_segments
+from gallery.remote.layout import create_collection, index_payload, limit_segments, placement_of
 from gallery.spec import DEFAULT_PLACEMENT, Calibration, GallerySpec, Placement, check_name
 
 _log = logging.getLogger(__name__)
@@ -191,6 +191,15 @@ class RemoteStore:
                 "alias: choose another with --gallery",
                 place=self._place,
             )
+        if live:
+            current = placement_of(self._connection, live)
+            placement = placement.filled_from(current)
+            if not rebuild and placement != current:
+                raise InvalidQueryError(
+                    f"gallery '{spec.name}' has {current.shards} shards, {current.replicas} replicas and write "
+                    f"consistency {current.write_consistency}: expected --rebuild to change them",
+                    place=self._place,
+                )
         if live and not rebuild:
             return live, self._spec(live).extended_by(spec)
         spec = replace(spec, version=live_version + 1)

@@ -168,9 +168,17 @@ def load(
     options = LoadOptions(dedupe, prune, yes or bool(limit), max_rejected, workers, keep_added=keep_added)
     memory_bytes = memory_amount(memory)
     _check_options(options, source, split, limit, label_from, rebuild, service, large_images, replace_stored)
-    if service and memory:
+    building = {
+        "--memory": memory,
+        "--profile": profile,
+        "--encoder": encoder,
+        "--shards": shards,
+        "--replicas": replicas,
+        "--write-consistency": write_consistency,
+    }
+    if service and (given := [name for name, value in building.items() if value]):
         raise InvalidInputError(
-            "expected one of --service and --memory, got both: a load through a service builds nothing"
+            f"expected one of --service and {given[0]}, got both: a load through a service builds nothing"
         )
     source_name = SourceName.parse(source, split or "train")
     reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
@@ -200,7 +208,7 @@ def load(
     if summary.rejected:
         rejected = galleries.local_folder(gallery) / REJECTED
         with rejected.open(encoding="utf-8") as lines:
-            rows = map(json.loads, lines)
+            rows = (row for row in map(json.loads, lines) if row["source"] == images.name)
             _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
     check_rejected(summary, options.max_rejected, "new images are loaded, and no stored image was replaced or removed")
     check_pruned(summary)
@@ -294,6 +302,8 @@ def _check_options(
         raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
     if service and large_images:
         raise InvalidInputError("expected one of --service and --large-images, got both: a service has its own limits")
+    if split and not SourceName.parse(source).dataset:
+        raise InvalidInputError(f"--split {split}: expected it with a dataset, got {source}, which has no splits")
     if replace_stored and not service:
         raise InvalidInputError("--replace: expected it with --service; other loads replace changed images anyway")
     check_exclusive_options(options, limit=limit, rebuild=rebuild, through_service=bool(service))
@@ -426,5 +436,5 @@ def _print_notes(notes: Iterable[str]) -> None:
 def _print_bad(count: int, file: str, reasons: Iterable[tuple[str, str]]) -> None:
     """Print the number of bad images, and the first few with their reasons, on stderr."""
     print(f"{counted(count, 'bad image')} left out{file}, such as:", file=sys.stderr)
-    for key, reason in islice(reasons, _SHOWN):
+    for key, reason in islice(reasons, min(count, _SHOWN)):
         print(f"  {key!r}: {reason}", file=sys.stderr)

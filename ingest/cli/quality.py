@@ -87,18 +87,20 @@ def evaluate(
             source = with_known_keys(source, ledger)
     with closing(galleries.open_for_reading(gallery)) as opened_gallery, Stages() as stages:
         evaluation = run_evaluation(opened_gallery, loaded_encoder, source, sample, stages)
-    if out:
-        terminal.write_out(out, html(spec, evaluation).encode())
     figures = evaluation.as_dict()
     add_findings(
         galleries.local_folder(gallery), precision_at_5=figures["precision_at_5"], query_count=len(evaluation.answered)
     )
     if as_json:
         print(json.dumps(figures))
-        return
-    query_count, image_count = len(evaluation.answered), evaluation.gallery_count
-    print(f"{counted(query_count, 'query')} against {counted(image_count, 'image')}, encoder {evaluation.encoder}")
-    for key in ("precision_at_1", "precision_at_5", "map_at_5"):
-        print(f"{key:<19}{figures[key]:.4f}")
-    recall = figures["index_recall_at_5"]
-    print(f"index_recall_at_5  {recall:.4f} of the five nearest codes are found by the index, whatever their labels")
+    else:
+        query_count, image_count = len(evaluation.answered), evaluation.gallery_count
+        print(f"{counted(query_count, 'query')} against {counted(image_count, 'image')}, encoder {evaluation.encoder}")
+        for key in ("precision_at_1", "precision_at_5", "map_at_5"):
+            print(f"{key:<19}{figures[key]:.4f}")
+        recall = figures["index_recall_at_5"]
+        print(
+            f"index_recall_at_5  {recall:.4f} of the five nearest codes are found by the index, whatever their labels"
+        )
+    if out:
+        terminal.write_out(out, html(spec, evaluation).encode())

@@ -4,7 +4,7 @@ The folder /home/ada/images proposes keys such as `images/7.png`, and keeps them
 the prefix `images`. If the folder /home/bob/images is loaded later, its keys become `bob/images/7.png`.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path, PurePosixPath
@@ -52,17 +52,19 @@ def with_ledger_keys(source: Source, ledger: Ledger, say: Callable[[str], None])
     """
     prefix = ledger.prefix(source.place)
     if prefix is None:
-        sample = list(islice(source, _COMPARED))
-        if len({own_prefix(item) for item in sample if "/" in item.key}) != 1:
+        # with their hashes instead of their contents, which may be large
+        sample = {item.key: item.sha256 for item in islice(source, _COMPARED)}
+        first = next(iter(sample), "")
+        if len({own_prefix(key) for key in sample if "/" in key}) != 1:
             return source  # the source has no images, or its keys have no common prefix
-        prefix, previous_place = own_prefix(sample[0]), ""
+        prefix, previous_place = own_prefix(first), ""
         if _is_path(source.place):  # a dataset has the same keys in every gallery
             prefix, previous_place = _choose(source, sample, ledger)
         ledger.claim(source.place, source.name, prefix, previous_place)
         if previous_place:
             say(f"note: {source.place} has the images that were loaded from {previous_place}: they keep their keys")
-        elif prefix != own_prefix(sample[0]):
-            say(_other_prefix(sample[0], source, prefix))
+        elif prefix != own_prefix(first):
+            say(_other_prefix(first, source, prefix))
     return Prefixed(source, prefix) if _is_path(source.place) else source
 
 
@@ -88,19 +90,24 @@ def candidates(base: Path, own: str) -> Iterator[str]:
         yield f"{own}~{number}"
 
 
-def own_prefix(item: Item) -> str:
-    """Return the prefix that a source proposes for its keys, given one of its items."""
-    return item.key.partition("/")[0]
+def own_prefix(key: str) -> str:
+    """Return the prefix that a source proposes for its keys, given one of them."""
+    return key.partition("/")[0]
 
 
-def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str, str]:
+def _choose(source: Source, sample: Mapping[str, str], ledger: Ledger) -> tuple[str, str]:
     """Choose the prefix of a source that was never loaded from its place.
+
+    Args:
+        source: The source.
+        sample: Keys of some of its images, each with the SHA-256 of the image.
+        ledger: The gallery's ledger.
 
     Returns:
         The prefix, and the source's former place; "" if the source was not moved.
     """
-    own = own_prefix(sample[0])
-    base = _base(source.place, own, [item.key for item in sample])
+    own = own_prefix(next(iter(sample)))
+    base = _base(source.place, own, sample)
     for prefix in candidates(base, own):
         claimants = {
             place: other
@@ -110,9 +117,9 @@ def _choose(source: Source, sample: Sequence[Item], ledger: Ledger) -> tuple[str
         if not claimants:
             return prefix, ""
         if all(other == prefix and _has_gone(place) for place, other in claimants.items()):
-            rows = ledger.look_up([_with_prefix(item.key, prefix) for item in sample])
+            rows = ledger.look_up([_with_prefix(key, prefix) for key in sample])
             known = {row.key: row.sha256 for row in rows.values() if row.sha256}
-            same = sum(known.get(_with_prefix(item.key, prefix)) == item.sha256 for item in sample)
+            same = sum(known.get(_with_prefix(key, prefix)) == sha256 for key, sha256 in sample.items())
             if same * 2 >= len(sample):
                 return prefix, next((place for place in claimants if place), "")
     raise AssertionError("the candidates never end")
@@ -161,16 +168,16 @@ def with_service_keys(source: Source, client: Client, gallery: str, say: Callabl
         say: Prints a line for the user.
     """
     sample = list(islice(source, _COMPARED))
-    if not _is_path(source.place) or len({own_prefix(item) for item in sample if "/" in item.key}) != 1:
+    if not _is_path(source.place) or len({own_prefix(item.key) for item in sample if "/" in item.key}) != 1:
         return source
-    own = own_prefix(sample[0])
+    own = own_prefix(sample[0].key)
     base = _base(source.place, own, [item.key for item in sample])
     for prefix in candidates(base, own):
         stored = [item for item in sample if _has_key(client, gallery, _with_prefix(item.key, prefix))]
         same = sum(_is_stored(client, gallery, item, _with_prefix(item.key, prefix)) for item in stored)
         if same * 2 >= len(stored):
             if prefix != own:
-                say(_other_prefix(sample[0], source, prefix))
+                say(_other_prefix(sample[0].key, source, prefix))
             return Prefixed(source, prefix)
     raise AssertionError("the candidates never end")
 
@@ -193,5 +200,5 @@ def _is_stored(client: Client, gallery: str, item: Item, key: str) -> bool:
     return any(hit.key == key and hit.distance < _SAME_DISTANCE for hit in hits)
 
 
-def _other_prefix(first: Item, source: Source, prefix: str) -> str:
-    return f"note: another source has keys like {first.key}, so the keys of {source.place} begin with {prefix}/"
+def _other_prefix(first: str, source: Source, prefix: str) -> str:
+    return f"note: another source has keys like {first}, so the keys of {source.place} begin with {prefix}/"

@@ -148,7 +148,8 @@ class LoadPass:
             return True
         if row.status is Status.DUPLICATE:
             return not (self.dedupe and has_original)
-        return row.status is Status.OK and bool(row.reason)
+        # a bad image may be good now, with another option or an extra that has been installed
+        return row.status is Status.BAD or bool(row.reason)
 
     def prepare(self, batch: Read) -> Prepared:
         """Decode and normalise the images and make their thumbnails, on all processors."""

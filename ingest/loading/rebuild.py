@@ -45,12 +45,13 @@ class LiveVersion:
 
     def refresh(self) -> None:
         """Update the copy of the ledger with the images that services have added or deleted since it was made."""
-        if self._gallery is None and self._is_live() and self._store.modified_by_service(self._name):
+        is_modified = self._is_live() and self._store.modified_by_service(self._name)
+        if self._gallery is None and is_modified:
             with suppress(StoreLockedError):
                 self.open()
         if self._gallery is None:
             self.ledger.match_keys(read_journal(self.folder))
-        elif self._gallery.count() != self.ledger.counts()[Status.OK]:
+        elif is_modified or self._gallery.count() != self.ledger.counts()[Status.OK]:
             self.ledger.match(self._gallery.scroll())
 
     def check_lost(self, rebuilt: Ledger, source: Source, *, most: bool) -> None:

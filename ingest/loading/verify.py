@@ -60,9 +60,9 @@ def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArr
         distance = float(np.linalg.norm(entry.code - code))
         if distance > _ROUNDING * max(1.0, float(np.linalg.norm(code))):
             problems.append(f"{key}: its code is {distance:.3g} away from the code of its image")
-        if not _finds_itself(gallery, entry.code, exact=False):
+        if not finds_itself(gallery, entry.code, exact=False):
             missed += 1
-            if not _finds_itself(gallery, entry.code, exact=True):
+            if not finds_itself(gallery, entry.code, exact=True):
                 problems.append(f"{key}: a search for its own code does not find it")
     if missed > _MISSED_SHARE * len(keys):
         found = f"{len(keys) - missed} of {counted(len(keys), 'image')}"
@@ -70,7 +70,8 @@ def code_problems(gallery: Gallery, encoder: Encoder, inputs: Mapping[str, NDArr
     return problems
 
 
-def _finds_itself(gallery: Gallery, code: NDArray[np.float32], exact: bool) -> bool:
+def finds_itself(gallery: Gallery, code: NDArray[np.float32], *, exact: bool) -> bool:
+    """Return whether a search for a stored code finds it, by comparing all codes or with the index."""
     hits = gallery.search(Query(code, SearchOptions(limit=1, exact=exact)))
     return bool(hits) and hits[0].distance <= _ROUNDING * max(1.0, float(np.linalg.norm(code)))
 

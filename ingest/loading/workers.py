@@ -2,6 +2,7 @@
 
 import multiprocessing
 import queue
+import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -83,7 +84,7 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
     """
     if build.reopen is None:
         raise InvalidInputError("--workers: expected a server, which accepts several writers: --store http://HOST:6333")
-    source, stages, live = load_pass.source, load_pass.stages, load_pass.live
+    source, live = load_pass.source, load_pass.live
     context = multiprocessing.get_context("spawn")
     # a worker sends the number of images of each batch that it has done, and finally its summary or an error
     messages: Any = context.Queue()
@@ -97,27 +98,40 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
             live.folder if live else None,
         )
         processes.append(context.Process(target=_work, args=(job, messages), name=f"worker {index}"))
+    # Ctrl-C in a terminal reaches all processes. The workers must not get it: `_collect` stops them with SIGTERM.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     for process in processes:
         process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
-        summary = _collect(processes, messages, source, stages)
+        summary = _collect(processes, messages, load_pass)
     finally:
         for process in processes:
-            process.terminate()  # SIGTERM: a worker that still runs finishes the batches in flight, then ends
+            process.terminate()
             process.join()
     if mark_seen and summary.seen and not summary.stopped:
         _mark_seen(source, load_pass.ledger)
     return summary
 
 
-def _collect(processes: Sequence[BaseProcess], messages: Any, source: Source, stages: Stages) -> LoadSummary:
-    """Display the workers' progress and add up their summaries until all have ended."""
-    summary, running = LoadSummary(), len(processes)
-    with stages.stage("loading", source.count) as advance:
+def _collect(processes: Sequence[BaseProcess], messages: Any, load_pass: LoadPass) -> LoadSummary:
+    """Display the workers' progress and add up their summaries until all have ended. Stop them when the pass stops."""
+    summary, running, source = LoadSummary(), len(processes), load_pass.source
+    is_stopping = False
+    with load_pass.stages.stage("loading", source.count) as advance:
         while running:
+            if load_pass.stop.is_set() and not is_stopping:
+                is_stopping = True
+                for process in processes:
+                    process.terminate()  # SIGTERM: it finishes the batches in flight
             try:
                 message = messages.get(timeout=_POLL_S)
             except queue.Empty:
+                if is_stopping:  # a worker that has only just begun ends without a summary
+                    if not any(process.is_alive() for process in processes):
+                        summary.stopped = True
+                        break
+                    continue
                 killed = [process.name for process in processes if process.exitcode not in (None, 0)]
                 if killed:
                     raise UnavailableError(f"{killed[0]} was killed: the same command resumes the load") from None

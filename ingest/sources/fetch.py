@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import tempfile
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,9 @@ from ingest.sources.streams import ERRORS
 
 # Maximum seconds to connect to a mirror, and then for each read. A slower mirror counts as unavailable.
 _CONNECT_S = 10.0
+
+# Errors of reading a file, or of a download that breaks off.
+_ERRORS = (*ERRORS, http.client.HTTPException)
 
 Read = Callable[[str], bytes]
 """Reads one file by name."""
@@ -55,7 +59,7 @@ def fetch(cache: Path, sums: Mapping[str, str], ways: Sequence[Way]) -> dict[str
         with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
             try:
                 reason = _take(way.open(Path(scratch)), missing, files)
-            except ERRORS as error:
+            except _ERRORS as error:
                 reason = _reason(error)
         failures.append(f"{way.name}: {reason}")
         _keep(cache, {name: files[name] for name in missing if name in files})
@@ -96,7 +100,7 @@ def _take(read: Read, sums: Mapping[str, str], files: dict[str, bytes]) -> str:
     for name, sha256 in sums.items():
         try:
             content = read(name)
-        except ERRORS as error:
+        except _ERRORS as error:
             return _reason(error)
         if hashlib.sha256(content).hexdigest() != sha256:
             return f"{name} has another SHA-256 than expected"
@@ -122,4 +126,4 @@ def _uncompressed(content: bytes) -> bytes:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"no {Path(error.filename).name}"
-    return str(getattr(error, "reason", None) or error).splitlines()[0]
+    return str(getattr(error, "reason", None) or error).partition("\n")[0] or type(error).__name__

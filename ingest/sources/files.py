@@ -19,6 +19,7 @@ _MAX_LABEL_BYTES = 1024 * 1024
 # `1.cls`. Beyond this, they are yielded without a label.
 _MAX_WAITING_BYTES = 32 * 1024 * 1024
 
+_ALONE = "label file (no image of its name next to it)"
 REPLACED = "file (replaced by a later file of the same name)"
 """Reason why a file of an archive is left out."""
 LINKED_FOLDER = "linked folder"
@@ -82,7 +83,7 @@ class FilesSource:
     def __iter__(self) -> Iterator[Item]:
         """Read the images."""
         notes = Notes()
-        yield from islice(_label_by_neighbours(self._read(notes)), self._options.limit)
+        yield from islice(_label_by_neighbours(self._read(notes), notes), self._options.limit)
         self.notes = notes.lines()
 
     def _read(self, notes: Notes) -> Iterator[tuple[str, Item | str]]:
@@ -128,25 +129,31 @@ class FilesSource:
             return ""
 
 
-def _label_by_neighbours(read: Iterator[tuple[str, Item | str]]) -> Iterator[Item]:
+def _label_by_neighbours(read: Iterator[tuple[str, Item | str]], notes: Notes) -> Iterator[Item]:
     """Label each image by the label file whose name is the same up to the first dot.
 
-    An image and its label file must follow each other, as they do in folders, which are read in sorted order, and in
-    WebDataset's shards.
+    An image and its label file must follow each other, as they do in folders and zips, which are read in sorted order,
+    and in WebDataset's shards. A label file that follows no image is noted.
     """
-    sample, label, waiting = "", "", list[Item]()
+    sample, label, waiting, alone = "", "", list[Item](), ""
     for name, content in read:
         folder, slash, file_name = name.rpartition("/")
         this_sample = folder + slash + file_name.partition(".")[0]
         if this_sample != sample or sum(item.size for item in waiting) > _MAX_WAITING_BYTES:
             yield from _labelled(waiting, label)
-            label, waiting = label if this_sample == sample else "", []
-            sample = this_sample
+            waiting = []
+            if this_sample != sample:
+                if alone:
+                    notes.add(_ALONE, alone)
+                sample, label, alone = this_sample, "", ""
         if isinstance(content, str):
-            label = content
+            label, alone = content, "" if waiting else name
         else:
             waiting.append(content)
+            alone = ""
     yield from _labelled(waiting, label)
+    if alone:
+        notes.add(_ALONE, alone)
 
 
 def _labelled(items: list[Item], label: str) -> Iterator[Item]:

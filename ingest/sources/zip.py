@@ -37,13 +37,13 @@ class ZipSource(FilesSource):
         self.count = sum(1 for _ in islice(images, options.limit))
 
     def files(self, notes: Notes) -> Iterator[File]:
-        """Yield the files in the order of the zip."""
+        """Yield the files sorted by name, so that label files come next to their images."""
         with reading(self._path, _EXPECTED), zipfile.ZipFile(self._path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             last = {comparable(member.filename): member for member in members}
             targets = _link_targets(archive, members)
             folders = {str(folder) for name in last for folder in PurePosixPath(name).parents}
-            for member in members:
+            for member in sorted(members, key=lambda member: comparable(member.filename)):
                 name = comparable(member.filename)
                 target = follow_links(name, targets)
                 content = last.get(target)

@@ -124,6 +124,21 @@ def test_a_webp_counts_as_the_memory_that_it_takes(monkeypatch: pytest.MonkeyPat
             pool.submit(decode_another, 600).result()
 
 
+def test_a_png_with_very_long_texts_waits_for_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "_budget", PixelBudget(1_000_000, 1000))
+    long = saved(Image.new("L", (800, 800)), "PNG", icc_profile=bytes(1_500_000))
+    with ThreadPoolExecutor(1) as pool, decoded(png(Image.new("L", (700, 800)))):
+
+        def decode_another() -> None:
+            with deadline(0.3), decoded(long):
+                pass
+
+        with pytest.raises(TooLateError):
+            pool.submit(decode_another).result()
+    with decoded(long) as image:
+        assert image.size == (800, 800)
+
+
 def test_all_calls_and_streams_decode_within_one_budget(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "_budget", PixelBudget(1_000_000, 1000))
     lock = threading.Lock()

@@ -3,10 +3,12 @@
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,9 +16,10 @@ from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.errors import KeyTakenError
 from encoder_service.rpc.server import Server
-from encoder_service.writer import NewImage
-from gallery import SearchOptions, Store, open_store
+from encoder_service.writer import GalleryWriter, NewImage
+from gallery import GallerySpec, SearchOptions, Store, open_store
 from gallery.errors import InvalidInputError, LookalikeError, NotFoundError
+from gallery.exact import ExactGallery
 from tests.commands import BIN, Command
 from tests.digits import build, png
 
@@ -75,6 +78,27 @@ def test_another_image_under_the_same_key_is_kept_if_the_caller_says_so(
     assert isinstance(other, KeyTakenError)
     (hit,) = own.search(png(queries[0]), options=SearchOptions(limit=1)).hits
     assert (hit.key, hit.label) == ("new/0", "other")
+
+
+def test_of_two_calls_at_once_only_one_stores_its_image_if_both_keep_what_is_stored(
+    encoder: Encoder, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = ExactGallery(GallerySpec("g", "seed", encoder.spec.fingerprint, 128))
+    writer = GalleryWriter(encoder, gallery)
+    together = threading.Barrier(2, timeout=10)
+    normalise = encoder.normalise
+
+    def wait_and_normalise(images: Sequence[Image.Image]) -> np.ndarray:
+        together.wait()  # both calls have found the key free
+        return normalise(images)
+
+    monkeypatch.setattr(encoder, "normalise", wait_and_normalise)
+    images = [NewImage("k", png(query), keep_stored=True) for query in queries[:2]]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda image: writer.add([image])[0], images))
+    assert sorted(isinstance(result, KeyTakenError) for result in results) == [False, True]
+    (entry,) = gallery.get(["k"])
+    assert entry and entry.sha256 == images[results.index(False)].sha256
 
 
 def test_an_image_without_a_label_keeps_the_stored_label_and_an_empty_label_removes_it(

@@ -393,3 +393,9 @@ def test_a_port_in_use_is_one_clear_error(address: str, encoder: Encoder) -> Non
     port = int(address.split(":")[1])
     with pytest.raises(ServiceError, match=f"can't listen on 127.0.0.1:{port}: choose another --port"):
         Server(open_store("exact:"), encoder, Config(port=port))
+
+
+def test_a_maximum_distance_of_zero_asks_for_exact_copies(client: Client, queries: list[Image.Image]) -> None:
+    exact = SearchOptions(max_distance=0)
+    assert not client.search(png(queries[0]), options=exact).hits
+    assert len(client.search(png(queries[0]), options=SearchOptions(max_distance=1e300)).hits) == 5

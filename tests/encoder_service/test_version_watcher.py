@@ -11,7 +11,7 @@ import pytest
 from encoder_service import version_watcher
 from encoder_service.version_watcher import VersionWatcher
 from gallery import GallerySpec
-from gallery.errors import LookalikeError, StoreUnreachableError
+from gallery.errors import GalleryNotFoundError, LookalikeError, StoreUnreachableError
 
 V1 = GallerySpec("digits", "seed", "0" * 64, 128, version=1, count=400)
 
@@ -22,7 +22,7 @@ class FakeStore:
     url = "fake:"
 
     def __init__(self) -> None:
-        self.live = V1
+        self.live: GallerySpec | None = V1
         self.outage: LookalikeError | None = None
         self.damage: list[str] = []
         self.comparisons = 0
@@ -33,6 +33,8 @@ class FakeStore:
 
     def spec(self, name: str) -> GallerySpec:
         assert name == "digits"
+        if self.live is None:
+            raise GalleryNotFoundError("no gallery 'digits'")
         return self.live
 
     def differences(self, name: str) -> list[str]:
@@ -50,11 +52,14 @@ class Watched:
         store: Any = self.store
         self.is_searchable = True
         self.watcher = VersionWatcher(
-            store, lambda: self.open, self._move_to, lambda: self.is_searchable, self.reports.append
+            store, lambda: self.open, self._move_to, self._forget, lambda: self.is_searchable, self.reports.append
         )
 
     def _move_to(self, spec: GallerySpec) -> None:
         self.open = [spec]
+
+    def _forget(self, name: str) -> None:
+        self.open = [spec for spec in self.open if spec.name != name]
 
 
 @pytest.fixture
@@ -85,6 +90,16 @@ def test_a_newer_version_is_opened_once_it_has_images(watched: Watched) -> None:
     assert watched.open == [V1]
     watched.store.live = replace(V1, version=2)
     wait_until(lambda: watched.open == [watched.store.live])
+
+
+def test_a_version_that_a_load_has_extended_is_opened_again(watched: Watched) -> None:
+    watched.store.live = replace(V1, published_at="2030-01-01T00:00:00Z")
+    wait_until(lambda: watched.open[0].published_at == "2030-01-01T00:00:00Z")
+
+
+def test_a_gallery_that_is_gone_is_closed(watched: Watched) -> None:
+    watched.store.live = None
+    wait_until(lambda: watched.open == [])
 
 
 def test_a_damaged_version_is_not_read_again_for_a_while_but_the_next_one_is(watched: Watched) -> None:
@@ -124,7 +139,7 @@ def test_a_version_that_is_open_already_is_not_reported_as_bad(
     watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
     def moved_and_modified(name: str) -> list[str]:
-        watched.open = [watched.store.live]
+        watched.open = [replace(V1, version=2)]
         return ["shard/vectors.dat: its content has changed"]
 
     watched.store.differences = moved_and_modified  # type: ignore[method-assign]

@@ -270,7 +270,12 @@ def test_what_a_killed_restore_leaves_is_removed_and_what_a_running_one_needs_is
     store: Store, store_url: str, file: Path
 ) -> None:
     root = home_of(store).parent
-    job = "from gallery.edge.store import EdgeStore\ncontext = store._scratch_folder()\ncontext.__enter__()"
+    job = f"""
+from pathlib import Path
+from gallery.files import scratch_folder
+context = scratch_folder(Path({str(root)!r}), ".restoring-")
+context.__enter__()
+"""
     with elsewhere(job, store_url):
         (scratch,) = root.glob(".restoring-*")
         store.restore(file)

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from gallery import Entry, Gallery, GallerySpec, Query, Store, open_store
 from gallery.base import Compaction
 from gallery.errors import InvalidCodeError, StoreFullError, StoreLockedError, StoreUnusableError
-from gallery.journal import read_journal
+from gallery.journal import JOURNAL, note_added, read_journal
+from gallery.map import MAP
 from tests.digits import entries
 
 SPEC = GallerySpec("g", "e", "f" * 64, 8)
@@ -65,6 +67,17 @@ def test_changes_made_meanwhile_are_in_the_new_version(edge: Store) -> None:
     assert edge.spec("g").count == len(expected)
     assert edge.differences("g") == []
     assert sorted(path.name for path in edge.local_folder("g").parent.glob("v*")) == ["v2"]
+
+
+def test_what_commands_find_out_meanwhile_comes_along(edge: Store) -> None:
+    with closing(edge.open("g")) as live:
+        (edge.local_folder("g") / MAP).write_bytes(b"an old map")
+        with closing(begin(edge, live)) as compaction:
+            (edge.local_folder("g") / MAP).write_bytes(b"a new map")
+            compaction.copy(lambda count: None)
+            compaction.index(lambda: None)
+            compaction.go_live().close()
+    assert (edge.local_folder("g") / MAP).read_bytes() == b"a new map"
 
 
 def test_the_ledger_and_the_journal_come_along(edge: Store) -> None:
@@ -201,3 +214,11 @@ def test_other_stores_need_no_compaction(store: Store) -> None:
     with closing(store.open("g")) as live:
         assert store.compaction(live) is None
         assert live.changes() == (0, 0)
+
+
+def test_a_line_of_the_journal_that_was_cut_short_does_not_hide_the_next_one(tmp_path: Path) -> None:
+    note_added(tmp_path, ["k1"])
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'["+", "k2", "k')
+    note_added(tmp_path, ["k3"])
+    assert read_journal(tmp_path) == {"k1": True, "k3": True}

@@ -184,6 +184,16 @@ def test_no_pause_exceeds_the_deadline(faulty: Faulty, gallery: RemoteGallery) -
     assert list(faulty.faults) == [hang]
 
 
+def test_an_unreachable_server_is_not_called_busy_when_time_is_short(
+    faulty: Faulty, gallery: RemoteGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gallery.remote.failures._PAUSE", lambda state: 5.0)
+    faulty.faults = (status(grpc.StatusCode.UNAVAILABLE), hang)
+    with deadline(1), pytest.raises(StoreUnreachableError, match="can't be reached"):
+        gallery.search(QUERY)
+    assert list(faulty.faults) == [hang]
+
+
 def test_a_call_to_a_server_that_hangs_ends_with_the_deadline(faulty: Faulty, gallery: RemoteGallery) -> None:
     faulty.faults = (hang,)
     with deadline(0.5), pytest.raises(StoreSlowError, match="did not answer in time"):

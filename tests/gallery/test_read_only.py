@@ -71,3 +71,18 @@ def test_lost_files_are_noticed_here_too(read_only: Store, tmp_path: Path, unpri
     with pytest.raises(StoreDamagedError, match=r"can't be opened: shard/segments/.*/segment\.json is missing"):
         read_only.open("g")
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_copies_that_killed_processes_have_left_are_removed(
+    read_only: Store, tmp_path: Path, unprivileged: Callable[[], None]
+) -> None:
+    make_read_only(read_only)
+    unprivileged()
+    left = tmp_path / "scratch" / "lookalike-snapshot-left"
+    left.mkdir()
+    (left / "OPEN").touch()
+    with closing(read_only.open("g")):
+        (copy,) = (tmp_path / "scratch").iterdir()
+        assert copy != left
+        with closing(read_only.open("g")):
+            assert copy.exists()

@@ -160,7 +160,7 @@ def test_links_inside_a_zip_are_images(tmp_path: Path) -> None:
     items = {item.key: item for item in source}
     assert items["a/x/link.png"].content == PNGS[1]
     assert "link to 'no.png'" in items["a/gone.png"].problem
-    assert list(items) == ["a/x/one.png", "a/x/link.png", "a/gone.png"]
+    assert items.keys() == {"a/x/one.png", "a/x/link.png", "a/gone.png"}
     assert source.notes == ["left out 1 linked folder: 'cats'"]
 
 

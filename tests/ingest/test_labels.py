@@ -32,7 +32,7 @@ def test_labels_come_from_folders_with_backslashes(tmp_path: Path) -> None:
             member.filename = name
             packed.writestr(member, PNGS[0])
     source = open_source(str(tmp_path / "p.zip"), label_from_folders=True)
-    assert [(item.key, item.label) for item in source] == [("p/dog\\1.png", "dog"), ("p/cat\\big\\2.png", "big")]
+    assert {item.key: item.label for item in source} == {"p/dog\\1.png": "dog", "p/cat\\big\\2.png": "big"}
 
 
 @pytest.mark.parametrize(
@@ -153,3 +153,16 @@ def test_files_beside_an_image_label_it(tmp_path: Path, ending: str, as_json: bo
     assert source.count == 12
     (tmp_path / "labels.csv").write_text("000.jpg,mine\n")
     assert next(iter(open_source(str(path), labels=tmp_path / "labels.csv"))).label == "mine"
+
+
+def test_label_files_of_a_zip_may_be_anywhere_and_those_of_a_tar_are_next_to_their_images(tmp_path: Path) -> None:
+    files = {"1.jpg": PNGS[0], "2.jpg": PNGS[1], "1.cls": b"one", "2.cls": b"two"}
+    for ending in (".zip", ".tar"):
+        pack(tmp_path / f"p{ending}", files)
+    assert {item.key: item.label for item in open_source(str(tmp_path / "p.zip"))} == {
+        "p/1.jpg": "one",
+        "p/2.jpg": "two",
+    }
+    source = open_source(str(tmp_path / "p.tar"))
+    assert [item.label for item in source] == [None, None]
+    assert source.notes == ["left out 2 label files (no image of its name next to it), such as '1.cls'"]

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -327,3 +328,35 @@ def test_a_rebuild_keeps_or_counts_the_images_of_others(
     again = load(store, encoder, other)  # its keys stay, whether or not it was left out
     assert (again.unchanged, again.added) == ((3, 0) if keep else (0, 3))
     assert numbered("bob/photos", 3) <= stored(store).keys()
+
+
+def test_a_rebuild_keeps_what_a_service_has_added_if_it_has_deleted_as_many(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    photos = fill(tmp_path / "photos", 0, 4)
+    load(store, encoder, photos)
+    with closing(store.open("g")) as gallery:
+        (entry, other) = gallery.get(["photos/0.png", "photos/1.png"])
+        assert entry and other
+        gallery.upsert([Entry("service/1", entry.code, "seven", "f" * 64)])
+        gallery.upsert([replace(other, label="relabelled")])
+        gallery.delete(["photos/0.png"])
+    (photos / "0.png").unlink()
+    summary = load(store, encoder, photos, LoadOptions(prune=True, keep_added=True), rebuild=True)
+    assert summary.kept == 1
+    after = stored(store)
+    assert after.keys() == numbered("photos", 4) - {"photos/0.png"} | {"service/1"}
+    assert after["photos/1.png"].label == "relabelled"
+
+
+def test_an_image_that_was_too_large_is_loaded_once_that_is_allowed(
+    store: Store, encoder: Encoder, tmp_path: Path
+) -> None:
+    photos = fill(tmp_path / "photos", 0, 3)
+    Image.new("1", (8001, 8000)).save(photos / "fax.png")
+    assert load(store, encoder, photos, LoadOptions(max_rejected=50)).rejected == 1
+    source = open_source(str(photos), large_images=True)
+    spec = GallerySpec("g", encoder.spec.name, encoder.spec.fingerprint, encoder.spec.code_size)
+    with closing(store.build(spec)) as build:
+        summary = load_and_publish(build, source, encoder, Stages(), DEFAULTS)[1]
+    assert (summary.added, summary.unchanged, summary.rejected) == (1, 3, 0)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import pickle
 import shutil
@@ -229,3 +230,12 @@ def test_fashion_mnist_can_be_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
     images, labels = DATASETS["fashion-mnist"].read("test")
     assert images.shape == (10_000, 28, 28)
     assert DATASETS["fashion-mnist"].labels[labels[0]] == "Ankle boot"
+
+
+def test_a_download_that_breaks_off_leads_to_the_next_way(tmp_path: Path) -> None:
+    def broken(name: str) -> bytes:
+        raise http.client.IncompleteRead(b"half", 4)
+
+    (tmp_path / "file").write_bytes(CONTENT)
+    ways = [Way("broken", lambda scratch: broken), folder(tmp_path)]
+    assert fetch(tmp_path / "cache", SUMS, ways) == {"file": CONTENT}

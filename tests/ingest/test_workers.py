@@ -1,7 +1,9 @@
 """Loads in several worker processes."""
 
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,9 @@ from gallery.errors import InvalidInputError, StoreError
 from gallery.exact import ExactGallery
 from gallery.types import Changes
 from ingest.loading.build import LoadOptions, load_and_publish
+from ingest.loading.ledger import Ledger
+from ingest.loading.pipeline import LoadPass
+from ingest.loading.workers import load_in_parallel
 from ingest.progress import Stages
 from ingest.sources import open_source
 from tests import digits
@@ -156,3 +161,14 @@ def test_a_store_with_one_writer_refuses_workers(store_url: str, photos: Path, e
         pytest.raises(InvalidInputError, match="--workers: expected a server"),
     ):
         load_and_publish(build, open_source(str(photos)), encoder, Stages(), LoadOptions(workers=2))
+
+
+def test_workers_stop_when_the_load_is_stopped(building: FolderBuild, photos: Path, encoder: Encoder) -> None:
+    stop = threading.Event()
+    stop.set()
+    source = open_source(str(photos))
+    with closing(Ledger(building.local_folder)) as ledger, ThreadPoolExecutor(1) as pool:
+        load_pass = LoadPass(source, encoder, building.gallery, ledger, Stages(), pool, stop=stop)
+        assert load_in_parallel(2, load_pass, building).stopped
+    assert load_and_publish(building, source, encoder, Stages(), LoadOptions(workers=2))[1].seen == 41
+    assert building.gallery.count() == 40

@@ -284,3 +284,45 @@ def test_every_view_is_accessible_and_fits(open_page: OpenPage, digits_url: str,
     check()
     page.evaluate("document.getElementById('ask').showModal()")
     check()
+
+
+def test_a_token_that_no_browser_can_send_is_not_kept(
+    open_page: OpenPage, serve: Callable[..., Server], encoder: Encoder, store_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("read sesame\n")
+    store = open_store(store_url)
+    build(store, encoder)
+    page = open_page(url(serve(store, tokens_file=tmp_path / "tokens")))
+    page.get_by_label("Token", exact=True).fill("“sesame”")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text("A token has no spaces and no characters such as “ and –.")
+    page.get_by_label("Token", exact=True).fill("sesame")
+    page.keyboard.press("Enter")
+    expect_examples(page)
+
+
+def test_a_picture_dropped_on_another_view_leads_to_the_search(page: Page, queries: list[Image.Image]) -> None:
+    page.get_by_role("link", name="Galleries").click()
+    expect(page.locator("#search")).to_be_hidden()
+    drop(page, "nine.png", png(queries[0]), "image/png")
+    expect(page.locator("#title")).to_have_text("Most like nine.png")
+    expect(page.get_by_role("link", name="Search", exact=True)).to_have_attribute("aria-current", "page")
+
+
+def test_a_picture_too_long_for_the_address_survives_the_views_and_back(
+    page: Page, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8))
+    drop(page, "noise.png", png(noise), "image/png")
+    expect(page.locator("#title")).to_have_text("Most like noise.png")
+    found = names(page)
+    page.evaluate("history.replaceState(history.state, '', location.href.replace(/picture=[^&]*/, ''))")
+    page.get_by_role("link", name="Map", exact=True).click()
+    expect(page.locator("#title")).to_have_text("Most like noise.png")
+    page.locator("#hits button").last.click()
+    expect(page.locator("#title")).to_have_text(f"Most like {found[-1]}")
+    page.go_back()
+    expect(page.locator("#title")).to_have_text("Most like this picture")
+    assert names(page) == found
+    page.reload()
+    expect(page.locator("#title")).to_have_text("Most like this picture")

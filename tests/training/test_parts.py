@@ -272,3 +272,26 @@ def test_a_quantised_encoder_is_small_and_gives_nearly_the_same_codes(tmp_path: 
     rounded = (inputs * np.float32(1 + 1e-6)).clip(0, 1)
     assert np.linalg.norm(quantised.encode(rounded) - codes, axis=1).max() < 1e-4
     assert 0 < json.loads((quantised.folder / "encoder.json").read_text())["quantisation"]["code_change"] < 0.2
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.fit._check_collapse", lambda *arguments: None)
+    saved: list[int] = []
+    savez = np.savez
+
+    def save_once(path: Path, *arrays: Any) -> None:
+        saved.append(1)
+        if len(saved) > 1:
+            path.write_bytes(b"half")
+            raise OSError("no space left")
+        savez(path, *arrays)
+
+    few = {"limit": 256, "epochs": 2}
+    monkeypatch.setattr("numpy.savez", save_once)
+    with pytest.raises(OSError, match="no space left"):
+        train_and_export("mnist", "seed", tmp_path / "out", **few)  # type: ignore[arg-type]
+    monkeypatch.setattr("numpy.savez", savez)
+    card = train_and_export("mnist", "seed", tmp_path / "out", resume=True, **few)  # type: ignore[arg-type]
+    assert card["epochs"]["trained"] == 2

@@ -100,6 +100,15 @@ def test_the_same_seed_gives_the_same_weights(
 def test_channels_that_no_image_has_are_refused(command: Command, tmp_path: Path) -> None:
     done = command("autoencoder", "train", "mnist", "--channels", "2", "--out", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (3, "error: channels: expected 1 or 3, got 2\n")
+    done = command("autoencoder", "train", "mnist", "--channels", "3", "--out", str(tmp_path / "out"))
+    assert done.returncode == 3
+    assert "--channels 3: expected a path, got the dataset mnist" in done.stderr
+
+
+def test_a_split_of_a_dataset_is_refused(command: Command, tmp_path: Path) -> None:
+    done = command("autoencoder", "train", "mnist/train", "--out", str(tmp_path / "out"))
+    assert done.returncode == 3
+    assert "error: expected mnist, got mnist/train" in done.stderr
 
 
 LONG = ("train", "mnist", "--arch", "seed", "--limit", "1024")

@@ -30,7 +30,7 @@ export function readAddress(): State {
     view: VIEWS.find((view) => view === parts.get("view")) ?? "search",
     gallery: parts.get("gallery") ?? "",
     key: parts.get("key") ?? "",
-    picture: parts.get("picture") ?? "",
+    picture: parts.get("picture") ?? entryPicture(),
     limit: Number.isInteger(limit) && limit >= 1 && limit <= 1000 ? limit : DEFAULT_LIMIT,
     labels: parts.getAll("label"),
     max: Number.isFinite(max) && max > 0 ? max : 0,
@@ -54,7 +54,13 @@ export function addressOf(state: State): string {
 /** Show a state in the address bar, as a new entry of the browser's history or in place of the present one. */
 export function writeAddress(state: State, isNew: boolean): void {
   const address = addressOf(state);
-  if (address === (location.hash || "#")) return;
-  if (isNew) history.pushState(null, "", address);
-  else history.replaceState(null, "", address);
+  const picture = state.key ? "" : state.picture;
+  if (address === (location.hash || "#") && picture === entryPicture()) return;
+  if (isNew) history.pushState({ picture }, "", address);
+  else history.replaceState({ picture }, "", address);
+}
+
+/** Return the picture of the present entry of the browser's history, which may be too long for the address. */
+function entryPicture(): string {
+  return (history.state as { picture?: string } | null)?.picture ?? "";
 }

@@ -213,14 +213,19 @@ function subject(): string {
   return "this picture";
 }
 
-/** Search for more images like a stored one. */
-function more(key: string): void {
-  setQuery("key", key);
+/** Search for the query at hand, from whatever view. */
+function showQueryAtHand(): void {
   if (find("search").hidden) void show();
   else {
     showControls();
     void run();
   }
+}
+
+/** Search for more images like a stored one. */
+function more(key: string): void {
+  setQuery("key", key);
+  showQueryAtHand();
   if (state.view === "search") find("title").focus();
 }
 
@@ -307,8 +312,7 @@ onPicture((chosen) => {
   }
   file = chosen;
   setQuery("file");
-  showControls();
-  void run();
+  showQueryAtHand();
 });
 
 find("clear").onclick = () => {
@@ -360,6 +364,17 @@ find("controls").onchange = () => {
   if (state.view === "map") showTheMap();
   void run();
 };
+
+for (const view of VIEWS) {
+  // the address has no room for a photograph, so the page changes the view itself and keeps the query
+  find(`to-${view}`).onclick = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // opens another tab or window
+    event.preventDefault();
+    isNew = true;
+    state = { ...state, view };
+    void start();
+  };
+}
 
 find("skip").onclick = (event) => {
   event.preventDefault();
