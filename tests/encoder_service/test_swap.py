@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from encoder_service.encoder import Encoder
 from encoder_service.rpc.server import Server
 from encoder_service.writer import NewImage
 from gallery import Store, open_store
-from gallery.errors import UnavailableError
+from gallery.errors import NotFoundError, UnavailableError
 from gallery.files import replace_file
+from gallery.remote.connection import QdrantConnection
+from gallery.remote.store import RemoteStore
 from tests.digits import build, png
 
 
@@ -30,6 +32,35 @@ def server(store: Store, encoder: Encoder) -> Iterator[Server]:
     build(store, encoder, count=100)
     with Server(store, encoder) as server:
         yield server
+
+
+def wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_gallery_on_a_server_that_is_extended_and_one_that_is_removed_are_noticed(
+    encoder: Encoder, in_memory_qdrant: QdrantConnection, tmp_path: Path, queries: list[Image.Image]
+) -> None:
+    store = RemoteStore(in_memory_qdrant, tmp_path)
+    build(store, encoder, count=20)
+    with Server(store, encoder) as server, Client(server.address) as client:
+        before = client.gallery().published_at
+        assert client.search(png(queries[0])).hits
+        time.sleep(1.1)  # the time of publication has whole seconds
+        build(store, encoder, count=30)
+        wait(lambda: client.gallery().published_at != before)
+        store.drop("digits")
+        build(store, encoder, count=25, name="others")
+
+        def is_other() -> bool:
+            with suppress(UnavailableError, NotFoundError):
+                return client.gallery().name == "others" and bool(client.search(png(queries[0])).hits)
+            return False
+
+        wait(is_other)
 
 
 def test_the_service_follows_a_rebuild_without_failing_a_call(

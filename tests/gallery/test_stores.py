@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from gallery.errors import (
     StoreError,
     StoreLockedError,
 )
+from gallery.remote.connection import QdrantConnection
+from gallery.remote.layout import create_collection
+from gallery.remote.store import RemoteStore
 from tests.digits import entries
 
 SPEC = GallerySpec("g", "seed", "f" * 64, 8, sources=("test",))
@@ -132,6 +136,26 @@ def test_a_placement_on_a_store_without_a_cluster_is_rejected(url: str, store_ur
         open_store(url if url == "exact:" else store_url).build(SPEC, placement=Placement(shards=2))
     assert raised.value.message.startswith("shards and replicas: expected a store on a server")
     assert raised.value.place.startswith(f"store {url}")
+
+
+def test_a_rebuild_keeps_the_placement_and_a_load_may_not_change_it(
+    in_memory_qdrant: QdrantConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RemoteStore(in_memory_qdrant, tmp_path)
+    fill(store)
+    monkeypatch.setattr("gallery.remote.store.placement_of", lambda connection, collection: Placement(3, 2, 1))
+    store.build(SPEC, placement=Placement(replicas=2)).close()
+    with pytest.raises(InvalidQueryError, match="gallery 'g' has 3 shards, 2 replicas and write consistency 1: expect"):
+        store.build(SPEC, placement=Placement(replicas=1))
+    placed: list[Placement] = []
+
+    def note_placement(*arguments: Any) -> None:
+        placed.append(arguments[3])
+        create_collection(*arguments)
+
+    monkeypatch.setattr("gallery.remote.store.create_collection", note_placement)
+    store.build(SPEC, rebuild=True, placement=Placement(shards=6)).close()
+    assert placed == [Placement(6, 2, 1)]
 
 
 @pytest.mark.parametrize("name", ["", "../up", "A", "a/b", ".hidden", "x" * 65])

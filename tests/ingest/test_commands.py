@@ -90,6 +90,7 @@ def test_gallery_and_split(command: Command, store_url: str) -> None:
         (("load", "minst"), 4, "no source 'minst': expected one of mnist, fashion-mnist, or the path of a folder"),
         (("load", "mnist", "--split", "half"), 3, "split 'half'"),
         (("load", "mnist/test", "--split", "train"), 3, "expected one of --split train and mnist/test"),
+        (("load", "tests", "--split", "test"), 3, "--split test: expected it with a dataset, got tests"),
         (("load", "mnist", "--label-from", "folder"), 3, "mnist has labels of its own"),
         (("load", "mnist", "--name", "Not/A/Name"), 3, "gallery name 'Not/A/Name'"),
         (("load", "mnist", "--encoder", "none"), 4, "no encoder 'none'"),
@@ -203,6 +204,10 @@ def test_too_little_memory_is_one_line(command: Command, store_url: str) -> None
         ),
         (("load", "mnist", "--memory", "much"), "--memory 'much': expected a number"),
         (("load", "mnist", "--memory", "1GB", "--service", "127.0.0.1:1"), "expected one of --service and --memory"),
+        (
+            ("load", "mnist", "--encoder", "seed", "--service", "h:1"),
+            "expected one of --service and --encoder",
+        ),
     ):
         rejected = command("ingest", *how, "--store", store_url)
         assert (rejected.returncode, rejected.stderr.count("\n")) == (3, 1)

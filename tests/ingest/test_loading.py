@@ -472,3 +472,18 @@ def test_the_loader_leaves_no_threads_and_no_open_files(store: Store, encoder: E
         load(store, encoder, photos)
     assert set(threading.enumerate()) <= threads
     assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+
+
+def test_a_load_names_only_its_own_bad_images(command: Command, store_url: str, photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder, names in ((photos, ("x.png", "y.png")), (other, ("z.png",))):
+        shutil.copy(photos / "00.png", folder / "good.png")
+        for name in names:
+            (folder / name).write_text("no image")
+    load = ("--gallery", "both", "--max-rejected", "100", "--store", store_url)
+    assert "2 bad images left out" in command("ingest", "load", str(photos), *load).stderr
+    second = command("ingest", "load", str(other), *load).stderr
+    assert "1 bad image left out" in second
+    assert "'other/z.png'" in second
+    assert "x.png" not in second
