@@ -16,7 +16,7 @@ from gallery.errors import InvalidInputError, LookalikeError, NotFoundError, Una
 
 
 class StoppedError(LookalikeError):
-    """The user stopped a load before its end."""
+    """The user stopped a command before its end."""
 
     exit_code = 130  # 128 + SIGINT, as a shell reports a command that was ended by Ctrl-C
 

@@ -110,7 +110,7 @@ class _Lines:
             return
         self._printed = now
         seconds = now - self._begun
-        if self._total:
+        if self._total and self._done:
             left_s = (self._total - self._done) * seconds / self._done
             done, left = f"{self._done:,} of {counted(self._total, self._unit)}", f", {left_s:.0f} s left"
         else:

@@ -13,6 +13,7 @@ from gallery import DEFAULT_STORE, GallerySpec, open_store
 from gallery.errors import InvalidInputError, NewerFormatError, StoreDamagedError
 from gallery.plurals import counted
 from gallery.profiles import PROFILES
+from ingest.errors import StoppedError
 
 GalleryArgument = Annotated[str, typer.Argument(help="Name of the gallery.")]
 
@@ -70,7 +71,8 @@ def drop(
     if not yes:
         if not sys.stdin.isatty():
             raise terminal.UsageError(f"to remove {description} without a terminal to ask on, add --yes")
-        typer.confirm(f"Remove {description} from {store}?", abort=True, err=True)
+        if not typer.confirm(f"Remove {description} from {store}?", err=True):
+            raise StoppedError(f"gallery '{gallery}' stays")
     galleries.drop(gallery)
     print(f"dropped {gallery}")
 

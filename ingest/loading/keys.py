@@ -143,7 +143,10 @@ def _has_gone(place: str) -> bool:
     path = path_of(place)
     if "{" in path.name:  # shards, such as shard-{000..009}.tar
         path = path.parent
-    return not place or (_is_path(place) and not path.exists())
+    try:
+        return not place or (_is_path(place) and not path.exists())
+    except PermissionError:  # a folder above it can't be entered, so it may exist
+        return False
 
 
 def _is_path(place: str) -> bool:
