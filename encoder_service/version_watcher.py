@@ -27,6 +27,12 @@ _RETRY_BAD_VERSION_S = 30.0
 _STOP_TIMEOUT_S = 2.0
 
 
+# Number, encoder and time of publication of a version. A load that extends a gallery on a Qdrant server publishes the
+# same version again.
+_Identity = tuple[int, str, str]
+_UNKNOWN: _Identity = (0, "", "")
+
+
 class VersionWatcher:
     """A thread that polls a store, reports outages, and switches each open gallery to its newest version."""
 
@@ -61,7 +67,7 @@ class VersionWatcher:
         self._is_searchable = True
         self._reported: bool | None = None
         # by gallery: the latest version that could not be opened, and when to try it again
-        self._bad_versions: dict[str, tuple[int, float]] = {}
+        self._bad_versions: dict[str, tuple[_Identity, float]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="version-watcher", daemon=True)
 
@@ -120,32 +126,32 @@ class VersionWatcher:
 
     def _look_at(self, current: GallerySpec) -> None:
         """Switch a gallery to its live version, unless that is open already or has recently failed to open."""
-        name, version = current.name, 0
-        bad_version, retry_at = self._bad_versions.get(name, (-1, 0.0))
+        name, live = current.name, _UNKNOWN
+        bad_version, retry_at = self._bad_versions.get(name, (None, 0.0))
         try:
-            live = self._store.spec(name)
-            version = live.version
-            # a load that extends a gallery on a server publishes the same version again
-            is_current = all(
-                getattr(live, field) == getattr(current, field) for field in ("version", "fingerprint", "published_at")
-            )
-            is_waiting = version == bad_version and time.monotonic() < retry_at
+            spec = self._store.spec(name)
+            live = _identity(spec)
+            is_waiting = live == bad_version and time.monotonic() < retry_at
             # a count of 0 means that this cluster node has not replicated the new version yet
-            if not is_current and live.count and not is_waiting:
-                self._move(live)
+            if live != _identity(current) and spec.count and not is_waiting:
+                self._move(spec)
         except GalleryNotFoundError:
             self._forget(name)
         except LookalikeError as error:
-            if any((spec.name, spec.version) == (name, version) for spec in self._open_specs()):
+            if any(spec.name == name and _identity(spec) == live for spec in self._open_specs()):
                 return  # not damaged: a write has meanwhile opened this version and modified its files
-            if version != bad_version:
+            if live != bad_version:
                 _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
             is_lasting = isinstance(error, StoreDamagedError | EncoderMismatchError)
             retry_at = time.monotonic() + (_RETRY_BAD_VERSION_S if is_lasting else 0.0)
-            self._bad_versions[name] = (version, retry_at)
+            self._bad_versions[name] = (live, retry_at)
 
     def _move(self, live: GallerySpec) -> None:
         differences = self._store.differences(live.name)
         if differences:
             raise StoreDamagedError(f"v{live.version} is not as it was built: {differences[0]}")
         self._move_to(live)
+
+
+def _identity(spec: GallerySpec) -> _Identity:
+    return spec.version, spec.fingerprint, spec.published_at

@@ -73,7 +73,7 @@ class GalleryWriter:
         gallery.spec.check_encoder(encoder.spec.name, encoder.spec.fingerprint)
         self._encoder = encoder
         self._gallery = gallery
-        # held while images with `keep_stored` are stored, so that no two calls store different images under one key
+        # held while images with `keep_stored` are stored: of two such calls, only one may store an image under a key
         self._keeping = threading.Lock()
 
     def add(self, new: Sequence[NewImage]) -> list[bool | LookalikeError]:

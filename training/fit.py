@@ -1,6 +1,7 @@
 """Train an autoencoder. Labels are not used."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -362,7 +363,9 @@ def _save(state: Path, loop: _Loop, history: History, best: list[NDArray[np.floa
     figures = {name: getattr(history, name) for name in ("train_loss", "loss", "mse", "seconds")}
     replace_file(state / "history.json", json.dumps(figures).encode())
     for path in (*state.glob("last-*"), *state.glob("best-*")):
-        if path.name.partition(".")[0] not in (f"last-{epoch}", f"best-{epoch}"):
+        if path.is_dir():  # TensorFlow's temporary folder, if a training was killed while it wrote a checkpoint
+            shutil.rmtree(path)
+        elif path.name.partition(".")[0] not in (f"last-{epoch}", f"best-{epoch}"):
             path.unlink()
 
 
@@ -377,6 +380,8 @@ def _restore(state: Path, loop: _Loop) -> tuple[History, list[NDArray[np.float32
         return History(), loop.model.whole.get_weights()
     history = History(**json.loads((state / "history.json").read_text()))
     epoch = len(history.loss)
+    if not (state / f"best-{epoch}.npz").exists():
+        raise RecipeError(f"{state}: expected a checkpoint of this release, got an earlier one: train without --resume")
     _checkpoint(loop).read(str(state / f"last-{epoch}")).assert_existing_objects_matched()
     with np.load(state / f"best-{epoch}.npz") as file:
         best = [file[name] for name in file.files]

@@ -56,8 +56,8 @@ class ReadAhead:
     """A thread that reads the files which a shard's profile keeps in memory into the page cache.
 
     Edge has read most of them once, but under memory pressure Linux evicts what was read only once. If the profile
-    keeps the full codes in memory, the thread also reads the payload, at the end and only if all of it fits: otherwise,
-    the first searches would read it from disk. Searches can be answered meanwhile. The thread stops when it has filled
+    keeps the full codes in memory, the thread also reads the payload, at the end and only if all of it fits: so the
+    first searches do not read it from disk. Searches can be answered meanwhile. The thread stops when it has filled
     its share of the memory. Does nothing on systems other than Linux.
     """
 

@@ -1,6 +1,7 @@
 """The `ingest load` command."""
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -93,8 +94,8 @@ def load(
         bool,
         typer.Option(
             "--rebuild",
-            help="Build a new version beside the live one. Without --encoder, labels or --profile, it keeps the live "
-            "version's.",
+            help="Build a new version beside the live one. It keeps the encoder, labels, profile, shards, replicas and "
+            "write consistency of the live version unless an option names others.",
         ),
     ] = False,
     keep_added: Annotated[
@@ -171,7 +172,7 @@ def load(
     building = {
         "--memory": memory,
         "--profile": profile,
-        "--encoder": encoder,
+        "--encoder": encoder if encoder != os.environ.get("LOOKALIKE_ENCODER") else "",
         "--shards": shards,
         "--replicas": replicas,
         "--write-consistency": write_consistency,
@@ -183,6 +184,8 @@ def load(
     source_name = SourceName.parse(source, split or "train")
     reading = SourceOptions(limit, tuple(exclude or ()), prune or rebuild, large_images)
     images = source_name.open(reading, label_from_folders=label_from_folders or bool(label_from), labels=labels)
+    if split and not source_name.dataset:
+        raise InvalidInputError(f"--split {split}: expected it with a dataset, got {source}, which has no splits")
     gallery = gallery or source_name.default_gallery
     if service:
         with terminal.connect(service, token_file, ca_file, cert_file) as client:
@@ -302,8 +305,6 @@ def _check_options(
         raise InvalidInputError(f"--label-from {label_from!r}: expected folder")
     if service and large_images:
         raise InvalidInputError("expected one of --service and --large-images, got both: a service has its own limits")
-    if split and not SourceName.parse(source).dataset:
-        raise InvalidInputError(f"--split {split}: expected it with a dataset, got {source}, which has no splits")
     if replace_stored and not service:
         raise InvalidInputError("--replace: expected it with --service; other loads replace changed images anyway")
     check_exclusive_options(options, limit=limit, rebuild=rebuild, through_service=bool(service))

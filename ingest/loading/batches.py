@@ -42,7 +42,7 @@ class LoadSummary:
         unchanged: Number of images stored before, with the same content and label.
         relabelled: Number of images stored before, with the same content and another label.
         duplicates: Number of images left out because the gallery has the same content under another key.
-        rejected: Number of images that could not be read or decoded, in this load or an earlier one.
+        rejected: Number of images that could not be read or decoded.
         pruned: Number of images removed because the source no longer has them.
         held: Number of changed images that have not replaced the stored ones, because too many images were bad, the
             load was stopped, or a service keeps the stored ones.

@@ -143,10 +143,15 @@ def _has_gone(place: str) -> bool:
     path = path_of(place)
     if "{" in path.name:  # shards, such as shard-{000..009}.tar
         path = path.parent
+    if not place:
+        return True
     try:
-        return not place or (_is_path(place) and not path.exists())
-    except PermissionError:  # a folder above it can't be entered, so it may exist
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return _is_path(place)
+    except OSError:  # such as a folder above it that can't be entered: the path may exist
         return False
+    return False
 
 
 def _is_path(place: str) -> bool:

@@ -224,7 +224,7 @@ class LoadPass:
         known = [row.status for row in batch.known]
         self.summary.unchanged += known.count(Status.OK)
         self.summary.duplicates += known.count(Status.DUPLICATE)
-        self.summary.rejected += len(batch.bad) + known.count(Status.BAD)
+        self.summary.rejected += len(batch.bad)
 
     def replace_staged(self) -> None:
         """Replace the stored images by the staged ones."""

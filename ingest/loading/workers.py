@@ -100,9 +100,11 @@ def load_in_parallel(workers: int, load_pass: LoadPass, build: Build, *, mark_se
         processes.append(context.Process(target=_work, args=(job, messages), name=f"worker {index}"))
     # Ctrl-C in a terminal reaches all processes. The workers must not get it: `_collect` stops them with SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    for process in processes:
-        process.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
         summary = _collect(processes, messages, load_pass)
     finally:
@@ -167,6 +169,8 @@ def _work(job: _Job, messages: Any) -> None:
             staging = stack.enter_context(closing(Staging(job.folder)))
             live = stack.enter_context(closing(Ledger(job.live))) if job.live else None
             stop = stack.enter_context(stop_on_signal(lambda line: None))
+            # SIGTERM may come twice: to the whole process group, and from `_collect`
+            signal.signal(signal.SIGTERM, lambda *_: stop.set())
             encoder, stages = Encoder(job.encoder), _SentStages(messages)
             messages.put(load(job.share, encoder, gallery, ledger, stages, staging=staging, live=live, stop=stop))
     except Exception as error:

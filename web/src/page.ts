@@ -357,6 +357,7 @@ find("controls").onchange = () => {
     ...state,
     gallery,
     limit: Number(find<HTMLSelectElement>("limit").value),
+    to: gallery === state.gallery ? state.to : "",
     labels: labels.filter((label) => label),
     max: max > 0 ? max : 0,
   };
