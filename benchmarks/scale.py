@@ -208,7 +208,7 @@ _PARTS = {
 _LOADED_PER_S = 8_800
 # Microseconds per code that a build within a memory limit takes longer, as `build` measured with 4,000,000 codes within
 # 1 GB and within 512 MB: it sorts the codes, and reads them from disk again.
-_SORTED_US = 102
+_SORTED_US = 68
 
 _HEAD = """\
 | gallery | load/s | index s | index MB | anon MB | disk MB | limit MB | open s | cold ms | p50 ms | p99 ms | recall@5 |

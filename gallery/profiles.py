@@ -189,7 +189,7 @@ def search_plan(profile: Profile, options: SearchOptions, largest_share: float =
         options: Options of the search.
         largest_share: Fraction of the gallery's codes that its largest segment has, 0 to 1. Every segment finds its own
             candidates, so each of several segments may keep and compare fewer. With both reduced like this, recall
-            stays above that of one segment (docs/scaling.md has the measurements).
+            stays above 0.99 (docs/scaling.md has the measurements).
     """
     if options.exact:
         return None
