@@ -5,7 +5,8 @@ test images, one at a time, on one thread where the candidate lets that be chose
 the profile `memory`: m 16, ef_construct 100, ef 64. Each candidate is built in one process and searched in another.
 
 Galleries store a label, a key and a thumbnail with each code, and write all of it to disk before they acknowledge it.
-Some of the others keep codes only, and some only in memory.
+Some of the others keep codes only, and some only in memory. The searches that are measured begin when a gallery has read
+its files in the background.
 """
 
 import json
@@ -14,6 +15,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -335,6 +337,9 @@ def _search(candidate: Candidate, data: Path, own: Path) -> Searched:
     search = candidate.load(own)
     search(queries[0])
     open_s = time.perf_counter() - begun
+    for thread in threading.enumerate():
+        if thread.name == "read-ahead":
+            thread.join()
     for code in queries[:_WARM_UP]:
         search(code)
     times, found = [], 0
