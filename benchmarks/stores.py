@@ -5,8 +5,8 @@ test images, one at a time, on one thread where the candidate lets that be chose
 the profile `memory`: m 16, ef_construct 100, ef 64. Each candidate is built in one process and searched in another.
 
 Galleries store a label, a key and a thumbnail with each code, and write all of it to disk before they acknowledge it.
-Some of the others keep codes only, and some only in memory. The searches that are measured begin when a gallery has read
-its files in the background.
+Some of the others keep codes only, and some only in memory. The searches that are measured begin when a gallery has
+read its files in the background.
 """
 
 import json
