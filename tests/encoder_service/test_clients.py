@@ -101,16 +101,19 @@ def test_an_upload_has_a_limited_time(server: Server, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH])
-def test_health_is_answered_beside_health_checks_that_do_not_arrive(server: Server, method: str) -> None:
+def test_health_is_answered_beside_health_checks_that_do_not_arrive(
+    server: Server, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_MAX_HEALTH_TRANSFER_S", 60)  # longer than the client waits
     with clients(server.address, 5) as silent:
         for connection in silent:
             for _ in range(8):
                 connection.begin(method)
-        with Client(server.address, timeout_s=1) as client:
+        with Client(server.address, timeout_s=10) as client:
             for _ in range(5):
                 client.check_health("liveness")
         time.sleep(1)
-        with Client(server.address, timeout_s=1) as client:
+        with Client(server.address, timeout_s=10) as client:
             client.check_health("liveness")
 
 
