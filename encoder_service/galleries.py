@@ -330,8 +330,7 @@ class Galleries:
                 old = self._open.get(spec.name)
             if old is None:  # the gallery has been removed meanwhile
                 return
-            # another thread may have switched already
-            if (old.spec.version, old.spec.published_at) == (spec.version, spec.published_at):
+            if old.spec.publication == spec.publication:  # another thread has switched already
                 return
             is_retired = self._replace(old, self._open_version(spec))
         if is_retired:

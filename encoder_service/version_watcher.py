@@ -27,12 +27,6 @@ _RETRY_BAD_VERSION_S = 30.0
 _STOP_TIMEOUT_S = 2.0
 
 
-# Number, encoder and time of publication of a version. A load that extends a gallery on a Qdrant server publishes the
-# same version again.
-_Identity = tuple[int, str, str]
-_UNKNOWN: _Identity = (0, "", "")
-
-
 class VersionWatcher:
     """A thread that polls a store, reports outages, and switches each open gallery to its newest version."""
 
@@ -66,8 +60,8 @@ class VersionWatcher:
         self._outage: UnavailableError | None = None
         self._is_searchable = True
         self._reported: bool | None = None
-        # by gallery: the latest version that could not be opened, and when to try it again
-        self._bad_versions: dict[str, tuple[_Identity, float]] = {}
+        # by gallery: the publication of the latest version that could not be opened, and when to try it again
+        self._bad_versions: dict[str, tuple[tuple[int, str, str] | None, float]] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="version-watcher", daemon=True)
 
@@ -126,19 +120,19 @@ class VersionWatcher:
 
     def _look_at(self, current: GallerySpec) -> None:
         """Switch a gallery to its live version, unless that is open already or has recently failed to open."""
-        name, live = current.name, _UNKNOWN
-        bad_version, retry_at = self._bad_versions.get(name, (None, 0.0))
+        name, live = current.name, None
+        bad_version, retry_at = self._bad_versions.get(name, ((), 0.0))
         try:
             spec = self._store.spec(name)
-            live = _identity(spec)
+            live = spec.publication
             is_waiting = live == bad_version and time.monotonic() < retry_at
             # a count of 0 means that this cluster node has not replicated the new version yet
-            if live != _identity(current) and spec.count and not is_waiting:
+            if live != current.publication and spec.count and not is_waiting:
                 self._move(spec)
         except GalleryNotFoundError:
             self._forget(name)
         except LookalikeError as error:
-            if any(spec.name == name and _identity(spec) == live for spec in self._open_specs()):
+            if any(spec.name == name and spec.publication == live for spec in self._open_specs()):
                 return  # not damaged: a write has meanwhile opened this version and modified its files
             if live != bad_version:
                 _log.warning("gallery '%s' stays at v%d: %s", name, current.version, error)
@@ -151,7 +145,3 @@ class VersionWatcher:
         if differences:
             raise StoreDamagedError(f"v{live.version} is not as it was built: {differences[0]}")
         self._move_to(live)
-
-
-def _identity(spec: GallerySpec) -> _Identity:
-    return spec.version, spec.fingerprint, spec.published_at

@@ -213,6 +213,14 @@ class GallerySpec:
                 + (f", or run with `--encoder {self.encoder}`" if encoder != self.encoder else "")
             )
 
+    @property
+    def publication(self) -> tuple[int, str, str]:
+        """What tells one publication from all others: version, fingerprint and time.
+
+        A load that extends a gallery on a Qdrant server publishes the same version again.
+        """
+        return self.version, self.fingerprint, self.published_at
+
     def published(self, count: int, calibration: Calibration | None) -> "GallerySpec":
         """Return this spec as it is published now, with the number of its images and its typical values."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

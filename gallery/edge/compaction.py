@@ -40,6 +40,8 @@ _LAST_BYTES = 8 * 1024
 _POLL_S = 0.1
 # Files of a version that belong to it alone. All others, such as the ledger of its loads, are copied.
 _OWN_FILES = (SPEC, MANIFEST, GROWN, JOURNAL, OPEN, REPLACES)
+# Files that are copied at the end, because commands may write them during a compaction.
+_LATE_FILES = (MAP, FINDINGS)
 
 
 class EdgeCompaction:
@@ -74,7 +76,7 @@ class EdgeCompaction:
             part.rename(self._folder)
             write_spec(self._folder, replace(live.spec, version=number, count=0))
             for path in live.folder.iterdir():
-                if path.is_file() and path.name not in _OWN_FILES:
+                if path.is_file() and path.name not in (*_OWN_FILES, *_LATE_FILES):
                     shutil.copyfile(path, self._folder / path.name)
         with live.writing:
             self._position = journal_size(live.folder)  # in the live version's journal: changes from here are repeated
@@ -127,8 +129,7 @@ class EdgeCompaction:
                     place=str(self._folder),
                 )
             with file_errors(str(self._home)):
-                for name in (MAP, FINDINGS):  # commands may have written them since the beginning
-                    (self._folder / name).unlink(missing_ok=True)
+                for name in _LATE_FILES:
                     with suppress(FileNotFoundError):
                         shutil.copyfile(self._live.folder / name, self._folder / name)
                 self._make_live(version_number(self._folder))

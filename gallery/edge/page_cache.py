@@ -4,7 +4,6 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,17 +67,9 @@ class ReadAhead:
             folder: The shard's folder.
             profile: The gallery's profile, which says what to keep in memory.
         """
-        patterns = _cached(profile)
-        reads_payload = profile.codes is not Memory.COLD
-        # Full codes that searches read from disk could evict the quantised codes and the graph, which every search
-        # reads. Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So read
-        # the quantised codes and the graph twice.
-        times = 1 if reads_payload else 2
         self._closing = threading.Event()
-        self._thread = threading.Thread(
-            target=self._read_all, args=(folder, patterns, times, reads_payload), name="read-ahead", daemon=True
-        )
-        if patterns and sys.platform == "linux":
+        self._thread = threading.Thread(target=self._read_all, args=(folder, profile), name="read-ahead", daemon=True)
+        if _cached(profile) and sys.platform == "linux":
             self._thread.start()
 
     def close(self) -> None:
@@ -87,16 +78,21 @@ class ReadAhead:
         if self._thread.ident:
             self._thread.join()
 
-    def _read_all(self, folder: Path, patterns: Sequence[str], times: int, reads_payload: bool) -> None:
+    def _read_all(self, folder: Path, profile: Profile) -> None:
+        reads_codes = profile.codes is not Memory.COLD
+        # Full codes that searches read from disk could evict the quantised codes and the graph, which every search
+        # reads. Under memory pressure, Linux first evicts pages that were read only once (its inactive list). So read
+        # the quantised codes and the graph twice.
+        times = 1 if reads_codes else 2
         memory = available_memory()
         allowed = math.inf if memory is None else memory * _SHARE
         with suppress(OSError):  # searches report a file that can't be read
-            for pattern in patterns:
+            for pattern in _cached(profile):
                 for path in folder.glob(f"segments/*/{pattern}"):
                     for _ in range(times):
                         read = self._read(path, allowed)
                     allowed -= read
-            pages = list(folder.glob(f"segments/*/{_PAYLOAD}")) if reads_payload else []
+            pages = list(folder.glob(f"segments/*/{_PAYLOAD}")) if reads_codes else []
             if sum(page.stat().st_size for page in pages) <= allowed:
                 for page in pages:
                     self._read(page, math.inf)

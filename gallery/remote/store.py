@@ -194,14 +194,14 @@ class RemoteStore:
         if live:
             current = placement_of(self._connection, live)
             placement = placement.filled_from(current)
-            if not rebuild and placement != current:
-                raise InvalidQueryError(
-                    f"gallery '{spec.name}' has {current.shards} shards, {current.replicas} replicas and write "
-                    f"consistency {current.write_consistency}: expected --rebuild to change them",
-                    place=self._place,
-                )
-        if live and not rebuild:
-            return live, self._spec(live).extended_by(spec)
+            if not rebuild:
+                if placement != current:
+                    raise InvalidQueryError(
+                        f"gallery '{spec.name}' has {current.shards} shards, {current.replicas} replicas and write "
+                        f"consistency {current.write_consistency}: expected --rebuild to change them",
+                        place=self._place,
+                    )
+                return live, self._spec(live).extended_by(spec)
         spec = replace(spec, version=live_version + 1)
         collection = _collection(spec.name, spec.version)
         if not (collection in collections and self._can_resume(collection, spec)):

@@ -211,8 +211,9 @@ def load(
     if summary.rejected:
         rejected = galleries.local_folder(gallery) / REJECTED
         with rejected.open(encoding="utf-8") as lines:
-            rows = (row for row in map(json.loads, lines) if row["source"] == images.name)
-            _print_bad(summary.rejected, f", named in {rejected}", ((row["key"], row["reason"]) for row in rows))
+            rows = map(json.loads, lines)
+            reasons = ((row["key"], row["reason"]) for row in rows if row["source"] == images.name)
+            _print_bad(summary.rejected, f", named in {rejected}", reasons)
     check_rejected(summary, options.max_rejected, "new images are loaded, and no stored image was replaced or removed")
     check_pruned(summary)
 

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -20,15 +19,9 @@ from gallery.edge.shard import EdgeGallery
 from gallery.errors import StoreUnreachableError, UnavailableError
 from tests.commands import Command
 from tests.digits import png
+from tests.waiting import eventually
 
 ENCODER, SEARCH, GALLERY = SERVICES
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_health_reports_that_the_store_is_unavailable_and_calls_fail_at_once_until_it_is_back(

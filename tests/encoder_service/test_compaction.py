@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from gallery.remote.store import RemoteStore
 from gallery.types import Changes
 from tests.commands import Command
 from tests.digits import build, png
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -35,11 +37,7 @@ def own(server: Server) -> Iterator[Client]:
         yield client
 
 
-def wait(until: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+wait = partial(eventually, within_s=30, every_s=0.02)
 
 
 def versions(store: Store) -> list[str]:

@@ -21,7 +21,7 @@ from gallery import Store, open_store
 from gallery.errors import LookalikeError, UnavailableError
 from gallery.files import copy_sparse
 from tests.digits import png
-from tests.encoder_service.test_away import eventually
+from tests.waiting import eventually
 
 ENCODER, SEARCH, GALLERY = SERVICES
 CONFIG = Config(port=0, metrics_port=0)

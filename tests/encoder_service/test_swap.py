@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gallery.files import replace_file
 from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from tests.digits import build, png
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -34,13 +35,6 @@ def server(store: Store, encoder: Encoder) -> Iterator[Server]:
         yield server
 
 
-def wait(until: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_gallery_on_a_server_that_is_extended_and_one_that_is_removed_are_noticed(
     encoder: Encoder, in_memory_qdrant: QdrantConnection, tmp_path: Path, queries: list[Image.Image]
 ) -> None:
@@ -51,7 +45,7 @@ def test_a_gallery_on_a_server_that_is_extended_and_one_that_is_removed_are_noti
         assert client.search(png(queries[0])).hits
         time.sleep(1.1)  # the time of publication has whole seconds
         build(store, encoder, count=30)
-        wait(lambda: client.gallery().published_at != before)
+        eventually(lambda: client.gallery().published_at != before)
         store.drop("digits")
         build(store, encoder, count=25, name="others")
 
@@ -60,7 +54,7 @@ def test_a_gallery_on_a_server_that_is_extended_and_one_that_is_removed_are_noti
                 return client.gallery().name == "others" and bool(client.search(png(queries[0])).hits)
             return False
 
-        wait(is_other)
+        eventually(is_other)
 
 
 def test_the_service_follows_a_rebuild_without_failing_a_call(

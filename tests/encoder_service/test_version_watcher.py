@@ -2,8 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from encoder_service import version_watcher
 from encoder_service.version_watcher import VersionWatcher
 from gallery import GallerySpec
 from gallery.errors import GalleryNotFoundError, LookalikeError, StoreUnreachableError
+from tests.waiting import eventually
 
 V1 = GallerySpec("digits", "seed", "0" * 64, 128, version=1, count=400)
 
@@ -77,11 +79,7 @@ def watcher_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "version-watcher"]
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+wait_until = partial(eventually, within_s=10, every_s=0.005)
 
 
 def test_a_newer_version_is_opened_once_it_has_images(watched: Watched) -> None:

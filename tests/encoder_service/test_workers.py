@@ -21,8 +21,8 @@ from encoder_service.rpc.config import Config
 from encoder_service.rpc.workers import Workers
 from encoder_service.v1 import encoder_pb2, encoder_pb2_grpc, gallery_pb2, gallery_pb2_grpc
 from tests.commands import BIN, Command
-from tests.encoder_service.test_away import eventually
 from tests.gallery.test_faulty_servers import Faulty
+from tests.waiting import eventually
 
 URL = "http://127.0.0.1:6333"
 

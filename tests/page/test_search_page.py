@@ -220,13 +220,17 @@ def test_without_a_gallery_the_page_says_what_to_type(
     expect_examples(page)
 
 
-def test_the_page_asks_for_a_token_and_keeps_it_for_the_tab(
-    open_page: OpenPage, serve: Callable[..., Server], encoder: Encoder, store_url: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def locked(open_page: OpenPage, serve: Callable[..., Server], encoder: Encoder, store_url: str, tmp_path: Path) -> Page:
+    """The page of a service whose only token is `sesame`."""
     (tmp_path / "tokens").write_text("read sesame\n")
     store = open_store(store_url)
     build(store, encoder)
-    page = open_page(url(serve(store, tokens_file=tmp_path / "tokens")))
+    return open_page(url(serve(store, tokens_file=tmp_path / "tokens")))
+
+
+def test_the_page_asks_for_a_token_and_keeps_it_for_the_tab(locked: Page) -> None:
+    page = locked
     dialog = page.get_by_role("dialog", name="Access token")
     expect(dialog).to_contain_text("This service asks for a token.")
     page.get_by_label("Token", exact=True).fill("wrong")
@@ -286,13 +290,8 @@ def test_every_view_is_accessible_and_fits(open_page: OpenPage, digits_url: str,
     check()
 
 
-def test_a_token_that_no_browser_can_send_is_not_kept(
-    open_page: OpenPage, serve: Callable[..., Server], encoder: Encoder, store_url: str, tmp_path: Path
-) -> None:
-    (tmp_path / "tokens").write_text("read sesame\n")
-    store = open_store(store_url)
-    build(store, encoder)
-    page = open_page(url(serve(store, tokens_file=tmp_path / "tokens")))
+def test_a_token_that_no_browser_can_send_is_not_kept(locked: Page) -> None:
+    page = locked
     page.get_by_label("Token", exact=True).fill("“sesame”")
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_contain_text("A token has no spaces and no characters such as “ and –.")
