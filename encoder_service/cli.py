@@ -118,9 +118,8 @@ def serve(config: Config) -> None:
     from encoder_service.rpc.logs import begin_logging
     from encoder_service.rpc.signals import EndingSignals
 
-    signals = EndingSignals()
     begin_logging(config.log_format, config.log_level)
-    with _server(config) as server:
+    with EndingSignals() as signals, _server(config) as server:
         print(f"serving on {server.address}", flush=True)
         if config.http_port is not None:
             scheme = "https" if config.tls_cert_file else "http"

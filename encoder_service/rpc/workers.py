@@ -264,12 +264,12 @@ def _serve(config: Config, pipe: "Connection") -> None:
         pipe: Receives None when the service is ready, or the error because of which it can't start; after that, the
             metrics whenever the parent asks for them.
     """
-    signals = _WorkerSignals()
     begin_logging(config.log_format, config.log_level, with_process=True)
     images.silence_pillow()
-    from encoder_service.rpc.server import Server  # not in the parent, which needs no such imports
-
     with ExitStack() as stack:
+        signals = stack.enter_context(_WorkerSignals())
+        from encoder_service.rpc.server import Server  # not in the parent, which needs no such imports
+
         try:
             server = stack.enter_context(Server(open_store(config.store), load_encoder(config.encoder), config))
         except LookalikeError as error:

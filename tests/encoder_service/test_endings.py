@@ -163,6 +163,21 @@ def test_a_signal_during_the_start_ends_it(store: Store) -> None:
         assert b"Traceback" not in log
 
 
+def test_a_signal_ends_the_start_even_if_an_import_turns_it_into_another_error() -> None:
+    # as a C extension does
+    script = """
+import os, signal
+from encoder_service.rpc.signals import EndingSignals
+with EndingSignals() as signals:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except SystemExit as error:
+        raise ImportError("initialization failed") from error
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30, check=False)
+    assert (process.returncode, process.stderr) == (128 + signal.SIGTERM, b"")
+
+
 def test_a_client_does_not_wait_for_ever_for_a_frozen_service(
     store: Store, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
