@@ -71,6 +71,7 @@ quality: .venv/.dev  ## Measure precision, and how well out-of-distribution quer
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.unusual
 	$(if $(PHOTOGRAPHS),$(BIN)/python -m benchmarks.photographs)
+	$(if $(PHOTOGRAPHS),$(BIN)/python -m benchmarks.unusual_photographs)
 
 bench: .venv/.dev  ## Measure speed beside other libraries and the original article's method, into benchmarks/RESULTS.md
 	$(PIP) --editable '.[train,bench]'

@@ -89,9 +89,10 @@ class SearchResult:
         query_thumbnail_png: The stored thumbnail of a query given by key, if the options ask for thumbnails.
         reconstruction_error: Mean squared error between a query image and its reconstruction; None if the query is
             not an image.
-        query_percentile: Percentage of the gallery's own images with a smaller reconstruction error, 0 to 100. For a
-            query that is flatter or noisier than all of them, 100. Above 99, the query is probably unlike anything in
-            the gallery. None if the query's error is unknown, or the gallery has no calibration.
+        query_percentile: Percentage of the gallery's own images with a smaller reconstruction error, relative to how
+            much of the image is not flat, 0 to 100. For a query that is flatter or noisier than nearly all of them,
+            100. Above 99, the query is probably unlike anything in the gallery. None if the query's error is unknown,
+            or the gallery has no calibration.
         prepared: Steps that adapted a query image to the encoder's training data, such as "inverted, centred"; empty
             if no step was needed.
         expanded_count: Number of nearest hits whose codes were averaged with the query's; 0 if the query was not
@@ -325,7 +326,7 @@ class Searcher:
                 search_ms=(searched_at - encoded_at) * 1e3,
                 query_thumbnail_png=query.thumbnail_png,
                 reconstruction_error=query.measures.error if query.measures else None,
-                query_percentile=_percentile(query, calibration),
+                query_percentile=_percentile(query, calibration, may_be_drawn=bool(self._encoder.spec.framing)),
                 prepared=query.prepared,
                 expanded_count=query.expand,
                 input_png=_png(query.input) if query.is_shown and query.input is not None else b"",
@@ -401,13 +402,14 @@ def _nearer(answers: Sequence[_Answer]) -> _Answer:
     return framed
 
 
-def _percentile(query: _CodeQuery, calibration: Calibration | None) -> float | None:
+def _percentile(query: _CodeQuery, calibration: Calibration | None, *, may_be_drawn: bool) -> float | None:
     """Return a query's percentile, 0 to 100; None if it is unknown. See `SearchResult.query_percentile`."""
     if calibration is None or query.measures is None:
         return None
-    if not calibration.is_flatness_usual(query.measures.flatness):
+    error, flatness = query.measures
+    if not calibration.is_flatness_usual(flatness, may_be_drawn=may_be_drawn):
         return 100.0
-    return calibration.error_percentile(query.measures.error)
+    return calibration.error_percentile(error, flatness)
 
 
 def _png(values: NDArray[np.float32]) -> bytes:

@@ -21,6 +21,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Minimum of each integer field in a spec's JSON object.
 _LEAST = {"code_size": 1, "version": 0, "count": 0}
 _QUANTILES = 101
+# Added to the share of neighbouring pixels that differ, which is 0 in a blank image.
+_DIFFERING_FLOOR = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +32,16 @@ class Calibration:
     Errors and distances are given by the quantiles 0 %, 1 %, …, 100 % of a sample of the images.
 
     Attributes:
-        errors: 101 quantiles of the mean squared error between an image and its reconstruction.
+        errors: 101 quantiles of the error between an image and its reconstruction; see `is_relative`.
         distances: 101 quantiles of the distance from an image to its nearest neighbour.
         same_distance: Largest distance between two codes of the same picture, 0 or more, as measured with slightly
             altered copies of some images; None if it has not been measured, as in galleries of earlier releases.
         similar_distance: Largest distance between two codes of similar images, 0 or more: 99 % of the images have their
             five nearest neighbours within it. None if it has not been measured.
-        flatness: Smallest and largest share of equal neighbouring pixels in one of the gallery's images, 0 to 1. Noise
-            has less, and blank images have more. None if it has not been measured.
+        flatness: Usual range of the share of equal neighbouring pixels, 0 to 1; see `usual_flatness`. Noise has less,
+            and blank images have more. None if it has not been measured.
+        is_relative: Whether the errors are relative; see `relative_error`. False in galleries of earlier releases,
+            whose errors are mean squared errors.
     """
 
     errors: tuple[float, ...]
@@ -45,37 +49,46 @@ class Calibration:
     same_distance: float | None = None
     similar_distance: float | None = None
     flatness: tuple[float, float] | None = None
+    is_relative: bool = False
 
     @classmethod
     def from_samples(cls, errors: Sequence[float], distances: Sequence[float]) -> "Calibration":
         """Compute the quantiles of two samples, each of at least one value.
 
         Args:
-            errors: Reconstruction errors of some images of the gallery.
+            errors: Relative errors of some images of the gallery; see `relative_error`.
             distances: Distances from some images of the gallery to their nearest neighbours.
         """
         steps = np.linspace(0, 1, _QUANTILES)
         quantiles = [tuple(float(v) for v in np.quantile(sample, steps)) for sample in (errors, distances)]
-        return cls(quantiles[0], quantiles[1])
+        return cls(quantiles[0], quantiles[1], is_relative=True)
 
-    def error_percentile(self, error: float) -> float:
-        """Return the percentage of the gallery's images whose reconstruction error is below `error`, 0 to 100."""
-        return _percentile(error, self.errors)
+    def error_percentile(self, error: float, flatness: float) -> float:
+        """Return the percentage of the gallery's images that are reconstructed better than an image, 0 to 100.
+
+        Args:
+            error: Mean squared error of the image's reconstruction.
+            flatness: The image's share of equal neighbouring pixels, 0 to 1.
+        """
+        return _percentile(relative_error(error, flatness) if self.is_relative else error, self.errors)
 
     def distance_percentile(self, distance: float) -> float:
         """Return the percentage of the gallery's images with a neighbour nearer than `distance`, 0 to 100."""
         return _percentile(distance, self.distances)
 
-    def is_flatness_usual(self, flatness: float) -> bool:
-        """Return whether an image has a share of equal neighbouring pixels as the gallery's images do, or may have.
+    def is_flatness_usual(self, flatness: float, *, may_be_drawn: bool) -> bool:
+        """Return whether an image's share of equal neighbouring pixels is in the usual range of the gallery's images.
 
-        The largest share that may occur is half-way between that of the gallery's images and 1, because clean images
-        of the same kind, such as digits that are drawn with a mouse, have more equal pixels than scans.
+        Args:
+            flatness: The share, 0 to 1.
+            may_be_drawn: Whether queries may be drawings of what the gallery has scans of, such as digits that are
+                drawn with a mouse. Drawings have more equal pixels, so the range then ends at three quarters of the way
+                from its usual end to 1.
         """
         if self.flatness is None:
             return True
         least, most = self.flatness
-        return least <= flatness <= (most + 1) / 2
+        return least <= flatness <= (1 - (1 - most) / 4 if may_be_drawn else most)
 
     def relation(self, distance: float) -> Relation | None:
         """Return the relation of two images, judged by the distance of their codes; None if it can't be judged."""
@@ -84,6 +97,33 @@ class Calibration:
         if distance <= self.same_distance:
             return Relation.SAME
         return Relation.SIMILAR if distance <= self.similar_distance else Relation.UNRELATED
+
+
+def usual_flatness(shares: Sequence[float]) -> tuple[float, float]:
+    """Return the usual range of the share of equal neighbouring pixels.
+
+    Args:
+        shares: The shares in a sample of a gallery's images, 0 to 1, at least one.
+
+    Returns:
+        The smallest share; and the point a quarter of the way from the 90th percentile to 1, which varies less from
+        sample to sample than the largest share.
+    """
+    most = float(np.quantile(shares, 0.9))
+    return min(shares), most + (1 - most) / 4
+
+
+def relative_error(error: float, flatness: float) -> float:
+    """Return the error of a reconstruction, relative to the share of neighbouring pixels that differ.
+
+    Flat areas are easy to reconstruct. Without this relation, a small drawing on a plain background would have a small
+    error, however badly it is reconstructed.
+
+    Args:
+        error: Mean squared error between an image and its reconstruction, 0 to 1.
+        flatness: The image's share of equal neighbouring pixels, 0 to 1.
+    """
+    return error / (1 - flatness + _DIFFERING_FLOOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +307,10 @@ def _calibration(value: Any) -> Calibration:
             raise ValueError(f"calibration: expected a range of flatness from 0 to 1, got {flatness}")
         flatness = least, most
     same, similar = cuts
-    return Calibration(_quantiles(value["errors"]), _quantiles(value["distances"]), same, similar, flatness)
+    is_relative = bool(value.get("is_relative", False))
+    return Calibration(
+        _quantiles(value["errors"]), _quantiles(value["distances"]), same, similar, flatness, is_relative
+    )
 
 
 def _quantiles(values: Any) -> tuple[float, ...]:

@@ -316,6 +316,7 @@ def gallery_to_proto(spec: GallerySpec, findings: Findings = NO_FINDINGS) -> gal
     if spec.calibration:
         message.calibration.errors[:] = spec.calibration.errors
         message.calibration.distances[:] = spec.calibration.distances
+        message.calibration.is_relative = spec.calibration.is_relative
         for name in ("same_distance", "similar_distance"):
             if (distance := getattr(spec.calibration, name)) is not None:
                 setattr(message.calibration, name, distance)
@@ -347,6 +348,7 @@ def gallery_from_proto(message: gallery_pb2.Gallery) -> GallerySpec:
             _optional(calibration, "same_distance"),
             _optional(calibration, "similar_distance"),
             (calibration.min_flatness, calibration.max_flatness) if calibration.HasField("min_flatness") else None,
+            calibration.is_relative,
         )
         if message.HasField("calibration")
         else None,

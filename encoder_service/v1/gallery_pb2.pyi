@@ -52,20 +52,22 @@ class Gallery(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., image_count: _Optional[int] = ..., encoder: _Optional[str] = ..., encoder_fingerprint: _Optional[str] = ..., code_size: _Optional[int] = ..., profile: _Optional[str] = ..., sources: _Optional[_Iterable[str]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., published_at: _Optional[str] = ..., precision_at_5: _Optional[float] = ..., query_count: _Optional[int] = ..., duplicate_count: _Optional[int] = ...) -> None: ...
 
 class Calibration(_message.Message):
-    __slots__ = ("errors", "distances", "same_distance", "similar_distance", "min_flatness", "max_flatness")
+    __slots__ = ("errors", "distances", "same_distance", "similar_distance", "min_flatness", "max_flatness", "is_relative")
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
     SAME_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     SIMILAR_DISTANCE_FIELD_NUMBER: _ClassVar[int]
     MIN_FLATNESS_FIELD_NUMBER: _ClassVar[int]
     MAX_FLATNESS_FIELD_NUMBER: _ClassVar[int]
+    IS_RELATIVE_FIELD_NUMBER: _ClassVar[int]
     errors: _containers.RepeatedScalarFieldContainer[float]
     distances: _containers.RepeatedScalarFieldContainer[float]
     same_distance: float
     similar_distance: float
     min_flatness: float
     max_flatness: float
-    def __init__(self, errors: _Optional[_Iterable[float]] = ..., distances: _Optional[_Iterable[float]] = ..., same_distance: _Optional[float] = ..., similar_distance: _Optional[float] = ..., min_flatness: _Optional[float] = ..., max_flatness: _Optional[float] = ...) -> None: ...
+    is_relative: bool
+    def __init__(self, errors: _Optional[_Iterable[float]] = ..., distances: _Optional[_Iterable[float]] = ..., same_distance: _Optional[float] = ..., similar_distance: _Optional[float] = ..., min_flatness: _Optional[float] = ..., max_flatness: _Optional[float] = ..., is_relative: _Optional[bool] = ...) -> None: ...
 
 class ListGalleriesRequest(_message.Message):
     __slots__ = ()

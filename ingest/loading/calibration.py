@@ -13,6 +13,7 @@ from encoder_service.encoder import Encoder
 from encoder_service.images import THUMBNAIL_SIZE, decode, flatness, flattened
 from encoder_service.limits import EXACT_DISTANCE
 from gallery import Calibration, Entry, Gallery, Query, SearchOptions
+from gallery.spec import usual_flatness
 
 # Number of images per batch of searches.
 _BATCH_COUNT = 1024
@@ -23,6 +24,9 @@ _ALTERED_COUNT = 128
 # Minimum number of thumbnails from which the range of flatness is taken. The range of fewer would exclude many other
 # images of the same kind.
 _MIN_FLATNESS_COUNT = 100
+# A load measures the errors of at least this share of its images. If fewer of a gallery's images have one, some were
+# loaded by an earlier release, which measured other errors.
+_MEASURED_SHARE = 1 / 8
 # Share of the images whose five nearest neighbours are similar.
 _SIMILAR_SHARE = 0.99
 # Smallest and largest share of the copies that the cut for the same picture may include. Some copies of digits are
@@ -38,7 +42,7 @@ def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Ca
     """Measure the typical errors and distances of a gallery's images.
 
     Args:
-        errors: Reconstruction errors of a sample of its images, mean squared, 0 or more.
+        errors: Relative errors of the reconstructions of some of its images, 0 or more; see `relative_error`.
         gallery: The gallery, with its index built. A sample of its images is searched for.
         encoder: The encoder that made the gallery's codes. It encodes altered copies of a few thumbnails.
 
@@ -59,8 +63,11 @@ def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Ca
     if not (errors and nearest):
         return None
     calibration = Calibration.from_samples(errors, nearest)
+    earlier = gallery.spec.calibration
+    if earlier and not earlier.is_relative and len(errors) < _MEASURED_SHARE * gallery.count():
+        calibration = replace(calibration, errors=earlier.errors, is_relative=False)
     if len(shares) >= _MIN_FLATNESS_COUNT:
-        calibration = replace(calibration, flatness=(min(shares), max(shares)))
+        calibration = replace(calibration, flatness=usual_flatness(shares))
     if not copies:
         return calibration
     same = _same_distance(copies, calibration)

@@ -20,8 +20,9 @@ from ingest.sources import Source
 
 FILE = "ledger.sqlite"
 # Format of the file, in SQLite's `user_version`. Release 0.1.0 wrote format 0, which is the same as format 1. In both,
-# a source is identified by its name and has no recorded prefix; see `PlacesTable.upgrade`.
-_FORMAT = 2
+# a source is identified by its name and has no recorded prefix; see `PlacesTable.upgrade`. Before format 3, errors were
+# not relative.
+_FORMAT = 3
 # Number of rows per batch of `prune` and `stored`: large enough for few requests to the store, and small enough for
 # the memory.
 _BATCH_COUNT = 1024
@@ -54,7 +55,8 @@ class Row(NamedTuple):
         label: Name of what the image shows; "" for no label.
         reason: The reason why a bad image is bad, or why an ok image could not be read again; for a duplicate, the key
             of its original.
-        error: Mean squared error of its reconstruction, 0 or more; None if it was not measured.
+        error: Relative error of its reconstruction, 0 or more (see `gallery.spec.relative_error`); None if it was not
+            measured.
     """
 
     key: str
@@ -307,7 +309,9 @@ class Ledger:
                 yield source, _row(values)
 
     def errors(self) -> list[float]:
-        """Return the reconstruction errors that have been measured."""
+        """Return the relative errors of reconstructions that have been measured."""
+        if self._format < _FORMAT:
+            return []
         with self._errors():
             return [value for (value,) in self._rows.execute("SELECT error FROM items WHERE error IS NOT NULL")]
 
@@ -356,6 +360,7 @@ class Ledger:
             if self._format < _FORMAT:
                 self._rows.execute("BEGIN IMMEDIATE")
                 self._places.upgrade()
+                self._rows.execute("UPDATE items SET error = NULL WHERE error IS NOT NULL")  # they are not relative
                 self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
                 self._format = _FORMAT
             yield

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ImageError
-from encoder_service.images import thumbnail_png
+from encoder_service.images import flatness, thumbnail_png
 from encoder_service.limits import LIMITS
 from gallery import Entry, Gallery
 from gallery.deadline import waits_end_with
+from gallery.spec import relative_error
 from ingest.loading.batches import Encoded, LoadSummary, Prepared, Read, chunks, take_batch
 from ingest.loading.ledger import Ledger, Row, Status
 from ingest.loading.prefetch import prefetch
@@ -187,11 +188,10 @@ class LoadPass:
         with self.summary.timed("encode"):
             if rows:
                 codes = self.encoder.encode(batch.inputs)
-                errors = self.encoder.reconstruction_errors(
-                    batch.inputs[:_RECONSTRUCTED_COUNT], codes[:_RECONSTRUCTED_COUNT]
-                )
-                for index, error in enumerate(errors.tolist()):
-                    rows[index] = rows[index]._replace(error=error)
+                inputs = batch.inputs[:_RECONSTRUCTED_COUNT]
+                errors = self.encoder.reconstruction_errors(inputs, codes[:_RECONSTRUCTED_COUNT])
+                for index, measured in enumerate(zip(errors.tolist(), flatness(inputs).tolist(), strict=True)):
+                    rows[index] = rows[index]._replace(error=relative_error(*measured))
                 self._sample(rows[0], batch.inputs[0])
         return Encoded(batch.keys, batch.known, batch.bad, rows, codes, batch.thumbnails)
 

@@ -60,7 +60,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def test_a_new_ledger_has_a_format_number(ledger: Ledger, tmp_path: Path) -> None:
     ledger.record([Row("digits/train/0", Status.OK, "0" * 64)], digits.Digits(1))
-    assert user_version(tmp_path) == 2
+    assert user_version(tmp_path) == 3
 
 
 def test_a_ledger_of_release_0_1_0_is_read_unchanged_and_upgraded_by_the_next_load(
@@ -78,7 +78,7 @@ def test_a_ledger_of_release_0_1_0_is_read_unchanged_and_upgraded_by_the_next_lo
     with closing(old_store.build(spec)) as build:
         loaded, summary = load_and_publish(build, photos, encoder, Stages())
     assert (loaded.count, loaded.sources, summary.added) == (45, ("digits", "photos"), 5)
-    assert user_version(folder) == 2
+    assert user_version(folder) == 3
     assert check(old_store, "digits", 45, Stages()) == ([], 5)
 
 
@@ -86,9 +86,9 @@ def test_a_ledger_of_a_newer_release_is_refused_and_unchanged(ledger: Ledger, tm
     newer = tmp_path / "newer"
     newer.mkdir()
     ledger.copy_to(newer)
-    set_user_version(newer, 3)
+    set_user_version(newer, 4)
     before = (newer / FILE).read_bytes()
-    with pytest.raises(NewerFormatError, match=r"ledger\.sqlite: made by a newer Lookalike: expected format 2"):
+    with pytest.raises(NewerFormatError, match=r"ledger\.sqlite: made by a newer Lookalike: expected format 3"):
         Ledger(newer)
     assert (newer / FILE).read_bytes() == before
 
