@@ -84,6 +84,15 @@ class RawClient:
             self._flush()
         return events
 
+    def answers(self, count: int, within_s: float = 20) -> list[dict[bytes, bytes]]:
+        """Return the trailing metadata of the calls that are answered, once there are `count` answers."""
+        answered: list[dict[bytes, bytes]] = []
+        ends = time.monotonic() + within_s
+        while len(answered) < count:
+            assert time.monotonic() < ends
+            answered += trailers(self.receive(0.05))
+        return answered
+
     def _flush(self) -> None:
         self.socket.sendall(self._h2.data_to_send())
 

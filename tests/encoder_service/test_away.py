@@ -75,14 +75,15 @@ def test_a_call_whose_caller_has_gone_is_abandoned(
     monkeypatch.setattr(EdgeGallery, "search_batch", lambda self, queries: searches.append(queries))
     search = search_pb2.SearchRequest(image=encoder_pb2.Image(encoded=png(queries[0])))
     with Server(store, encoder) as server, grpc.insecure_channel(server.address) as channel:
+        grpc.channel_ready_future(channel).result(20)
         stub = search_pb2_grpc.SearchServiceStub(channel)
         request = search_pb2.BatchSearchRequest(requests=[search] * 9)
-        call = stub.BatchSearch.future(request, timeout=0.5 if end == "timed out" else 30)
+        call = stub.BatchSearch.future(request, timeout=2 if end == "timed out" else 30)
         assert begun.wait(20)
         if end == "cancelled":
             call.cancel()
         eventually(call.done)
-        time.sleep(0.2)  # until the service has noticed
+        time.sleep(1)  # until the service has noticed
         free.set()
     assert len(decoded) == 1
     assert searches == []

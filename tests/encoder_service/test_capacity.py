@@ -92,7 +92,7 @@ def test_waiting_for_the_budget_ends_with_the_caller_s_time_and_gives_up_the_slo
     with budget.hold(90), ThreadPoolExecutor(1) as pool:
 
         def wait() -> None:
-            with deadline(0.5), slots.slot(), budget.hold(20):
+            with deadline(3), slots.slot(), budget.hold(20):
                 pass
 
         waiting = pool.submit(wait)
@@ -100,7 +100,7 @@ def test_waiting_for_the_budget_ends_with_the_caller_s_time_and_gives_up_the_slo
         with slots.slot():  # it is free
             assert not waiting.done()
         with pytest.raises(TooLateError):
-            waiting.result(5)
+            waiting.result(20)
     with budget.hold(100), slots.slot():
         pass
 

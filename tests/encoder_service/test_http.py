@@ -34,6 +34,7 @@ from gallery.edge.shard import EdgeGallery
 from gallery.errors import InvalidInputError, LookalikeError
 from tests.commands import BIN
 from tests.digits import png
+from tests.waiting import eventually
 
 SEARCH = "/encoder_service.v1.SearchService/Search"
 DELETE = "/encoder_service.v1.GalleryService/DeleteImages"
@@ -472,7 +473,7 @@ def test_a_call_is_cancelled_if_the_server_can_not_wait(
     with serve(store, encoder) as server:
         headers = "host: localhost\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n"
         with opened(server, f"POST {SEARCH} HTTP/1.1\r\n{headers}") as slow:
-            time.sleep(0.1)
+            eventually(lambda: any(pool.in_flight for pool in server._pools))
             begun = time.monotonic()
             server.stop(grace_s=0.1)
             assert time.monotonic() - begun < 5

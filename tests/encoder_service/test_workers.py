@@ -150,7 +150,7 @@ def test_sigterm_lets_calls_in_flight_finish_and_ends_all_processes(qdrant: Qdra
         try:
             qdrant.is_free.clear()
             call = stub.ListGalleries.future(gallery_pb2.ListGalleriesRequest(), timeout=20)
-            time.sleep(0.3)
+            time.sleep(2)  # until the call has begun
             service.process.send_signal(signal.SIGTERM)
             time.sleep(1)
             assert service.process.poll() is None

@@ -20,6 +20,7 @@ from gallery.map import MAP, MAX_PLACE, GalleryMap, write_map
 from tests import digits
 from tests.page.conftest import OpenPage, url
 from tests.page.test_search_page import WCAG, draw, expect_examples, names
+from tests.waiting import eventually
 
 # Share of the canvas that the whole map takes.
 FIT = 0.94
@@ -153,10 +154,10 @@ def test_a_drawing_is_marked_among_its_hits(open_page: OpenPage, map_url: str) -
     assert not has_colour(page, accent)
     draw(page, (0.5, 0.15), (0.48, 0.85))
     expect(page.locator("#title")).to_have_text("Most like your drawing")
-    assert has_colour(page, accent)
+    eventually(lambda: has_colour(page, accent))
     page.get_by_role("button", name="Clear").click()
     expect_examples(page)
-    assert not has_colour(page, accent)
+    eventually(lambda: not has_colour(page, accent))
 
 
 def test_60_000_points_are_drawn_and_moved(

@@ -135,7 +135,7 @@ def started(out: Path, *arguments: str, train: tuple[str, ...] = LONG) -> "Itera
 def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path) -> None:
     with started(tmp_path / "cut", "--epochs", "500") as training:
         training.send_signal(signal.SIGINT)
-        stdout, stderr = training.communicate(timeout=60)
+        stdout, stderr = training.communicate(timeout=300)
     assert training.returncode == 0
     assert "the best so far" in stderr
     card = json.loads((tmp_path / "cut" / "encoder.json").read_text())
