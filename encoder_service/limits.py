@@ -11,8 +11,8 @@ MAX_PENDING_CALLS = 32
 
 It equals the default of `max_concurrent_call_count`, so gRPC never cancels a burst of that many calls."""
 UNUSUAL_PERCENTILE = 99
-"""A query is flagged as unusual if its reconstruction error, or its distance to the nearest hit, exceeds this
-percentile of the same values for the gallery's own images."""
+"""A query is flagged as unusual if its relative reconstruction error, or its distance to the nearest hit, exceeds this
+percentile of the same values for the gallery's own images, or if its flatness is not usual in the gallery."""
 
 EXACT_DISTANCE = 1e-3
 """A hit within this distance is the query itself, apart from rounding. Different images are typically about a thousand

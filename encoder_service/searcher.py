@@ -90,7 +90,7 @@ class SearchResult:
         reconstruction_error: Mean squared error between a query image and its reconstruction; None if the query is
             not an image.
         query_percentile: Percentage of the gallery's own images with a smaller reconstruction error, relative to how
-            much of the image is not flat, 0 to 100. For a query that is flatter or noisier than nearly all of them,
+            much of the image is not flat, 0 to 100. For a query that is flatter or noisier than usual in the gallery,
             100. Above 99, the query is probably unlike anything in the gallery. None if the query's error is unknown,
             or the gallery has no calibration.
         prepared: Steps that adapted a query image to the encoder's training data, such as "inverted, centred"; empty
@@ -125,8 +125,8 @@ class SearchResult:
     def is_unusual(self) -> bool:
         """Whether the query is probably unlike anything in the gallery.
 
-        True if the query's reconstruction error, or its distance to the nearest hit, is above the 99th percentile of
-        the same values for the gallery's own images. False if the query itself is among the hits.
+        True if `query_percentile`, or the percentile of the distance to the nearest hit, is above 99. False if the
+        query itself is among the hits.
         """
         nearest = min(self.hits, key=lambda hit: hit.distance, default=None)
         if nearest and nearest.distance <= EXACT_DISTANCE:

@@ -116,7 +116,7 @@ def usual_flatness(shares: Sequence[float]) -> tuple[float, float]:
 def relative_error(error: float, flatness: float) -> float:
     """Return the error of a reconstruction, relative to the share of neighbouring pixels that differ.
 
-    Flat areas are easy to reconstruct. Without this relation, a small drawing on a plain background would have a small
+    Flat areas are easy to reconstruct. Without this division, a small drawing on a plain background would have a small
     error, however badly it is reconstructed.
 
     Args:

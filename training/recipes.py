@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +33,9 @@ ARCHITECTURES = {
     "seed": (model.seed, Recipe(epochs=30, batch=64, learning_rate=3e-3)),
     "contrastive": (
         model.contrastive,
-        Recipe(epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0),
+        Recipe(
+            epochs=30, batch=256, learning_rate=2e-3, reconstruct=8.0, decoded=0.25, contrast=1.0, local_whitening=True
+        ),
     ),
     "photos": (
         model.photos,
@@ -285,10 +288,13 @@ def _train(
     weights = autoencoder.whole.get_weights()
     if not recipe.contrast:
         return Trained(autoencoder, recipe, history, weights, {})
-    settings, found = choose(autoencoder, train, held_out, recipe.views)
+    # the encoder's training may have been resumed: what follows must not depend on it
+    keras.utils.set_random_seed(seed)
+    stages.say("whitening the codes")
+    settings, found = choose(autoencoder, train, held_out, recipe.views, local=recipe.local_whitening)
     averages = autoencoder.encoder.get_weights()
     reestimate(autoencoder.encoder, train, seed)
-    other_settings, other_found = choose(autoencoder, train, held_out, recipe.views)
+    other_settings, other_found = choose(autoencoder, train, held_out, recipe.views, local=recipe.local_whitening)
     is_reestimated = other_found > found
     if is_reestimated:
         settings, found = other_settings, other_found
@@ -303,6 +309,7 @@ def _train(
         views="unchanged",
         negatives=negatives,
         patience=0,
+        local_whitening=False,
     )
     stages.say(
         f"the encoder is finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first "
@@ -310,12 +317,13 @@ def _train(
     )
     # The decoder is trained for the codes of this encoder. A resumed training may give the encoder more epochs or
     # another whitening, which changes the codes. Then the decoder must not continue from its earlier checkpoint.
-    decoder_state = state / f"decoder-{len(history.loss)}-{settings.power}-{settings.colours}"
+    decoder_state = state / f"decoder-{len(history.loss)}-{settings.power}-{settings.colours}-{settings.local}"
     decoder_history = fit(autoencoder, train, held_out, decoder, seed, decoder_state, stages)
     whitening = {
         "power": settings.power,
         "floor": FLOOR,
         "colours": settings.colours,
+        "local": settings.local,
         "found": found,
         "statistics_reestimated": is_reestimated,
         "decoder": asdict(decoder),

@@ -1,9 +1,14 @@
-"""Turn a trained encoder's codes into those that are searched: whiten them partially, and add colours.
+"""Turn a trained encoder's codes into those that are searched: whiten them, and add colours.
 
 The codes of a contrastive encoder have most of their variance in a few principal directions. All other directions
 contribute too little to the distances between codes. Full whitening would give all directions the same variance, but
 then noise would count as much as content. Partial whitening raises the variance of each direction to a power between
 1 (no change) and 0 (full whitening).
+
+Local whitening is a second step: it gives the *differences between neighbours* the same variance in all directions.
+Directions in which images of the same kind differ then count less, and those that tell kinds apart count more. This is
+the relevant component analysis of Bar-Hillel et al., "Learning a Mahalanobis Metric from Equivalence Constraints",
+2005, with mutual nearest neighbours for the pairs of images that are known to be of the same kind.
 """
 
 from collections.abc import Callable
@@ -30,6 +35,13 @@ Change = Callable[[tf.Tensor], tf.Tensor]
 # Number of training images from which the covariance is estimated: plenty for a 128-by-128 matrix, and encoded in
 # seconds.
 _SAMPLED = 20_000
+# Number of training images among which local whitening looks for neighbours: the more, the more alike they are. The
+# search for the neighbours of 60,000 takes 20 s on two cores.
+_PAIRED = 60_000
+# Two images are mutual neighbours if each is among this many nearest images of the other.
+_NEIGHBOURS = 5
+# Minimum number of training images for local whitening. Fewer have too few mutual neighbours for a 128-by-128 matrix.
+_MIN_LOCAL = 2000
 # Size of the part of a code that describes colours, if the code has such a part.
 _COLOUR_SIZE = 32
 # Exponent of the variance of each principal direction of the colours.
@@ -51,32 +63,35 @@ class Whitening:
     Attributes:
         power: Exponent of the variance of each principal direction.
         colours: Length of the part of a code that describes colours, if the rest has length 1. 0 means no such part.
+        local: Whether local whitening follows. It can't be combined with colours.
     """
 
     power: float = POWER
     colours: float = 0.0
+    local: bool = False
 
 
 def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) -> Autoencoder:
-    """Return the model with a partially whitened encoder, which is frozen. Its decoder must be trained again.
+    """Return the model with a whitened encoder, which is frozen. Its decoder must be trained again.
 
     Args:
         model: Trained, with codes of length 1. Its `colours` must not be None unless `settings.colours` is 0.
         train: (n, h, w, c) uint8, 0 to 255. The principal directions are estimated from a sample of it.
-        settings: The power, and the weight of the colours.
+        settings: The power, the weight of the colours, and whether local whitening follows.
 
     Returns:
         A model of a new encoder and the same decoder. The new codes have length 1 and the same size as the old ones.
     """
-    rows, image = _spread(train, _SAMPLED), model.encoder.input
+    rows, image = _spread(train, _PAIRED if settings.local else _SAMPLED), model.encoder.input
     size = model.encoder.output_shape[1]
     if not settings.colours:
-        x = _even(model.encoder.output, _codes(model.encoder, train, rows), settings.power, size, "")
+        matrix, mean = _matrix(_codes(model.encoder, train, rows), settings.power, size, settings.local)
+        x = _even(model.encoder.output, matrix, mean, "")
     else:
         assert model.colours is not None
         codes, described = _codes(model.encoder, train, rows), _codes(model.colours, train, rows)
-        form = _even(model.encoder.output, codes, settings.power, size - _COLOUR_SIZE, "form_")
-        colours = _even(model.colours(image), described, _COLOUR_POWER, _COLOUR_SIZE, "colour_")
+        form = _even(model.encoder.output, *_matrix(codes, settings.power, size - _COLOUR_SIZE), "form_")
+        colours = _even(model.colours(image), *_matrix(described, _COLOUR_POWER, _COLOUR_SIZE), "colour_")
         length = float(np.hypot(1, settings.colours))
         weighed = layers.Rescaling(settings.colours / length)(colours)
         x = layers.Concatenate(name="joined")([layers.Rescaling(1 / length)(form), weighed])
@@ -87,7 +102,7 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) 
 
 
 def choose(
-    model: Autoencoder, train: NDArray[np.uint8], held_out: NDArray[np.uint8], views: str
+    model: Autoencoder, train: NDArray[np.uint8], held_out: NDArray[np.uint8], views: str, *, local: bool = False
 ) -> tuple[Whitening, float]:
     """Choose the settings with which most changed images find their original among the five nearest, without labels.
 
@@ -100,16 +115,18 @@ def choose(
         train: (n, h, w, c) uint8, 0 to 255.
         held_out: (m, h, w, c) uint8, 0 to 255, never trained on.
         views: Name of the augmentations, one of `VIEWS`.
+        local: Whether to whiten locally, if there are at least 2,000 training images. Then there is no choice, and the
+            power is `POWER`.
 
     Returns:
         The settings, and the share of changed images that find their original.
     """
-    sample, held_out = _spread(train, _SAMPLED), held_out[:_LOOKED_FOR]
+    local = local and len(train) >= _MIN_LOCAL
+    sample, held_out = _spread(train, _PAIRED if local else _SAMPLED), held_out[:_LOOKED_FOR]
     stored = np.concatenate([held_out, train[_spread(train, _AMONG)]])
     rows = np.tile(np.arange(len(held_out)), -(-_LOOKED_FOR // len(held_out)))
-    shares = {
-        Whitening(power, colours): 0.0 for power in _POWERS for colours in (_COLOURS if model.colours else (0.0,))
-    }
+    powers, weights = (POWER,) if local else _POWERS, _COLOURS if model.colours and not local else (0.0,)
+    shares = {Whitening(power, colours, local): 0.0 for power in powers for colours in weights}
     sampled = _codes(model.encoder, train, sample)
     changes: list[tuple[Change, Change | None]] = [(lambda images: VIEWS[views].view(images)[0], None)]
     if views == "photos":
@@ -124,7 +141,7 @@ def choose(
             colours = one @ other.T
         for settings in shares:
             size = sampled.shape[1] - (_COLOUR_SIZE if settings.colours else 0)
-            matrix, mean = _matrix(sampled, settings.power, size)
+            matrix, mean = _matrix(sampled, settings.power, size, local)
             one, other = (_unit((codes - mean) @ matrix) for codes in form)
             likeness = one @ other.T + settings.colours**2 * colours
             own = likeness[np.arange(len(rows)), rows]
@@ -133,30 +150,57 @@ def choose(
     return max(shares.items(), key=lambda item: item[1])
 
 
-def _even(codes: Any, sample: NDArray[np.float32], power: float, size: int, name: str) -> Any:
-    """Add layers that whiten codes, keep `size` principal directions, and scale the result to length 1.
+def _even(codes: Any, matrix: NDArray[np.float32], mean: NDArray[np.float32], name: str) -> Any:
+    """Add layers that whiten the output of a model, (n, m), and scale the result to length 1.
 
     Args:
         codes: The output of a model, (n, m).
-        sample: Codes from which the whitening is computed, (k, m).
-        power: Exponent of the variance of each principal direction.
-        size: Number of principal directions to keep, those with the largest variance.
+        matrix: The whitening, (m, size).
+        mean: The mean of the model's codes, (m,).
         name: Prefix of the layers' names.
     """
-    matrix, mean = _matrix(sample, power, size)
-    whitening = layers.Dense(size, name=f"{name}whitening")
+    whitening = layers.Dense(matrix.shape[1], name=f"{name}whitening")
     x = layers.UnitNormalization(name=f"{name}even")(whitening(codes))
     whitening.set_weights([matrix, -mean @ matrix])
     return x
 
 
-def _matrix(sample: NDArray[np.float32], power: float, size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the matrix, (m, size), and the mean, (m,), that whiten codes like those of a sample, (n, m)."""
+def _matrix(
+    sample: NDArray[np.float32], power: float, size: int, local: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the matrix, (m, size), and the mean, (m,), that whiten codes like those of a sample.
+
+    Args:
+        sample: Codes, (n, m).
+        power: Exponent of the variance of each principal direction.
+        size: Number of principal directions to keep, those with the largest variance.
+        local: Whether local whitening follows.
+    """
     mean = sample.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov((sample - mean).T))  # in ascending order
     variances, directions = variances[-size:], directions[:, -size:]
     stretch = np.maximum(variances / variances.max(), FLOOR) ** ((power - 1) / 2)
-    return np.asarray(directions * stretch, np.float32), np.asarray(mean, np.float32)
+    matrix = directions * stretch
+    if local:
+        matrix = matrix @ _local(_unit((sample - mean) @ matrix))
+    return np.asarray(matrix, np.float32), np.asarray(mean, np.float32)
+
+
+def _local(codes: NDArray[np.float32]) -> NDArray[np.floating]:
+    """Return the matrix of a local whitening, (m, m), estimated on n codes, (n, m), of length 1."""
+    own = np.arange(len(codes))[:, None]
+    nearest = np.concatenate(
+        [
+            tf.math.top_k(tf.matmul(part, codes, transpose_b=True), min(_NEIGHBOURS + 1, len(codes))).indices
+            for part in np.array_split(codes, -(-len(codes) // 512))
+        ]
+    )  # (n, 6), with the image itself
+    is_mutual = (nearest[nearest] == own[:, :, None]).any(axis=2) & (nearest != own)
+    rows, columns = np.nonzero(is_mutual)
+    differences = codes[rows] - codes[nearest[rows, columns]]
+    variances, directions = np.linalg.eigh(differences.T @ differences / max(len(rows), 1))
+    most = max(variances.max(), 1e-12)  # 0 if all neighbours are equal
+    return np.asarray((directions * np.maximum(variances / most, FLOOR) ** -0.5) @ directions.T)
 
 
 def _spread(images: NDArray[np.uint8], most: int) -> NDArray[np.intp]:

@@ -160,7 +160,6 @@ def load_and_publish(
                 raise StoreDamagedError(
                     f"gallery '{build.gallery.spec.name}' does not go live: {problems[0]}: load it with --rebuild"
                 )
-            # if `match` has filled the ledger, it has no reconstruction errors: keep the gallery's calibration
             calibration = calibrate(ledger.errors(), build.gallery, encoder) or build.gallery.spec.calibration
     spec = build.publish(calibration)
     if live:

@@ -24,9 +24,6 @@ _ALTERED_COUNT = 128
 # Minimum number of thumbnails from which the range of flatness is taken. The range of fewer would exclude many other
 # images of the same kind.
 _MIN_FLATNESS_COUNT = 100
-# A load measures the errors of at least this share of its images. If fewer of a gallery's images have one, some were
-# loaded by an earlier release, which measured other errors.
-_MEASURED_SHARE = 1 / 8
 # Share of the images whose five nearest neighbours are similar.
 _SIMILAR_SHARE = 0.99
 # Smallest and largest share of the copies that the cut for the same picture may include. Some copies of digits are
@@ -42,12 +39,13 @@ def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Ca
     """Measure the typical errors and distances of a gallery's images.
 
     Args:
-        errors: Relative errors of the reconstructions of some of its images, 0 or more; see `relative_error`.
+        errors: Relative errors of the reconstructions of some of its images, 0 or more (see `relative_error`); empty if
+            none have been measured, as for images that an earlier release loaded.
         gallery: The gallery, with its index built. A sample of its images is searched for.
         encoder: The encoder that made the gallery's codes. It encodes altered copies of a few thumbnails.
 
     Returns:
-        The calibration; None if `errors` is empty or the gallery has fewer than two images.
+        The calibration; None if the gallery has fewer than two images, or neither errors nor an earlier calibration.
     """
     nearest: list[float] = []
     farthest: list[float] = []
@@ -60,12 +58,13 @@ def calibrate(errors: Sequence[float], gallery: Gallery, encoder: Encoder) -> Ca
             farthest.append(hits[-1].distance)
         copies = copies or _copy_distances(sample[:_ALTERED_COUNT], encoder)
         shares += _flatness(sample, encoder)
-    if not (errors and nearest):
-        return None
-    calibration = Calibration.from_samples(errors, nearest)
     earlier = gallery.spec.calibration
-    if earlier and not earlier.is_relative and len(errors) < _MEASURED_SHARE * gallery.count():
-        calibration = replace(calibration, errors=earlier.errors, is_relative=False)
+    if not nearest or not (errors or earlier):
+        return None
+    calibration = Calibration.from_samples(errors or [0.0], nearest)
+    if earlier and not (errors and earlier.is_relative):
+        # images that an earlier release loaded have other errors, or none
+        calibration = replace(calibration, errors=earlier.errors, is_relative=earlier.is_relative)
     if len(shares) >= _MIN_FLATNESS_COUNT:
         calibration = replace(calibration, flatness=usual_flatness(shares))
     if not copies:

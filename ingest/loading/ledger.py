@@ -91,7 +91,7 @@ class Ledger:
         with self._errors():
             self._rows = sqlite3.connect(self._path, _LOCK_S, check_same_thread=False)
             try:
-                self._format = self._rows.execute("PRAGMA user_version").fetchone()[0]
+                self._format = self._read_format()
                 check_format_number(self._format, _FORMAT, str(self._path))
                 self._rows.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;" + _SCHEMA)
                 self._places = PlacesTable(self._rows)
@@ -310,9 +310,9 @@ class Ledger:
 
     def errors(self) -> list[float]:
         """Return the relative errors of reconstructions that have been measured."""
-        if self._format < _FORMAT:
-            return []
         with self._errors():
+            if self._read_format() < _FORMAT:
+                return []
             return [value for (value,) in self._rows.execute("SELECT error FROM items WHERE error IS NOT NULL")]
 
     def sample(self, count: int) -> dict[str, list[Row]]:
@@ -359,11 +359,16 @@ class Ledger:
         with self._errors(), self._rows:
             if self._format < _FORMAT:
                 self._rows.execute("BEGIN IMMEDIATE")
-                self._places.upgrade()
-                self._rows.execute("UPDATE items SET error = NULL WHERE error IS NOT NULL")  # they are not relative
-                self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
+                if self._read_format() < _FORMAT:  # another worker of the load may have upgraded the file
+                    self._places.upgrade()
+                    self._rows.execute("UPDATE items SET error = NULL WHERE error IS NOT NULL")  # they are not relative
+                    self._rows.execute(f"PRAGMA user_version = {_FORMAT}")
                 self._format = _FORMAT
             yield
+
+    def _read_format(self) -> int:
+        number: int = self._rows.execute("PRAGMA user_version").fetchone()[0]
+        return number
 
     def _errors(self) -> AbstractContextManager[None]:
         return sqlite_errors(self._path)

@@ -1,4 +1,4 @@
-"""What a gallery's calibration says of a query."""
+"""A gallery's calibration judges a query."""
 
 import numpy as np
 import pytest

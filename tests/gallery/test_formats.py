@@ -18,6 +18,7 @@ from gallery.errors import NewerFormatError, StoreDamagedError
 from gallery.remote.connection import QdrantConnection
 from gallery.remote.store import RemoteStore
 from ingest.compact import compact
+from ingest.loading.calibration import calibrate
 from ingest.loading.verify import check
 from ingest.progress import Stages
 from tests import digits
@@ -73,11 +74,12 @@ def test_alterations_of_a_store_of_release_0_1_0_are_found(released: Store) -> N
 
 def test_a_store_of_release_0_1_0_can_be_extended_and_rebuilt(released: Store, encoder: Encoder) -> None:
     earlier = released.spec("digits").calibration
-    extended = digits.build(released, encoder, count=5)
-    assert (extended.version, extended.count, extended.sources) == (1, 45, ("digits", "digits/train"))
-    # the errors of five images say little about the others, whose errors are not relative
+    extended = digits.build(released, encoder, count=10)
+    assert (extended.version, extended.count, extended.sources) == (1, 50, ("digits", "digits/train"))
+    # the errors of the new images say little about the others, whose errors are not relative
     assert earlier and extended.calibration
     assert (extended.calibration.errors, extended.calibration.is_relative) == (earlier.errors, False)
+    assert extended.calibration.same_distance is not None
     folder = released.local_folder("digits")
     assert read(folder / "gallery.json")["format"] == read(folder / "manifest.json")["format"] == 1
     assert check(released, "digits", 0, Stages()) == ([], 0)
@@ -86,6 +88,17 @@ def test_a_store_of_release_0_1_0_can_be_extended_and_rebuilt(released: Store, e
     assert rebuilt.version == 2
     assert rebuilt.calibration and rebuilt.calibration.is_relative
     assert released.clean("digits") == [1]
+
+
+def test_a_load_that_adds_nothing_measures_what_a_gallery_of_release_0_1_0_lacks(
+    released: Store, encoder: Encoder
+) -> None:
+    with closing(released.open("digits")) as gallery:
+        earlier, calibration = gallery.spec.calibration, calibrate([], gallery, encoder)
+    assert earlier and calibration
+    assert earlier.same_distance is None
+    assert calibration.same_distance is not None
+    assert calibration.errors == earlier.errors
 
 
 def test_a_gallery_of_release_0_1_0_can_be_compacted(released: Store) -> None:
