@@ -359,7 +359,8 @@ class Ledger:
         with self._errors(), self._rows:
             if self._format < _FORMAT:
                 self._rows.execute("BEGIN IMMEDIATE")
-                if self._read_format() < _FORMAT:  # another worker of the load may have upgraded the file
+                self._places = PlacesTable(self._rows)  # as it is now: another worker may have upgraded the file
+                if self._read_format() < _FORMAT:
                     self._places.upgrade()
                     self._rows.execute("UPDATE items SET error = NULL WHERE error IS NOT NULL")  # they are not relative
                     self._rows.execute(f"PRAGMA user_version = {_FORMAT}")

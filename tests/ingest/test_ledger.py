@@ -82,6 +82,17 @@ def test_a_ledger_of_release_0_1_0_is_read_unchanged_and_upgraded_by_the_next_lo
     assert check(old_store, "digits", 45, Stages()) == ([], 5)
 
 
+def test_the_errors_of_an_earlier_release_are_dropped_once_by_whoever_writes_first(
+    old_store: Store, photos: Source
+) -> None:
+    folder = old_store.local_folder("digits")
+    with closing(Ledger(folder)) as one, closing(Ledger(folder)) as other:
+        assert one.errors() == []
+        one.record([Row("photos/0.png", Status.OK, "0" * 64, error=0.5)], photos)
+        other.record([Row("photos/1.png", Status.OK, "1" * 64, error=0.25)], photos)
+        assert sorted(one.errors()) == sorted(other.errors()) == [0.25, 0.5]
+
+
 def test_a_ledger_of_a_newer_release_is_refused_and_unchanged(ledger: Ledger, tmp_path: Path) -> None:
     newer = tmp_path / "newer"
     newer.mkdir()
