@@ -19,7 +19,6 @@ import argparse
 import csv
 import json
 import random
-import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -32,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from benchmarks.packages import unpack
+from benchmarks.packages import can_unpack, unpack
 from encoder_service.encoder import MODELS, PHOTOS_ENCODER, Encoder, load_encoder
 from encoder_service.images import decode
 
@@ -107,8 +106,7 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", help="measure this encoder, by name or path, and train none")
     parser.add_argument("--draw", action="store_true", help="with --encoder, also draw hits of the first into docs/")
     options = parser.parse_args()
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        print("photographs: skipped, for they come from Debian's packages, and apt-get and dpkg are not here")
+    if not can_unpack():
         return
     sets = Sets(options.folder)
     if not options.encoder:

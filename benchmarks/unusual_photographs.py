@@ -7,7 +7,6 @@ and largest share. The clip art is in a Debian package of 130 MB, which is fetch
 
 import argparse
 import random
-import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -19,7 +18,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from benchmarks.packages import unpack
+from benchmarks.packages import can_unpack, unpack
 from benchmarks.photographs import Sets
 from encoder_service.galleries import Galleries
 from encoder_service.searcher import SearchRequest, Subject
@@ -38,8 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, default=Path(".venv/photographs"), help="folder for images")
     folder = parser.parse_args().folder
-    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        print("photographs: skipped, for they come from Debian's packages, and apt-get and dpkg are not here")
+    if not can_unpack():
         return
     photographs = [folder / "photos" / picture.file for picture in Sets(folder).pictures if picture.whole]
     kinds: dict[str, Sequence[Subject]] = {
