@@ -30,16 +30,16 @@ def unchanged(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def digits(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Bend, rotate, scale, shear and shift each image, thicken or thin its strokes, and add noise."""
     x = _bent(images, 1.0)
-    x = _placed(x, degrees=20, shift=0.09, scale=0.2, shear=0.3)
+    x = _placed(x, degrees=20, shift=0.045, scale=0.2, shear=0.3)
     clean = _thicker_or_thinner(x)
     return _noisy(clean, 0.1), clean
 
 
 def clothes(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirror, rotate, scale, shear and shift each image, change its brightness, erase a patch and add noise."""
-    x = _placed(_mirrored(images), degrees=6, shift=0.09, scale=0.18, shear=0.05)
-    clean = _relit(x)
-    return _noisy(_patched(clean), 0.04), clean
+    """Mirror, rotate, scale, shear and shift each image a little, change its brightness much and erase a patch."""
+    x = _placed(_mirrored(images), degrees=3, shift=0.045, scale=0.09, shear=0.025)
+    clean = _relit(x, gamma=0.9, darker=0.9, brighter=0.3)
+    return _patched(clean), clean
 
 
 def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -50,7 +50,7 @@ def photos(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     patched or made noisy.
     """
     x = _between_bars(images, 0.1, 0.5, 1.05)
-    x = _relit(_recoloured(x, 0.7))
+    x = _relit(_recoloured(x, 0.7), gamma=0.6, darker=0.5, brighter=0.2)
     clean = _captioned(x, 0.12)
     noise = tf.maximum(_each(images, -0.06, 0.06), 0.0)  # none in half of the images
     return _noisy(_patched(_blurred(clean, 0.3), 0.3), noise), clean
@@ -160,10 +160,20 @@ def _transformed(images: tf.Tensor, to_source: tf.Tensor, beyond: str = "CONSTAN
     )
 
 
-def _relit(images: tf.Tensor) -> tf.Tensor:
-    """Apply a random gamma and a random brightness to each image."""
-    toned = tf.pow(tf.maximum(images, 1e-4), tf.exp(_each(images, -0.6, 0.6)))
-    return tf.clip_by_value(toned * tf.exp(_each(images, -0.5, 0.2)), 0.0, 1.0)
+def _relit(images: tf.Tensor, *, gamma: float, darker: float, brighter: float) -> tf.Tensor:
+    """Apply a random gamma and a random brightness to each image.
+
+    Args:
+        images: (n, h, w, c).
+        gamma: Maximum of the absolute value of gamma's logarithm.
+        darker: Maximum of the absolute value of the brightness factor's logarithm, where the factor is below 1.
+        brighter: Maximum of the brightness factor's logarithm.
+
+    Returns:
+        The images with other brightness, (n, h, w, c) in [0, 1].
+    """
+    toned = tf.pow(tf.maximum(images, 1e-4), tf.exp(_each(images, -gamma, gamma)))
+    return tf.clip_by_value(toned * tf.exp(_each(images, -darker, brighter)), 0.0, 1.0)
 
 
 def _patched(images: tf.Tensor, share: float = 0.6) -> tf.Tensor:
