@@ -170,7 +170,7 @@ def health(
 def search(
     image: Annotated[
         str,
-        typer.Argument(help="Image file, - for stdin, image of a dataset (mnist/test/7), or key of a stored image."),
+        typer.Argument(help="Image file, - for stdin, image of a dataset (mnist/test/9), or key of a stored image."),
     ],
     address: Annotated[
         str,
@@ -237,7 +237,7 @@ def main() -> None:
 
 
 IMAGES_GROUP = "lookalike.images"
-"""Entry-point group of plug-ins that fetch the image for a query such as "mnist/test/7", an image of a dataset.
+"""Entry-point group of plug-ins that fetch the image for a query such as "mnist/test/9", an image of a dataset.
 
 An entry point is a function that takes the query, a string, and returns a Pillow image, or None if the plug-in does not
 know the query. `search` looks for a file of that name first, then asks the plug-ins, then looks for a stored key.

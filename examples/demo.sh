@@ -2,7 +2,7 @@
 # Load MNIST, serve it, and search over gRPC for the five images most similar to a handwritten nine.
 set -eu
 
-query=mnist/test/7
+query=mnist/test/9
 log=$(mktemp)
 service=
 

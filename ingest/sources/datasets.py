@@ -149,7 +149,7 @@ def _open_dataset(name: str, split: str, limit: int | None) -> DatasetSource:
 
 
 def dataset_image(key: str) -> Image.Image | None:
-    """Return the dataset image with a key such as `mnist/test/7`; None if no dataset has this key."""
+    """Return the dataset image with a key such as `mnist/test/9`; None if no dataset has this key."""
     name, _, rest = key.partition("/")
     split, _, index = rest.partition("/")
     if name not in DATASETS or split not in FILES or not index.isdecimal():
