@@ -62,7 +62,7 @@ class Recipe:
         temperature: Temperature of the NT-Xent loss. A lower temperature gives more weight to the most similar images.
         negatives: Weight of the loss on out-of-distribution images (see `training.negatives`); 0 to omit this loss.
         patience: Number of epochs without a smaller loss on held-out images after which training ends; 0 for no limit.
-        local_power: Exponent of the local whitening after the training (see `training.whiten`); 1 for none.
+        local_whitening: Whether the codes are whitened locally after the training (see `training.whiten`).
     """
 
     epochs: int
@@ -75,7 +75,7 @@ class Recipe:
     temperature: float = 0.2
     negatives: float = 0.0
     patience: int = 0
-    local_power: float = 1.0
+    local_whitening: bool = False
 
 
 @dataclass(slots=True)

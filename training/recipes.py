@@ -41,21 +41,12 @@ ARCHITECTURES = {
             decoded=0.25,
             contrast=1.0,
             temperature=0.15,
-            local_power=0.0,
+            local_whitening=True,
         ),
     ),
     "photos": (
         model.photos,
-        Recipe(
-            epochs=8,
-            batch=128,
-            learning_rate=2e-3,
-            reconstruct=2.0,
-            decoded=0.25,
-            contrast=1.0,
-            temperature=0.1,
-            local_power=0.9,
-        ),
+        Recipe(epochs=8, batch=128, learning_rate=2e-3, reconstruct=2.0, decoded=0.25, contrast=1.0, temperature=0.1),
     ),
 }
 # Weight of the loss that trains the decoder to answer out-of-distribution images with black. This loss is used only for
@@ -307,10 +298,10 @@ def _train(
     # the encoder's training may have been resumed: what follows must not depend on it
     keras.utils.set_random_seed(seed)
     stages.say("whitening the codes")
-    settings, found = choose(autoencoder, train, held_out, recipe.views, local=recipe.local_power)
+    settings, found = choose(autoencoder, train, held_out, recipe.views, local=recipe.local_whitening)
     averages = autoencoder.encoder.get_weights()
     reestimate(autoencoder.encoder, train, seed)
-    other_settings, other_found = choose(autoencoder, train, held_out, recipe.views, local=recipe.local_power)
+    other_settings, other_found = choose(autoencoder, train, held_out, recipe.views, local=recipe.local_whitening)
     is_reestimated = other_found > found
     if is_reestimated:
         settings, found = other_settings, other_found
@@ -325,7 +316,7 @@ def _train(
         views="unchanged",
         negatives=negatives,
         patience=0,
-        local_power=1.0,
+        local_whitening=False,
     )
     stages.say(
         f"the encoder is finished: training its decoder again, for {decoder.epochs} epochs (after Ctrl-C in the first "

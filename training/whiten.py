@@ -5,11 +5,10 @@ contribute too little to the distances between codes. Full whitening would give 
 then noise would count as much as content. Partial whitening raises the variance of each direction to a power between
 1 (no change) and 0 (full whitening).
 
-Local whitening is a second step, for the *differences between neighbours*: it raises their variance in each direction
-to a power in the same way. Directions in which images of the same kind differ then count less, and those that tell
-kinds apart count more. With the power 0, this is the relevant component analysis of Bar-Hillel et al., "Learning a
-Mahalanobis Metric from Equivalence Constraints", 2005, with mutual nearest neighbours for the pairs of images that are
-known to be of the same kind.
+Local whitening is a second step: it gives the *differences between neighbours* the same variance in all directions.
+Directions in which images of the same kind differ then count less, and those that tell kinds apart count more. This is
+the relevant component analysis of Bar-Hillel et al., "Learning a Mahalanobis Metric from Equivalence Constraints",
+2005, with mutual nearest neighbours for the pairs of images that are known to be of the same kind.
 """
 
 from collections.abc import Callable
@@ -64,12 +63,12 @@ class Whitening:
     Attributes:
         power: Exponent of the variance of each principal direction.
         colours: Length of the part of a code that describes colours, if the rest has length 1. 0 means no such part.
-        local: Exponent of the variance of neighbours' differences in each direction; 1 for no local whitening.
+        local: Whether local whitening follows. It can't be combined with colours.
     """
 
     power: float = POWER
     colours: float = 0.0
-    local: float = 1.0
+    local: bool = False
 
 
 def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) -> Autoencoder:
@@ -78,12 +77,12 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) 
     Args:
         model: Trained, with codes of length 1. Its `colours` must not be None unless `settings.colours` is 0.
         train: (n, h, w, c) uint8, 0 to 255. The principal directions are estimated from a sample of it.
-        settings: The exponents, and the weight of the colours.
+        settings: The power, the weight of the colours, and whether local whitening follows.
 
     Returns:
         A model of a new encoder and the same decoder. The new codes have length 1 and the same size as the old ones.
     """
-    rows, image = _spread(train, _PAIRED if settings.local < 1 else _SAMPLED), model.encoder.input
+    rows, image = _spread(train, _PAIRED if settings.local else _SAMPLED), model.encoder.input
     size = model.encoder.output_shape[1]
     if not settings.colours:
         matrix, mean = _matrix(_codes(model.encoder, train, rows), settings.power, size, settings.local)
@@ -96,9 +95,6 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) 
         length = float(np.hypot(1, settings.colours))
         weighed = layers.Rescaling(settings.colours / length)(colours)
         x = layers.Concatenate(name="joined")([layers.Rescaling(1 / length)(form), weighed])
-        if settings.local < 1:
-            joined = _codes(keras.Model(image, x), train, rows)
-            x = _even(x, _local(joined, settings.local), np.zeros(size, np.float32), "local_")
     encoder = keras.Model(image, x, name="encoder")
     encoder.trainable = False
     whole = keras.Model(encoder.input, model.decoder(encoder(encoder.input)), name="autoencoder")
@@ -106,7 +102,7 @@ def whitened(model: Autoencoder, train: NDArray[np.uint8], settings: Whitening) 
 
 
 def choose(
-    model: Autoencoder, train: NDArray[np.uint8], held_out: NDArray[np.uint8], views: str, *, local: float = 1.0
+    model: Autoencoder, train: NDArray[np.uint8], held_out: NDArray[np.uint8], views: str, *, local: bool = False
 ) -> tuple[Whitening, float]:
     """Choose the settings with which most changed images find their original among the five nearest, without labels.
 
@@ -119,18 +115,17 @@ def choose(
         train: (n, h, w, c) uint8, 0 to 255.
         held_out: (m, h, w, c) uint8, 0 to 255, never trained on.
         views: Name of the augmentations, one of `VIEWS`.
-        local: The setting of this name, if there are at least 2,000 training images. With 0, there is no choice: the
-            power is `POWER`. With other numbers, the other settings are compared without local whitening.
+        local: Whether to whiten locally, if there are at least 2,000 training images. Then there is no choice, and the
+            power is `POWER`.
 
     Returns:
         The settings, and the share of changed images that find their original.
     """
-    local = local if len(train) >= _MIN_LOCAL else 1.0
-    compared = local if local == 0 else 1.0
-    sample, held_out = _spread(train, _PAIRED if compared < 1 else _SAMPLED), held_out[:_LOOKED_FOR]
+    local = local and len(train) >= _MIN_LOCAL
+    sample, held_out = _spread(train, _PAIRED if local else _SAMPLED), held_out[:_LOOKED_FOR]
     stored = np.concatenate([held_out, train[_spread(train, _AMONG)]])
     rows = np.tile(np.arange(len(held_out)), -(-_LOOKED_FOR // len(held_out)))
-    powers, weights = (POWER,) if local == 0 else _POWERS, _COLOURS if model.colours and local > 0 else (0.0,)
+    powers, weights = (POWER,) if local else _POWERS, _COLOURS if model.colours and not local else (0.0,)
     shares = {Whitening(power, colours, local): 0.0 for power in powers for colours in weights}
     sampled = _codes(model.encoder, train, sample)
     changes: list[tuple[Change, Change | None]] = [(lambda images: VIEWS[views].view(images)[0], None)]
@@ -146,7 +141,7 @@ def choose(
             colours = one @ other.T
         for settings in shares:
             size = sampled.shape[1] - (_COLOUR_SIZE if settings.colours else 0)
-            matrix, mean = _matrix(sampled, settings.power, size, compared)
+            matrix, mean = _matrix(sampled, settings.power, size, local)
             one, other = (_unit((codes - mean) @ matrix) for codes in form)
             likeness = one @ other.T + settings.colours**2 * colours
             own = likeness[np.arange(len(rows)), rows]
@@ -171,7 +166,7 @@ def _even(codes: Any, matrix: NDArray[np.float32], mean: NDArray[np.float32], na
 
 
 def _matrix(
-    sample: NDArray[np.float32], power: float, size: int, local: float = 1.0
+    sample: NDArray[np.float32], power: float, size: int, local: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the matrix, (m, size), and the mean, (m,), that whiten codes like those of a sample.
 
@@ -179,19 +174,19 @@ def _matrix(
         sample: Codes, (n, m).
         power: Exponent of the variance of each principal direction.
         size: Number of principal directions to keep, those with the largest variance.
-        local: Exponent of the local whitening that follows; 1 for none.
+        local: Whether local whitening follows.
     """
     mean = sample.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov((sample - mean).T))  # in ascending order
     variances, directions = variances[-size:], directions[:, -size:]
     stretch = np.maximum(variances / variances.max(), FLOOR) ** ((power - 1) / 2)
     matrix = directions * stretch
-    if local < 1:
-        matrix = matrix @ _local(_unit((sample - mean) @ matrix), local)
+    if local:
+        matrix = matrix @ _local(_unit((sample - mean) @ matrix))
     return np.asarray(matrix, np.float32), np.asarray(mean, np.float32)
 
 
-def _local(codes: NDArray[np.float32], power: float) -> NDArray[np.floating]:
+def _local(codes: NDArray[np.float32]) -> NDArray[np.floating]:
     """Return the matrix of a local whitening, (m, m), estimated on n codes, (n, m), of length 1."""
     own = np.arange(len(codes))[:, None]
     nearest = np.concatenate(
@@ -205,7 +200,7 @@ def _local(codes: NDArray[np.float32], power: float) -> NDArray[np.floating]:
     differences = codes[rows] - codes[nearest[rows, columns]]
     variances, directions = np.linalg.eigh(differences.T @ differences / max(len(rows), 1))
     most = max(variances.max(), 1e-12)  # 0 if all neighbours are equal
-    return np.asarray((directions * np.maximum(variances / most, FLOOR) ** ((power - 1) / 2)) @ directions.T)
+    return np.asarray((directions * np.maximum(variances / most, FLOOR) ** -0.5) @ directions.T)
 
 
 def _spread(images: NDArray[np.uint8], most: int) -> NDArray[np.intp]:
