@@ -120,7 +120,7 @@ def test_evaluate_prints_figures_and_writes_a_report(command: Command, store_url
     assert figures["precision_at_1"] > 0.9
     assert figures["index_recall_at_5"] == figures["recall_at_5"] > 0.99
     assert report.read_text().count("data:image/png;base64") == 10
-    own = json.loads(command("ingest", *common).stdout)
+    own = json.loads(command("ingest", "evaluate", "mnist", "--sample", "2000", "--store", store_url, "--json").stdout)
     assert 0.8 < own["precision_at_1"] < 1  # a query that answered itself would always be right
 
 
