@@ -189,8 +189,8 @@ def test_large_health_requests_take_little_memory(store: Store, tmp_path: Path, 
         assert {call.code() for call in calls} <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.CANCELLED}
         with Client(address, timeout_s=2) as client_:
             client_.check_health("liveness")
-        assert _resident_mb(service.pid) < base_mb + 6 * 64
-    assert peak_mb < base_mb + 6 * 64
+        assert _resident_mb(service.pid) < base_mb + 5 * 64
+    assert peak_mb < base_mb + 5 * 64
 
 
 def _resident_mb(pid: int) -> float:
